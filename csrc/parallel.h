@@ -1,0 +1,36 @@
+// Threads made for one call: nothing outlives it, so forking (DataLoader workers) is safe and no second OpenMP runtime
+// stands beside torch's.
+#pragma once
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace deblurgan {
+
+// Calls task(i) for i in [0, count) on up to `threads` threads; the first exception is thrown again here.
+template <class Task>
+void parallel_for(int64_t count, int64_t threads, const Task& task) {
+  std::atomic<int64_t> next{0};
+  std::exception_ptr failure;
+  std::mutex failure_lock;
+  const auto work = [&] {
+    try {
+      for (int64_t i; (i = next.fetch_add(1)) < count;) task(i);
+    } catch (...) {
+      const std::lock_guard<std::mutex> guard(failure_lock);
+      if (!failure) failure = std::current_exception();
+      next = count;
+    }
+  };
+  std::vector<std::thread> helpers;
+  for (int64_t i = 1; i < std::min(threads, count); ++i) helpers.emplace_back(work);
+  work();
+  for (std::thread& helper : helpers) helper.join();
+  if (failure) std::rethrow_exception(failure);
+}
+
+}  // namespace deblurgan
