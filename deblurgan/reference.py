@@ -1,0 +1,206 @@
+"""Every op in plain torch: the definition, the fallback and the oracle of the tests.
+
+Networks see pictures in [-1, 1]. Statistics and blur sums are at least fp32; fp64 in gives fp64 throughout.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Border = Literal["reflect", "zero"]
+Padding = Literal["reflect", "replicate", "zero"]
+Act = Literal["relu", "none"]
+
+EPS = 1e-5
+
+
+def pad(x: Tensor, amount: int, border: Border) -> Tensor:
+    """x [n, c, h, w] with `amount` pixels on every side: mirrored about the edge pixel, or zero."""
+    return F.pad(x, (amount,) * 4, mode="reflect" if border == "reflect" else "constant")
+
+
+def instance_norm(x: Tensor) -> Tensor:
+    """(x - mean) / sqrt(var + 1e-5) of each plane of x [n, c, h, w], biased variance, no affine part.
+
+    Statistics are taken about a pivot, a pixel of the plane, so that a constant plane gives exactly 0 and a large mean
+    costs no digits. Half types compute in fp32.
+    """
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    centred = wide - wide[..., :1, :1].detach()  # the result does not depend on the pivot, so no gradient flows to it
+    return F.instance_norm(centred, eps=EPS).to(x.dtype)
+
+
+def norm_act(x: Tensor, *, act: Act = "relu", residual: Tensor | None = None) -> Tensor:
+    """residual + act(instance_norm(x)), all [n, c, h, w]."""
+    y = instance_norm(x)
+    if act == "relu":
+        y = F.relu(y)
+    return y if residual is None else residual + y
+
+
+def conv_norm_relu(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: int = 1,
+    border: Border = "zero",
+    act: Act = "relu",
+    residual: Tensor | None = None,
+) -> Tensor:
+    """residual + act(instance_norm(conv(x))): x [n, c, h, w], weight [k, c, s, s] -> [n, k, h', w'].
+
+    x is padded by s // 2; stride 2 gives h' = ceil(h / 2), w' = ceil(w / 2).
+    """
+    y = F.conv2d(pad(x, weight.shape[-1] // 2, border), weight, bias, stride=stride)
+    return norm_act(y, act=act, residual=residual)
+
+
+def up_conv_norm_relu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """relu(instance_norm(conv_transpose(x))), 3x3, stride 2: x [n, c, h, w], weight [c, k, 3, 3] -> [n, k, 2h, 2w]."""
+    return norm_act(F.conv_transpose2d(x, weight, bias, stride=2, padding=1, output_padding=1))
+
+
+def output_tail(x: Tensor, image: Tensor, weight: Tensor, bias: Tensor | None, *, border: Border) -> Tensor:
+    """clamp(image + tanh(conv(x)), -1, 1): x [n, k, h, w], image [n, c, h, w], weight [c, k, s, s] -> [n, c, h, w]."""
+    residual = torch.tanh(F.conv2d(pad(x, weight.shape[-1] // 2, border), weight, bias))
+    return (image + residual.to(image.dtype)).clamp(-1, 1)
+
+
+def philox(seed: int, index: Tensor, draw: Tensor, stream: int) -> Tensor:
+    """Philox4x32-10 (Salmon et al. 2011): the four words of each counter, int64 [..., 4] holding 32 bits each.
+
+    `index` (64 bits) and `draw` (32 bits) are int64 tensors that broadcast against each other.
+    """
+    low = 0xFFFFFFFF
+    index, draw = torch.broadcast_tensors(index, draw)
+    c = [index & low, (index >> 32) & low, draw & low, torch.full_like(index, stream)]
+    k0, k1 = seed & low, (seed >> 32) & low
+    for _ in range(10):
+        p0, p1 = c[0] * 0xD2511F53, c[2] * 0xCD9E8D57  # wraps at 64 bits, of which both halves are wanted
+        c = [((p1 >> 32) & low) ^ c[1] ^ k0, p1 & low, ((p0 >> 32) & low) ^ c[3] ^ k1, p0 & low]
+        k0, k1 = (k0 + 0x9E3779B9) & low, (k1 + 0xBB67AE85) & low
+    return torch.stack(c, -1)
+
+
+def random_trajectories(
+    anxiety: Tensor, *, seed: int, first: int = 0, steps: int = 2000, length: float = 60.0
+) -> Tensor:
+    """The camera-shake paths of indices first ... first + n - 1, fp64 [n, steps, 2], (x, y) in px from the start.
+
+    anxiety [n]. The recurrence is the released one (motion_blur/generate_trajectory.py) with a Philox counter per
+    (seed, index, step) in place of NumPy's global stream:
+
+        v <- v + impulse + anxiety (gauss (n1 + i n2) - spring x) step,   |v| <- step,   x <- x + v
+
+    An impulse, 2 v e^(i(pi +- 0.5)), comes with probability shake * anxiety. spring ~ U(0, 0.7), shake ~ U(0, 0.2),
+    gauss ~ U(0, 10) and the first direction are drawn once a path. The first velocity has modulus `anxiety`.
+    """
+    anxiety = anxiety.double().cpu()
+    index = first + torch.arange(anxiety.shape[0])
+    setup = (philox(seed, index, torch.tensor(0), 1) >> 8) * 2.0**-24
+    spring, shake, gauss = 0.7 * setup[:, 0].double(), 0.2 * setup[:, 1].double(), 10.0 * setup[:, 2].double()
+    draws = philox(seed, index[:, None], torch.arange(max(steps - 1, 0)), 0) >> 8  # [n, steps - 1, 4]
+    uniform = draws.double() * 2.0**-24
+    radius = torch.sqrt(-2 * torch.log((draws[..., 2] + 1).double() * 2.0**-24))
+    normal = torch.polar(radius, 2 * math.pi * uniform[..., 3])
+    back = torch.polar(torch.full_like(radius, 2.0), math.pi + uniform[..., 1] - 0.5)
+    impulse = uniform[..., 0] < (shake * anxiety)[:, None]
+
+    step = length / (steps - 1) if steps > 1 else 0.0
+    speed = torch.where(anxiety > 0, anxiety, step)
+    v = torch.polar(speed, 2 * math.pi * setup[:, 3].double())
+    x = torch.zeros_like(v)
+    path = [x]
+    for t in range(steps - 1):
+        thrown = torch.where(impulse[:, t], v * back[:, t], 0)
+        v = v + thrown + anxiety * (gauss * normal[:, t] - spring * x) * step
+        v = step * v / v.abs()
+        x = x + v
+        path.append(x)
+    return torch.view_as_real(torch.stack(path, 1))
+
+
+def exposure_weights(steps: int, exposure: Tensor) -> Tensor:
+    """How much of each sample is exposed, fp64 [n, steps]; sample 0 is never used, as released."""
+    t = torch.arange(steps, dtype=torch.float64, device=exposure.device)
+    weights = (exposure.double()[:, None] * steps - (t - 1)).clamp(0, 1)
+    weights[:, 0] = 0
+    return weights
+
+
+def rasterize_psf(
+    trajectories: Tensor, exposure: Tensor, size: int, mode: Literal["centered", "released"] = "centered"
+) -> Tensor:
+    """Bilinear PSFs of the first `exposure` [n] (in (0, 1]) of paths [n, steps, 2]: fp64 [n, size, size].
+
+    centered: unit sum, centroid on the origin cell size // 2. released: motion_blur/generate_PSF.py, that is its
+    placing of the path, and a sum equal to the exposure (less the unused first sample).
+    Raises ValueError where a path leaves the canvas.
+    """
+    path = trajectories.double()
+    n, steps, _ = path.shape
+    weights = exposure_weights(steps, exposure)
+    if mode == "centered":
+        centroid = (weights[..., None] * path).sum(1, keepdim=True) / weights.sum(1)[:, None, None]
+        path = path - centroid + size // 2
+    else:
+        lowest = path.amin(1, keepdim=True)
+        start = path[:, :1] - lowest
+        path = path - lowest - (start - start.floor()) + 1
+        path = path + ((size - path.amax(1, keepdim=True)) / 2).ceil()
+
+    used = weights > 0
+    if bool(((path < 0) | (path >= size - 1)).any(-1)[used].any()):
+        raise ValueError(f"size must hold the whole path, got {size}")
+    cell = torch.where(used[..., None], path, 0).floor()
+    right, down = (path - cell).unbind(-1)
+    column, row = cell.long().unbind(-1)
+    psf = torch.zeros(n, size * size, dtype=torch.float64, device=path.device)
+    for dy, dx, part in (
+        (0, 0, (1 - right) * (1 - down)),
+        (0, 1, right * (1 - down)),
+        (1, 0, (1 - right) * down),
+        (1, 1, right * down),
+    ):
+        psf.scatter_add_(1, (row + dy) * size + column + dx, torch.where(used, weights * part, 0))
+    total = psf.sum(1, keepdim=True) if mode == "centered" else float(steps)
+    return (psf / total).view(n, size, size)
+
+
+def border_index(length: int, before: int, after: int, padding: Padding) -> Tensor:
+    """Which pixel of a line of `length` stands at positions -before ... length + after - 1."""
+    i = torch.arange(-before, length + after)
+    if padding == "reflect" and length > 1:
+        i = i.abs() % (2 * (length - 1))
+        return torch.minimum(i, 2 * (length - 1) - i)
+    return i.clamp(0, length - 1)
+
+
+def apply_psf(x: Tensor, psf: Tensor, padding: Padding = "reflect") -> Tensor:
+    """True convolution of each picture x [n, c, h, w] with its psf [n, k, k]; the origin is cell k // 2.
+
+    out[i, j] = sum over p, q of psf[p, q] x[i - (p - k // 2), j - (q - k // 2)], so a picture of one bright pixel
+    becomes the PSF. Past its border the picture is mirrored about the edge pixel (as often as needed), repeated, or
+    zero. uint8 is rounded to the nearest value, halves up.
+    """
+    n, c, h, w = x.shape
+    k = psf.shape[-1]
+    if x.numel() == 0:
+        return x.clone()
+    dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
+    after, before = k // 2, k - 1 - k // 2  # convolution reads k // 2 cells past the far edge
+    wide = x.to(dtype)
+    if padding == "zero":
+        wide = F.pad(wide, (before, after, before, after))
+    else:
+        rows, columns = (border_index(side, before, after, padding).to(x.device) for side in (h, w))
+        wide = wide[..., rows, :][..., columns]
+    weight = psf.to(dtype).flip(-1, -2).repeat_interleave(c, 0).unsqueeze(1)
+    y = F.conv2d(wide.reshape(1, n * c, *wide.shape[-2:]), weight, groups=n * c).view(n, c, h, w)
+    return (y + 0.5).clamp(0, 255).to(torch.uint8) if x.dtype == torch.uint8 else y.to(x.dtype)
