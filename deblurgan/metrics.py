@@ -1,0 +1,43 @@
+"""Picture quality, one value a picture. Pictures [n, c, h, w] or [c, h, w], float in [0, data_range]."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def psnr(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
+    """10 log10(data_range^2 / mse), mse over all pixels and channels of a picture: fp64 [n], dB.
+
+    Equal pictures give inf. This is the mean of pictures' PSNRs that deblurring papers report once averaged, not the
+    PSNR of a pooled error. Raises ValueError where shapes differ.
+    """
+    a, b = _pair(a, b, data_range)
+    mse = (a - b).square().flatten(1).mean(1)
+    return 10 * torch.log10(data_range**2 / mse)
+
+
+def ssim(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
+    """Structural similarity (Wang et al. 2004), 11x11 Gaussian window of sigma 1.5, mean over channels: fp64 [n].
+
+    Biased covariances, borders within 5 px left out: scikit-image's gaussian_weights=True,
+    use_sample_covariance=False. (The paper's SSIM column is the complex-wavelet variant and not comparable.)
+    Raises ValueError where shapes differ or a side is below 11.
+    """
+    from pytorch_msssim import ssim as gaussian_ssim
+
+    a, b = _pair(a, b, data_range)
+    if min(a.shape[2:]) < 11:
+        raise ValueError(f"picture sides must be at least 11 for SSIM, got {tuple(a.shape[2:])}")
+    return gaussian_ssim(a, b, data_range=data_range, size_average=False)
+
+
+def _pair(a: Tensor, b: Tensor, data_range: float) -> tuple[Tensor, Tensor]:
+    if a.shape != b.shape or a.dim() not in (3, 4):
+        raise ValueError(f"pictures must both be [n, c, h, w] or [c, h, w], got {tuple(a.shape)} and {tuple(b.shape)}")
+    if not data_range > 0:
+        raise ValueError(f"data_range must be positive, got {data_range}")
+    if a.dtype == torch.uint8 and b.dtype == torch.uint8 and data_range == 1.0:
+        raise ValueError("data_range must be 255 for uint8 pictures")
+    a, b = a.double(), b.double()
+    return (a, b) if a.dim() == 4 else (a[None], b[None])

@@ -1,0 +1,294 @@
+"""The networks: Generator, Critic and the frozen VGG features of the content loss. All see pictures in [-1, 1]."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deblurgan import reference
+
+
+@dataclass(frozen=True)
+class GeneratorSpec:
+    """What a Generator is, but for its weights."""
+
+    width: int = 64
+    blocks: int = 9
+    convs: int = 2  # convolutions a residual block
+    border: reference.Border = "reflect"  # of the blocks and the 7x7 convolutions; stride-2 ones pad with zeros
+    bias: bool = True  # on every convolution; else on the first and last only
+    dropout: float = 0.5  # after the first ReLU of a block, in training
+
+
+PRESETS: dict[str, GeneratorSpec] = {
+    "paper": GeneratorSpec(),
+    "article": GeneratorSpec(convs=1, border="zero", bias=False, dropout=0.0),
+    "tiny": GeneratorSpec(width=24, blocks=6, dropout=0.0),
+}
+
+
+class ConvNormReLU(nn.Conv2d):
+    """`reference.conv_norm_relu` with weights of its own."""
+
+    def __init__(
+        self, c: int, k: int, size: int, *, stride: int = 1, border: reference.Border = "zero", bias: bool = True
+    ) -> None:
+        super().__init__(c, k, size, stride=stride, bias=bias)
+        self.border = border
+
+    def forward(self, x: Tensor, *, act: reference.Act = "relu", residual: Tensor | None = None) -> Tensor:
+        return reference.conv_norm_relu(
+            x, self.weight, self.bias, stride=self.stride[0], border=self.border, act=act, residual=residual
+        )
+
+
+class UpConvNormReLU(nn.ConvTranspose2d):
+    """`reference.up_conv_norm_relu` with weights of its own."""
+
+    def __init__(self, c: int, k: int, *, bias: bool = True) -> None:
+        super().__init__(c, k, 3, stride=2, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return reference.up_conv_norm_relu(x, self.weight, self.bias)
+
+
+class ResidualBlock(nn.Module):
+    """x + IN(conv(dropout(ReLU(IN(conv(x)))))) with two convolutions, x + ReLU(IN(conv(x))) with one."""
+
+    def __init__(self, channels: int, spec: GeneratorSpec) -> None:
+        super().__init__()
+        self.dropout = spec.dropout
+        self.conv1 = ConvNormReLU(channels, channels, 3, border=spec.border, bias=spec.bias)
+        if spec.convs == 2:
+            self.conv2: ConvNormReLU | None = ConvNormReLU(channels, channels, 3, border=spec.border, bias=spec.bias)
+        else:
+            self.conv2 = None
+
+    def forward(self, x: Tensor, *, drop: bool = False, masks: torch.Generator | None = None) -> Tensor:
+        """x [n, c, h, w]; `drop` switches the dropout on, its masks drawn from `masks` or torch's own generator."""
+        if self.conv2 is None:
+            return self.conv1(x, residual=x)
+        y = self.conv1(x)
+        if drop and self.dropout > 0:
+            keep = torch.rand(y.shape, device=y.device, generator=masks) >= self.dropout
+            y = y * keep / (1 - self.dropout)
+        return self.conv2(y, act="none", residual=x)
+
+
+class Generator(nn.Module):
+    """The DeblurGAN generator: blurred picture in, restored picture out, [n, 3, h, w] in [-1, 1].
+
+    clamp(x + tanh(...)), with h and w multiples of 4 and at least 8 (`Deblurrer` takes any size). InstanceNorm always
+    uses the picture's own statistics. Dropout is active in training mode only; with `seed` it is active in any mode and
+    its masks are those of the seed (the paper's stochastic inference).
+
+    Presets: "paper", the network of the published numbers and the released weights (two convolutions a block, reflect
+    padding; 11,378,179 parameters); "article", one convolution a block, zero padding, biases at the ends only
+    (6,064,579); "tiny", a small "paper" for CPUs and tests. Keywords override the preset's fields: width, blocks,
+    convs, border, bias, dropout.
+
+    Source: paper section 3.2; released models/networks.py up to 2018-10 for "paper".
+    """
+
+    SIZE_MULTIPLE = 4
+    MIN_SIZE = 8
+
+    def __init__(
+        self,
+        preset: str = "paper",
+        *,
+        width: int | None = None,
+        blocks: int | None = None,
+        convs: int | None = None,
+        border: reference.Border | None = None,
+        bias: bool | None = None,
+        dropout: float | None = None,
+    ) -> None:
+        super().__init__()
+        if preset not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+        overrides = dict(width=width, blocks=blocks, convs=convs, border=border, bias=bias, dropout=dropout)
+        spec = replace(PRESETS[preset], **{k: v for k, v in overrides.items() if v is not None})  # type: ignore[arg-type]
+        _check_spec(spec)
+        self.spec = spec
+        w = spec.width
+        self.stem = ConvNormReLU(3, w, 7, border=spec.border)
+        self.down = nn.ModuleList(ConvNormReLU(w * k, 2 * w * k, 3, stride=2, bias=spec.bias) for k in (1, 2))
+        self.blocks = nn.ModuleList(ResidualBlock(4 * w, spec) for _ in range(spec.blocks))
+        self.up = nn.ModuleList(UpConvNormReLU(2 * w * k, w * k, bias=spec.bias) for k in (2, 1))
+        self.head = nn.Conv2d(w, 3, 7)
+        self.apply(_init_weights)
+
+    def forward(self, x: Tensor, *, seed: int | None = None) -> Tensor:
+        """x [n, 3, h, w] in [-1, 1] -> the same, in x's dtype; the layers compute in that of the weights.
+
+        Raises ValueError for other shapes.
+        """
+        _check_picture(x)
+        if min(x.shape[2:]) < self.MIN_SIZE or x.shape[2] % self.SIZE_MULTIPLE or x.shape[3] % self.SIZE_MULTIPLE:
+            raise ValueError(
+                f"picture sides must be multiples of {self.SIZE_MULTIPLE} and at least {self.MIN_SIZE}, got "
+                f"{tuple(x.shape[2:])}: Deblurrer takes any size"
+            )
+        masks = None if seed is None else torch.Generator(x.device).manual_seed(seed)
+        drop = self.training or seed is not None
+        y = self.stem(x.to(self.stem.weight.dtype))
+        for down in self.down:
+            y = down(y)
+        for block in self.blocks:
+            y = block(y, drop=drop, masks=masks)
+        for up in self.up:
+            y = up(y)
+        return reference.output_tail(y, x, self.head.weight, self.head.bias, border=self.spec.border)
+
+    def config(self) -> dict[str, Any]:
+        """The spec as plain values: `Generator(**config)` builds the same network."""
+        return asdict(self.spec)
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """All parameters but the biases that feed an InstanceNorm, which have no effect and no gradient."""
+        idle = idle_biases(self)
+        return [parameter for name, parameter in self.named_parameters() if name not in idle]
+
+
+class Critic(nn.Module):
+    """The PatchGAN critic: pictures [n, 3, h, w] in [-1, 1] -> a map of scores [n, 1, h', w'], no sigmoid.
+
+    4x4 convolutions, `layers` of stride 2 then two of stride 1, LeakyReLU 0.2, InstanceNorm on all but the first and
+    last. 2,764,737 parameters as published; padding 2 gives 35x35 scores of a 256x256 picture (released code under
+    Python 3), padding 1 gives 30x30. Unconditional: it never sees the blurred picture.
+
+    Source: paper section 3.2; released models/networks.py, NLayerDiscriminator.
+    """
+
+    def __init__(self, width: int = 64, layers: int = 3, padding: int = 2) -> None:
+        super().__init__()
+        if width < 1 or layers < 1 or padding not in (1, 2):
+            raise ValueError(f"width, layers must be >= 1 and padding 1 or 2, got {width}, {layers}, {padding}")
+        channels = [3, *(width * min(2**i, 8) for i in range(layers + 1)), 1]
+        strides = [2] * layers + [1, 1]
+        self.convs = nn.ModuleList(
+            nn.Conv2d(channels[i], channels[i + 1], 4, stride=stride, padding=padding)
+            for i, stride in enumerate(strides)
+        )
+        self.apply(_init_weights)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [n, 3, h, w] -> scores [n, 1, h', w']. Raises ValueError for other shapes."""
+        _check_picture(x)
+        last = len(self.convs) - 1
+        for i, conv in enumerate(self.convs):
+            x = conv(x)
+            if 0 < i < last:
+                x = reference.instance_norm(x)
+            if i < last:
+                x = F.leaky_relu(x, 0.2)
+        return x
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """All parameters but the biases that feed an InstanceNorm."""
+        idle = idle_biases(self)
+        return [parameter for name, parameter in self.named_parameters() if name not in idle]
+
+
+class PerceptualFeatures(nn.Module):
+    """Frozen VGG up to conv3_3: pictures [n, 3, h, w] in [-1, 1] -> features [n, 256, h / 4, w / 4].
+
+    preset "vgg16": the net that ships with the package, trained on BGR in 0 ... 255 less a mean; its features are
+    divided by 127.5, as such a net, fed [-1, 1], would give (ReLU nets are homogeneous up to biases). "vgg19": the
+    paper's; `weights` is a file with torchvision's names (safetensors or .pth), or "hub" to fetch timm/vgg19.tv_in1k;
+    it sees the [-1, 1] picture itself, as released (not the ImageNet normalisation). `relu` appends the activation
+    (paper text); the released code and the default stop before it.
+    """
+
+    _CHANNELS = ((3, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 256))
+    _INDICES = (0, 2, 5, 7, 10, 12, 14)  # in torchvision's `features`, the same for VGG16 and VGG19 up to here
+    _POOLED = (5, 10)  # convolutions that a 2x2 maximum pool precedes
+
+    def __init__(self, preset: str = "vgg16", *, weights: str | Path | None = None, relu: bool = False) -> None:
+        super().__init__()
+        if preset not in ("vgg16", "vgg19"):
+            raise ValueError(f"preset must be 'vgg16' or 'vgg19', got {preset!r}")
+        self.preset = preset
+        self.relu = relu
+        self.features = nn.ModuleDict(
+            {str(i): nn.Conv2d(*io, 3, padding=1) for i, io in zip(self._INDICES, self._CHANNELS, strict=True)}
+        )
+        self.mean: Tensor
+        self.register_buffer("mean", torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1), persistent=False)
+        self.load_state_dict(_vgg_weights(preset, weights, set(self.state_dict())))
+        self.requires_grad_(False)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features [n, 256, h // 4, w // 4], conv3_3."""
+        _check_picture(x)
+        y = (x.flip(1) + 1) * 127.5 - self.mean if self.preset == "vgg16" else x
+        for i, conv in zip(self._INDICES, self.features.values(), strict=True):
+            if i in self._POOLED:
+                y = F.max_pool2d(y, 2)
+            y = conv(y)
+            if i != self._INDICES[-1] or self.relu:
+                y = F.relu(y)
+        return y / 127.5 if self.preset == "vgg16" else y
+
+
+def idle_biases(net: Generator | Critic) -> set[str]:
+    """Names of the biases that feed an InstanceNorm, which subtracts them again."""
+    used = {"head.bias"} if isinstance(net, Generator) else {"convs.0.bias", f"convs.{len(net.convs) - 1}.bias"}
+    return {name for name, _ in net.named_parameters() if name.endswith("bias")} - used
+
+
+def _init_weights(module: nn.Module) -> None:
+    """N(0, 0.02) weights and zero biases, as released."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _check_spec(spec: GeneratorSpec) -> None:
+    if spec.width < 1 or spec.blocks < 0:
+        raise ValueError(f"width must be >= 1 and blocks >= 0, got {spec.width} and {spec.blocks}")
+    if spec.convs not in (1, 2):
+        raise ValueError(f"convs must be 1 or 2, got {spec.convs}")
+    if spec.border not in ("reflect", "zero"):
+        raise ValueError(f"border must be 'reflect' or 'zero', got {spec.border!r}")
+    if not 0 <= spec.dropout < 1:
+        raise ValueError(f"dropout must be in [0, 1), got {spec.dropout}")
+
+
+def _check_picture(x: Tensor) -> None:
+    if x.dim() != 4 or x.shape[1] != 3:
+        raise ValueError(f"picture must be [n, 3, h, w], got {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise ValueError(f"picture must be floating point in [-1, 1], got {x.dtype}")
+
+
+def _vgg_weights(preset: str, weights: str | Path | None, wanted: set[str]) -> dict[str, Tensor]:
+    """The tensors named `wanted` of a VGG file; every other key of the file belongs to deeper layers."""
+    if weights is None and preset == "vgg19":
+        raise ValueError('weights must name a VGG19 file, or be "hub" to fetch it; the bundled net is preset "vgg16"')
+    if weights is None:
+        path = Path(__file__).parent / "assets" / "vgg16_conv3_3.safetensors"
+    elif weights == "hub":
+        from huggingface_hub import hf_hub_download
+
+        path = Path(hf_hub_download("timm/vgg19.tv_in1k", "model.safetensors"))
+    else:
+        path = Path(weights)
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        tensors = load_file(path)
+    else:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    missing = sorted(wanted - set(tensors))
+    if missing:
+        raise ValueError(f"weights must hold VGG's convolutions under torchvision's names; {path} lacks {missing[0]}")
+    return {name: tensors[name].float() for name in wanted}
