@@ -1,0 +1,211 @@
+"""Weights in and out: our safetensors, whole or absent and with a digest, and the released .pth in its many layouts.
+
+Nothing read here can run code: safetensors hold tensors only, and a .pth is read with weights_only=True.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from deblurgan.images import replace_file
+from deblurgan.nn import Generator
+
+DEFAULT_WEIGHTS = Path(__file__).parent / "assets" / "tiny.safetensors"
+
+_RUNNING = ("running_mean", "running_var", "num_batches_tracked")
+_WRAPPERS = ("model", "state_dict", "params", "params_ema", "generator")
+
+
+class CheckpointError(ValueError):
+    """A weights file that is damaged or of another network. The message is "PATH: reason"."""
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path | str, *, metadata: dict[str, str]) -> None:
+    """Writes safetensors with `metadata` and a SHA-256 of all they hold; the file is whole or absent."""
+    host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    data = safetensors.torch.save(host, metadata={**metadata, "sha256": _digest(host, metadata)})
+    replace_file(Path(path), data)
+
+
+def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What `save_tensors` wrote. Raises CheckpointError where a bit of it changed, OSError where it cannot be read."""
+    path = Path(path)
+    with path.open("rb"):  # the plain error for a file that is missing or not allowed
+        pass
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (safetensors.SafetensorError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: damaged safetensors file ({error})") from error
+    digest = metadata.pop("sha256", None)
+    if digest is not None and digest != _digest(tensors, metadata):
+        raise CheckpointError(f"{path}: damaged, its contents do not match its SHA-256")
+    return tensors, metadata
+
+
+def save_generator(
+    generator: Generator, path: Path | str, *, half: bool = False, card: dict[str, Any] | None = None
+) -> None:
+    """Writes weights and spec as safetensors. `half` stores fp16; `card` is kept in the header as JSON."""
+    tensors = generator.state_dict()
+    if half:
+        tensors = {name: tensor.half() for name, tensor in tensors.items()}
+    metadata = {"format": "deblurgan", "generator": json.dumps(generator.config(), sort_keys=True)}
+    if card is not None:
+        metadata["card"] = json.dumps(card, sort_keys=True)
+    save_tensors(tensors, path, metadata=metadata)
+
+
+def load_generator(path: Path | str) -> Generator:
+    """The generator in a weights file, fp32 on the CPU, in evaluation mode.
+
+    Reads our safetensors, and the released .pth: two convolutions a block (conv_block.1 and .6, or .5 without
+    dropout), one (conv_block.1, the released code after 2019-03, taken with its ReLU), any number of blocks and any
+    width, a `module.` prefix, a {"model": ...} wrapper, running statistics (never used), files from before torch 1.6.
+    A file with other names is taken for the article's network where its convolutions, in file order, have that
+    network's shapes.
+    Raises CheckpointError for a damaged file, an unknown network, or one with a key too many or too few, which the
+    message names; OSError where the file cannot be read.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        tensors, metadata = load_tensors(path)
+        if "generator" in metadata:
+            return _ours(path, tensors, metadata["generator"])
+    else:
+        tensors = _load_pth(path)
+    return _foreign(path, tensors)
+
+
+def save_released(generator: Generator, path: Path | str) -> None:
+    """Writes a .pth in the released layout, which the released code loads. Raises ValueError for a network that it
+    cannot hold: the released code pads with reflection and has a bias on every convolution."""
+    spec = generator.spec
+    if spec.border != "reflect" or not spec.bias:
+        raise ValueError("generator must have reflect borders and biases to be written in the released layout")
+    names = _released_names(spec.blocks, spec.convs, second=6 if spec.dropout > 0 else 5)
+    tensors = {released: generator.state_dict()[ours].cpu() for released, ours in names.items()}
+    buffer = io.BytesIO()
+    torch.save(tensors, buffer)
+    replace_file(Path(path), buffer.getvalue())
+
+
+def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    sha = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def _ours(path: Path, tensors: dict[str, Tensor], config: str) -> Generator:
+    try:
+        generator = Generator(**json.loads(config))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: describes no generator this version knows ({error})") from error
+    return _filled(path, generator, {name: name for name in generator.state_dict()}, tensors)
+
+
+def _load_pth(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .pth, out of its wrapper, with their names as they stand in the file."""
+    with path.open("rb") as file:
+        if not file.read(1):
+            raise CheckpointError(f"{path}: empty file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path}: not a file of plain weights, or damaged ({_first_line(error)})") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, BadZipFile) as error:
+        raise CheckpointError(f"{path}: damaged weights file ({_first_line(error)})") from error
+    for name in _WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            content = content[name]
+            break
+    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise CheckpointError(f"{path}: holds no state dict of tensors")
+    return content
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _foreign(path: Path, tensors: dict[str, Tensor]) -> Generator:
+    """A generator in the released or the article's layout."""
+    in_file = {name.removeprefix("module."): name for name in tensors if name.rsplit(".", 1)[-1] not in _RUNNING}
+    blocks = {int(found[1]) for name in in_file if (found := re.match(r"model\.(\d+)\.conv_block\.", name))}
+    if not blocks:
+        return _article(path, tensors, list(in_file.values()))
+    if blocks != set(range(10, 10 + len(blocks))):
+        raise CheckpointError(f"{path}: residual blocks must be numbered from 10 without a gap, got {sorted(blocks)}")
+    second = {found[1] for name in in_file if (found := re.match(r"model\.\d+\.conv_block\.([2-9])\.", name))}
+    if len(second) > 1 or not second <= {"5", "6"}:
+        raise CheckpointError(f"{path}: an unknown residual block, with conv_block.{sorted(second)[-1]}")
+    convs, dropout = (2 if second else 1), (0.5 if second == {"6"} else 0.0)
+    names = _released_names(len(blocks), convs, second=int(second.pop()) if second else 5)
+    stem = tensors.get(in_file.get("model.1.weight", ""))
+    if stem is None or stem.dim() != 4 or tuple(stem.shape[1:]) != (3, 7, 7):
+        raise CheckpointError(f"{path}: lacks model.1.weight [width, 3, 7, 7], the first convolution")
+    generator = Generator(width=stem.shape[0], blocks=len(blocks), convs=convs, dropout=dropout)
+    return _filled(path, generator, {ours: in_file.get(name, name) for name, ours in names.items()}, tensors)
+
+
+def _released_names(blocks: int, convs: int, *, second: int) -> dict[str, str]:
+    """Released layer name -> ours, weights and biases. `second` is the index of a block's second convolution."""
+    layers = {"model.1": "stem", "model.4": "down.0", "model.7": "down.1"}
+    for i in range(blocks):
+        layers[f"model.{10 + i}.conv_block.1"] = f"blocks.{i}.conv1"
+        if convs == 2:
+            layers[f"model.{10 + i}.conv_block.{second}"] = f"blocks.{i}.conv2"
+    layers |= {f"model.{10 + blocks}": "up.0", f"model.{13 + blocks}": "up.1", f"model.{17 + blocks}": "head"}
+    return {f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in layers.items() for kind in ("weight", "bias")}
+
+
+def _article(path: Path, tensors: dict[str, Tensor], names: list[str]) -> Generator:
+    """The article's network by the order and shapes of its convolutions: their names depend on who typed it in."""
+    first = tensors[names[0]] if names else torch.empty(0)
+    if first.dim() != 4 or tuple(first.shape[1:]) != (3, 7, 7):
+        raise CheckpointError(f"{path}: an unknown network, its first tensor is {names[0] if names else 'missing'}")
+    square = (4 * first.shape[0], 4 * first.shape[0], 3, 3)
+    blocks = sum(tuple(tensors[name].shape) == square for name in names)
+    generator = Generator("article", width=first.shape[0], blocks=blocks)
+    wanted = {name: tuple(tensor.shape) for name, tensor in generator.state_dict().items()}
+    given = {name: tuple(tensors[name].shape) for name in names}
+    if list(wanted.values()) != list(given.values()):
+        odd = next((name for name, shape in zip(given, wanted.values(), strict=False) if given[name] != shape), None)
+        detail = f"{odd} {list(given[odd])} stands out" if odd else f"{len(given)} tensors instead of {len(wanted)}"
+        raise CheckpointError(f"{path}: neither the released nor the article's network: {detail}")
+    return _filled(path, generator, dict(zip(wanted, given, strict=True)), tensors)
+
+
+def _filled(path: Path, generator: Generator, names: dict[str, str], tensors: dict[str, Tensor]) -> Generator:
+    """The generator with the tensor `names[ours]` of the file in each of its places; strict both ways."""
+    missing = sorted(set(names.values()) - set(tensors))
+    if missing:
+        raise CheckpointError(f"{path}: lacks {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}")
+    extra = sorted(name for name in set(tensors) - set(names.values()) if name.rsplit(".", 1)[-1] not in _RUNNING)
+    if extra:
+        raise CheckpointError(f"{path}: holds {', '.join(extra[:3])} beyond the network's own keys")
+    state = generator.state_dict()
+    for ours, name in names.items():
+        if tensors[name].shape != state[ours].shape:
+            wanted, got = list(state[ours].shape), list(tensors[name].shape)
+            raise CheckpointError(f"{path}: {name} must be {wanted}, got {got}")
+        if not bool(tensors[name].isfinite().all()):
+            raise CheckpointError(f"{path}: {name} holds values that are not finite")
+    generator.load_state_dict({ours: tensors[name].float() for ours, name in names.items()})
+    return generator.eval()

@@ -1,0 +1,319 @@
+"""The options of every command: plain dataclasses that feed the API, the command line and YAML alike. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+if TYPE_CHECKING:
+    Positional = Annotated[T, "positional"]
+
+    def option(short: str) -> Any: ...
+else:
+    try:  # the command line's marks; the API and YAML do without tyro
+        from tyro.conf import Positional, arg
+
+        def option(short: str) -> Any:
+            return arg(aliases=[short])
+    except ImportError:
+        Positional = Annotated[T, "positional"]
+
+        def option(short: str) -> str:
+            return short
+
+
+Preset = Literal["paper", "article", "tiny"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a generator. The defaults are the paper's."""
+
+    data: Positional[Path]
+    """Training pictures: a folder of sharp photos (blurred on the fly), blur/ + sharp/ folders, a GoPro root, or
+    side-by-side A|B pictures."""
+    out: Annotated[Path, option("-o")] = Path("runs/deblurgan")
+    """Run folder: config.yaml, history.csv, samples/, best.safetensors, last.safetensors, state.safetensors."""
+    val: Path | None = None
+    """Validation pictures, any layout that data may have. Without it every twentieth training picture is held out."""
+    preset: Preset = "paper"
+    """Network and the defaults that go with it. tiny trains on a CPU with the pixel loss alone."""
+    layout: Literal["auto", "sharp", "paired", "gopro", "side-by-side"] = "auto"
+    """How data is laid out."""
+    mix: Path | None = None
+    """Pairs to mix with the synthetic pictures of data: the paper's Comb regime."""
+    mix_ratio: float = 2.0
+    """Synthetic pictures for each pair of mix."""
+
+    width: int | None = None
+    """Channels after the first convolution; the preset's if not given."""
+    blocks: int | None = None
+    """Residual blocks; the preset's if not given."""
+    dropout: float | None = None
+    """Dropout in the blocks; the preset's if not given (0.5 in paper)."""
+    init: Path | None = None
+    """Weights to start from: fine-tuning."""
+    identity_start: bool = False
+    """Start from the identity, with zeros in the last convolution, rather than from noise."""
+
+    epochs: int = 300
+    """Passes over the data; the second half lowers the learning rate to zero."""
+    steps: int | None = None
+    """Generator updates, in place of epochs."""
+    constant: float = 0.5
+    """Share of the training at the full learning rate, before the linear fall to zero."""
+    batch_size: int = 1
+    crop: int = 256
+    """Side of the training crops in px, a multiple of 4."""
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.5, 0.999)
+
+    gan: Literal["wgan-gp", "lsgan", "lsgan-l1", "vanilla", "none"] = "wgan-gp"
+    critic_steps: int = 5
+    """Critic updates before each generator update, on the same pictures."""
+    gp_weight: float = 10.0
+    gp_norm: Literal["sample", "pixel"] = "sample"
+    """Gradient penalty's norm: a picture's (WGAN-GP) or a pixel's over its channels (released code)."""
+    content: Literal["vgg16", "vgg19", "none"] = "vgg16"
+    """Net of the content loss: the bundled VGG16, or the paper's VGG19 from content_weights."""
+    content_weights: str | None = None
+    """A VGG19 file, or "hub" to fetch one."""
+    content_relu: bool = False
+    """Features after conv3_3's activation (paper text) rather than before it (released code)."""
+    content_weight: float = 100.0
+    pixel: Literal["l1", "l2", "none"] = "none"
+    pixel_weight: float = 1.0
+    tv_weight: float = 0.0
+    """Total variation of the restored picture."""
+
+    blur_length: float = 60.0
+    """Path length of the synthetic blur in px."""
+    blur_exposure: tuple[float, ...] = (0.1, 0.5, 1.0)
+    """Shares of the path to expose."""
+    blur_p: float = 1.0
+    """Share of the synthetic pictures that are blurred; the rest stay sharp."""
+    flip: bool = True
+    """Mirror half of the crops left to right."""
+    scale: tuple[float, float] = (1.0, 1.0)
+    """Range of the random reduction of a sharp photo before it is cropped: 0.5 halves it."""
+    texture: int = 1
+    """Crops to draw of a photo, of which the one with the most detail is kept."""
+    max_bad_fraction: float = 0.1
+    """Share of unreadable pictures above which training stops."""
+
+    device: str = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: autocast; weights, statistics, losses and the gradient penalty stay fp32."""
+    workers: int = 0
+    """Processes that load pictures."""
+    ema: float = 0.0
+    """Decay of the moving average of the generator's weights, which is then validated and saved; 0 for none."""
+    seed: int = 0
+    resume: bool = True
+    """Go on from the run folder's state where there is one."""
+    log_every: int = 50
+    """Steps between the rows of history.csv."""
+    val_every: int | None = None
+    """Steps between validations, samples and saved states; a twentieth of the training if not given."""
+    val_pictures: int = 16
+    """Pictures a validation looks at."""
+
+    def __post_init__(self) -> None:
+        def require(condition: bool, name: str, wanted: str) -> None:
+            if not condition:
+                raise ValueError(f"{name} must be {wanted}, got {getattr(self, name)}")
+
+        for name, hint in get_type_hints(type(self)).items():
+            if get_origin(hint) is Literal:
+                require(getattr(self, name) in get_args(hint), name, "one of " + ", ".join(get_args(hint)))
+        for name in ("epochs", "batch_size", "critic_steps", "texture", "log_every", "val_pictures"):
+            require(getattr(self, name) >= 1, name, "at least 1")
+        for name in ("steps", "val_every", "width"):
+            require(getattr(self, name) is None or getattr(self, name) >= 1, name, "at least 1")
+        require(self.crop >= 8 and self.crop % 4 == 0, "crop", "a multiple of 4 and at least 8")
+        require(self.lr > 0, "lr", "positive")
+        require(0 <= self.constant <= 1, "constant", "in [0, 1]")
+        require(all(0 <= beta < 1 for beta in self.betas), "betas", "in [0, 1)")
+        require(0 <= self.blur_p <= 1, "blur_p", "in [0, 1]")
+        require(0 < self.scale[0] <= self.scale[1] <= 1, "scale", "0 < low <= high <= 1")
+        require(0 <= self.ema < 1, "ema", "in [0, 1)")
+        require(self.workers >= 0, "workers", "at least 0")
+        require(self.mix_ratio > 0, "mix_ratio", "positive")
+        require(0 <= self.max_bad_fraction <= 1, "max_bad_fraction", "in [0, 1]")
+        require(0 <= self.seed < 2**62, "seed", "in [0, 2^62)")
+        for name in ("gp_weight", "content_weight", "pixel_weight", "tv_weight"):
+            require(getattr(self, name) >= 0, name, "at least 0")
+        if self.gan == self.content == self.pixel == "none":
+            raise ValueError("gan, content and pixel are all 'none': nothing would be trained")
+
+
+TRAIN_PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "article": {},
+    "tiny": {
+        "gan": "none",
+        "content": "none",
+        "pixel": "l1",
+        "epochs": 4000,
+        "batch_size": 8,
+        "crop": 128,
+        "lr": 5e-4,
+        "betas": (0.9, 0.999),
+        "identity_start": True,
+        "blur_exposure": (0.1, 0.5, 0.5, 1.0, 1.0),
+        "blur_p": 0.9,
+        "scale": (0.5, 1.0),
+        "texture": 4,
+        "ema": 0.999,
+    },
+}
+
+
+def train_config(data: Path | str, *, preset: str = "paper", **options: Any) -> TrainConfig:
+    """The preset's TrainConfig with `options` over it. Raises ValueError for unknown names and values out of range."""
+    if preset not in TRAIN_PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(TRAIN_PRESETS)}, got {preset!r}")
+    return from_mapping(TrainConfig, {**TRAIN_PRESETS[preset], **options, "data": data, "preset": preset})
+
+
+@dataclass(frozen=True)
+class DeblurConfig:
+    """Restore pictures: files or whole folders."""
+
+    inputs: Positional[tuple[Path, ...]]
+    """Pictures and folders of pictures."""
+    out: Annotated[Path, option("-o")]
+    """A file for one picture, else a folder, which mirrors the inputs' folders."""
+    weights: Annotated[Path | None, option("-m")] = None
+    """Weights of ours or a released .pth; the bundled ones if not given."""
+    overwrite: bool = False
+    """Replace pictures that exist, the inputs themselves included."""
+    skip_existing: bool = False
+    """Leave out pictures whose output exists."""
+    suffix: str = ""
+    """Added to each name, before its extension."""
+    format: Literal["keep", "png", "jpg", "webp", "tiff"] = "keep"
+    quality: int = 95
+    """Of JPEG and WebP, 1 to 100."""
+    device: str = "auto"
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    stochastic: bool = False
+    """Dropout at inference, as in the paper."""
+    seed: int = 0
+    """Of the dropout."""
+
+
+@dataclass(frozen=True)
+class BlurConfig:
+    """Blur sharp pictures with random camera shake, to look at or as a training set."""
+
+    inputs: Positional[tuple[Path, ...]]
+    """Pictures and folders of pictures."""
+    out: Annotated[Path, option("-o")]
+    """Folder to write to."""
+    n: int = 1
+    """Blurred versions of each picture."""
+    seed: int = 0
+    pairs: bool = False
+    """Write a training set: blur/, sharp/ and psf.npz."""
+    length: float = 60.0
+    """Path length in px."""
+    exposure: tuple[float, ...] = (0.1, 0.5, 1.0)
+    """Shares of the path to choose from."""
+    anxiety: float | None = None
+    """How shaky; drawn from the released list if not given."""
+    padding: Literal["reflect", "replicate", "zero"] = "reflect"
+    overwrite: bool = False
+    quality: int = 95
+    """Of JPEG and WebP, 1 to 100."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Measure restored pictures against their sharp originals."""
+
+    data: Positional[Path]
+    """Pairs in any layout train takes, or sharp pictures, which are blurred by fixed kernels."""
+    weights: Annotated[Path | None, option("-m")] = None
+    """Weights of ours or a released .pth; the bundled ones if not given."""
+    layout: Literal["auto", "sharp", "paired", "gopro", "side-by-side"] = "auto"
+    metrics: tuple[Literal["psnr", "ssim"], ...] = ("psnr", "ssim")
+    kernels: int = 4
+    """Kernels for each sharp picture and exposure."""
+    exposure: tuple[float, ...] = (0.5, 1.0)
+    seed: int = 0
+    """Of the kernels."""
+    csv: Path | None = None
+    """Write every picture's figures here."""
+    device: str = "auto"
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Blur the bundled picture, restore it, and write blurred | restored | sharp."""
+
+    out: Annotated[Path, option("-o")] = Path("deblurgan-demo.png")
+    weights: Annotated[Path | None, option("-m")] = None
+    seed: int = 0
+    """Of the kernel."""
+    overwrite: bool = True
+
+
+@dataclass(frozen=True)
+class InfoConfig:
+    """Say which path each part takes on this machine, and why."""
+
+
+def from_mapping(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    """A config of `kind` from plain values, as YAML gives them. Raises ValueError for unknown names and wrong types."""
+    return kind(**converted(kind, values))
+
+
+def converted(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as the types of kind's fields. Raises ValueError for unknown names and wrong types."""
+    hints = get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ValueError(f"unknown option {unknown[0]!r}; {kind.__name__} has {', '.join(hints)}")
+    return {name: _converted(name, value, hints[name]) for name, value in values.items()}
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """Plain values that YAML can hold and `from_mapping` reads back."""
+    return {name: _plain(value) for name, value in asdict(config).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _converted(name: str, value: Any, hint: Any) -> Any:
+    """`value` as the type `hint`: Path, tuple, Literal, a scalar, or one of those or None."""
+    options = [option for option in get_args(hint) if option is not type(None)]
+    if get_origin(hint) is Literal:
+        return value  # the config checks it
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{name} must be a list, got {value!r}")
+        repeated = options[-1] is Ellipsis
+        if not repeated and len(value) != len(options):
+            raise ValueError(f"{name} must hold {len(options)} values, got {value!r}")
+        kinds = [options[0]] * len(value) if repeated else options
+        return tuple(_converted(name, item, kind) for item, kind in zip(value, kinds, strict=True))
+    if options:  # X | None
+        return None if value is None else _converted(name, value, options[0])
+    if hint is Path and isinstance(value, str | Path):
+        return Path(value)
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint is str and isinstance(value, str):
+        return value
+    if type(value) is hint:
+        return value
+    raise ValueError(f"{name} must be {getattr(hint, '__name__', hint)}, got {value!r}")

@@ -1,0 +1,487 @@
+"""Training: `train(...)` with the paper's defaults, and the Trainer behind it.
+
+A step is one generator update after `critic_steps` critic updates on the same pictures. Everything random in a step
+comes from (seed, step), so a run that was stopped goes on exactly as if it had not been.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from deblurgan import checkpoint, images, losses, metrics
+from deblurgan.blur import MotionBlur
+from deblurgan.config import TrainConfig, to_mapping, train_config
+from deblurgan.data import Batch, Batches, Crops, Mixed, Pair, PairDataset, SharpFolder, open_dataset
+from deblurgan.nn import Critic, Generator, PerceptualFeatures
+
+LOSSES = ("critic", "penalty", "adversarial", "content", "pixel", "tv")
+HISTORY = ("step", "epoch", "lr", *LOSSES, "seconds", "blurred_psnr", "val_psnr", "val_ssim")
+MAX_BAD_STEPS = 20  # non-finite steps in a row after which training stops
+VALIDATION_SIDE = 512  # validation looks at the centre of larger pictures
+MAY_CHANGE = frozenset({"out", "resume", "device", "workers", "epochs", "steps", "log_every", "val_every"})
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on: losses are not finite, or too many pictures are unreadable."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where a run ended: its folder, generator (best weights, on the CPU), steps, and best validation PSNR in dB."""
+
+    out: Path
+    generator: Generator
+    steps: int
+    best_psnr: float
+
+
+def train(
+    data: Path | str | TrainConfig,
+    *,
+    log: Callable[[str], None] | None = None,
+    **options: Any,
+) -> TrainResult:
+    """Train a generator on the pictures in `data`, a folder in any layout that `deblurgan.data` reads.
+
+    `options` are the fields of TrainConfig (out=, preset=, steps=, ...); a TrainConfig may stand in for all of them.
+    `log` takes progress lines. A run folder that holds a state goes on from it. Ctrl-C saves, then raises
+    KeyboardInterrupt. Raises ValueError for options out of range, TrainingError where training cannot go on.
+    """
+    if isinstance(data, TrainConfig):
+        if options:
+            raise ValueError(f"options must be in the TrainConfig, got {', '.join(options)} beside it")
+        return Trainer(data, log=log).fit()
+    return Trainer(train_config(data, **options), log=log).fit()
+
+
+class Trainer:
+    """Networks, optimisers and data of one run. `fit()` runs it; `step(batch)` is one step, for those who loop
+    themselves."""
+
+    def __init__(self, config: TrainConfig, *, log: Callable[[str], None] | None = None) -> None:
+        self.config = config
+        self.log = log or (lambda line: None)
+        self.device = torch.device(_device(config.device))
+        self.train_set, self.val_set = _datasets(config)
+        self.batches = Batches(self.train_set, config.batch_size, seed=config.seed)
+        self.epoch_steps = math.ceil(len(self.train_set) / config.batch_size)
+        self.total_steps = config.steps or config.epochs * self.epoch_steps
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.generator = _generator(config).to(self.device).train()
+            self.critic = Critic().to(self.device)
+        self.average = deepcopy(self.generator).eval().requires_grad_(False) if config.ema else None
+        self.features: PerceptualFeatures | None = None
+        if config.content != "none":
+            self.features = PerceptualFeatures(
+                config.content, weights=config.content_weights, relu=config.content_relu
+            ).to(self.device)
+        self.generator_adam, self.critic_adam = (
+            torch.optim.Adam(net.trained_parameters(), lr=config.lr, betas=config.betas, fused=True)
+            for net in (self.generator, self.critic)
+        )
+        self.steps_done = 0
+        self.best_psnr = -math.inf
+        self.bad_steps = 0
+        self.bad_files: dict[str, str] = {}
+
+    def fit(self) -> TrainResult:
+        """Run to the end, from the run folder's state where there is one."""
+        out = self.config.out
+        out.mkdir(parents=True, exist_ok=True)
+        self._resume()
+        images.replace_file(out / "config.yaml", yaml.safe_dump(to_mapping(self.config), sort_keys=False).encode())
+        val_every = self.config.val_every or max(1, self.total_steps // 20)
+        history = History(out / "history.csv", self.steps_done)
+        first, begun = self.steps_done, time.monotonic()
+        with _stop_signals() as stopped:
+            for batch in self._loader():
+                self._report_bad(batch)
+                history.add(self.step(batch))
+                done = self.steps_done == self.total_steps
+                if self.steps_done % self.config.log_every == 0 or done:
+                    row = history.flush(self.steps_done, self.steps_done // self.epoch_steps, self.learning_rate())
+                    self.log(self._progress(row, first, time.monotonic() - begun))
+                if self.steps_done % val_every == 0 or done:
+                    history.write(self._validate())
+                    self.save()
+                if stopped:
+                    self.save()
+                    raise KeyboardInterrupt
+        best = out / "best.safetensors"
+        generator = checkpoint.load_generator(best if best.exists() else out / "last.safetensors")
+        return TrainResult(out, generator, self.steps_done, self.best_psnr)
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        """Critic updates, then the generator's, on one batch. Returns the losses by name.
+
+        A step whose losses or gradients are not finite changes nothing; 20 in a row raise TrainingError.
+        """
+        config = self.config
+        blurred, sharp = (_to_network(part.to(self.device, non_blocking=True)) for part in (batch.blurred, batch.sharp))
+        seed = config.seed * 2**24 + self.steps_done
+        random = torch.Generator(self.device).manual_seed(seed)
+        for adam in (self.generator_adam, self.critic_adam):
+            adam.param_groups[0]["lr"] = self.learning_rate()
+        values = dict.fromkeys(LOSSES, 0.0)
+
+        with self._autocast():
+            restored = self.generator(blurred, seed=seed if self.generator.spec.dropout else None)
+        restored = restored.float()
+        finite = True
+        if config.gan != "none":
+            self.critic.requires_grad_(True)
+            for _ in range(config.critic_steps):
+                finite &= self._update_critic(sharp, restored.detach(), random, values)
+            self.critic.requires_grad_(False)
+
+        terms = self._generator_losses(restored, sharp)
+        values |= {name: term.item() for name, term in terms.items()}
+        self.generator_adam.zero_grad()
+        sum(terms.values(), start=restored.new_zeros(())).backward()
+        finite &= _finite_step(self.generator_adam)
+        self._count_bad_step(finite)
+        self.steps_done += 1
+        if self.average is not None:
+            self._update_average(self.average)
+        return values
+
+    def learning_rate(self) -> float:
+        """The paper's schedule: constant, then linear to zero; by whole epochs unless `steps` was given."""
+        config = self.config
+        if config.steps:
+            done, total = self.steps_done, config.steps
+        else:
+            done, total = self.steps_done // self.epoch_steps, config.epochs
+        falling = total * (1 - config.constant)
+        return config.lr * (min(1.0, (total - done) / falling) if falling else 1.0)
+
+    def save(self) -> None:
+        """Writes last.safetensors and state.safetensors, each whole or not at all."""
+        checkpoint.save_generator(self._validated(), self.config.out / "last.safetensors", card=self._card())
+        metadata = {
+            "step": str(self.steps_done),
+            "best_psnr": repr(self.best_psnr),
+            "config": json.dumps(to_mapping(self.config)),
+        }
+        checkpoint.save_tensors(self.state_dict(), self.config.out / "state.safetensors", metadata=metadata)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Weights, average and Adam moments, as tensors by name."""
+        state = {f"generator.{name}": value for name, value in self.generator.state_dict().items()}
+        state |= {f"critic.{name}": value for name, value in self.critic.state_dict().items()}
+        if self.average is not None:
+            state |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
+        for owner, adam in (("generator", self.generator_adam), ("critic", self.critic_adam)):
+            for i, parameter in enumerate(adam.param_groups[0]["params"]):
+                for name, value in adam.state[parameter].items():
+                    state[f"adam.{owner}.{i}.{name}"] = value
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """What `state_dict` gave. Raises ValueError or RuntimeError for that of another network."""
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+        self.generator.load_state_dict(part("generator."))
+        self.critic.load_state_dict(part("critic."))
+        if self.average is not None:
+            self.average.load_state_dict(part("average."))
+        for owner, adam in (("generator", self.generator_adam), ("critic", self.critic_adam)):
+            moments: dict[int, dict[str, Tensor]] = {}
+            for name, value in part(f"adam.{owner}.").items():
+                i, kind = name.split(".")
+                moments.setdefault(int(i), {})[kind] = value
+            adam.load_state_dict({"state": moments, "param_groups": adam.state_dict()["param_groups"]})
+
+    def _generator_losses(self, restored: Tensor, sharp: Tensor) -> dict[str, Tensor]:
+        config = self.config
+        terms: dict[str, Tensor] = {}
+        with self._autocast():
+            if config.gan != "none":
+                terms["adversarial"] = losses.generator_loss(self.critic(restored).float(), gan=config.gan)
+            if self.features is not None:
+                with torch.no_grad():
+                    target = self.features(sharp).float()
+                terms["content"] = config.content_weight * losses.content(self.features(restored).float(), target)
+        if config.pixel != "none":
+            terms["pixel"] = config.pixel_weight * losses.pixel(restored, sharp, kind=config.pixel)
+        if config.tv_weight:
+            terms["tv"] = config.tv_weight * losses.total_variation(restored)
+        return terms
+
+    def _update_critic(
+        self, sharp: Tensor, restored: Tensor, random: torch.Generator, values: dict[str, float]
+    ) -> bool:
+        config = self.config
+        with self._autocast():
+            scores = [self.critic(pictures).float() for pictures in (sharp, restored)]
+        loss = losses.critic_loss(*scores, gan=cast(losses.Gan, config.gan))
+        values["critic"] = loss.item()
+        if config.gan == "wgan-gp":
+            penalty = losses.gradient_penalty(
+                self.critic, sharp, restored, weight=config.gp_weight, norm=config.gp_norm, generator=random
+            )
+            values["penalty"] = penalty.item()
+            loss = loss + penalty
+        self.critic_adam.zero_grad()
+        loss.backward()
+        return _finite_step(self.critic_adam)
+
+    @torch.no_grad()
+    def _update_average(self, average: Generator) -> None:
+        decay = min(self.config.ema, (1 + self.steps_done) / (10 + self.steps_done))
+        torch._foreach_lerp_(list(average.parameters()), list(self.generator.parameters()), 1 - decay)
+
+    def _validated(self) -> Generator:
+        return self.generator if self.average is None else self.average
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, float]:
+        """Mean PSNR and SSIM of the validation pictures; keeps the best weights and writes a grid of samples."""
+        generator = self._validated().eval()
+        rows: list[tuple[Tensor, Tensor, Tensor]] = []
+        for i in range(min(len(self.val_set), self.config.val_pictures)):
+            try:
+                pair = _centre(self.val_set.whole(i))
+            except (images.ImageError, OSError) as error:
+                self._report(self.val_set.name(i), getattr(error, "reason", str(error)))
+                continue
+            with self._autocast():
+                restored = generator(_to_network(pair.blurred[None].to(self.device)))
+            rows.append((pair.blurred, _to_bytes(restored.float())[0].cpu(), pair.sharp))
+        self.generator.train()
+        if not rows:
+            raise TrainingError("no validation picture could be read")
+        scores = {
+            "blurred_psnr": _mean(metrics.psnr(b, s, 255.0) for b, _, s in rows),
+            "val_psnr": _mean(metrics.psnr(r, s, 255.0) for _, r, s in rows),
+            "val_ssim": _mean(metrics.ssim(r, s, 255.0) for _, r, s in rows if min(s.shape[1:]) >= 11),
+        }
+        self.log(
+            f"step {self.steps_done}: validation PSNR {scores['blurred_psnr']:.2f} blurred, "
+            f"{scores['val_psnr']:.2f} restored, SSIM {scores['val_ssim']:.4f}"
+        )
+        _write_samples(rows[:4], self.config.out / "samples" / f"{self.steps_done:07d}.png")
+        if scores["val_psnr"] > self.best_psnr:
+            self.best_psnr = scores["val_psnr"]
+            checkpoint.save_generator(self._validated(), self.config.out / "best.safetensors", card=self._card())
+        return {"step": self.steps_done, **scores}
+
+    def _resume(self) -> None:
+        path = self.config.out / "state.safetensors"
+        if not (self.config.resume and path.exists()):
+            return
+        state, metadata = checkpoint.load_tensors(path)
+        before, now = json.loads(metadata["config"]), to_mapping(self.config)
+        changed = sorted(name for name in now if name not in MAY_CHANGE and now[name] != before.get(name))
+        if changed:
+            raise ValueError(
+                f"out holds a run with another {', '.join(changed)}: choose another folder, or resume=False"
+            )
+        self.load_state_dict(state)
+        self.steps_done, self.best_psnr = int(metadata["step"]), float(metadata["best_psnr"])
+        self.log(f"resumed at step {self.steps_done}")
+
+    def _loader(self) -> DataLoader[Batch]:
+        return DataLoader(
+            self.batches,
+            batch_size=None,
+            sampler=range(self.steps_done, self.total_steps),
+            num_workers=self.config.workers,
+            worker_init_fn=_ignore_interrupt,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+
+    def _count_bad_step(self, finite: bool) -> None:
+        self.bad_steps = 0 if finite else self.bad_steps + 1
+        if not finite:
+            self.log(f"step {self.steps_done}: losses or gradients are not finite, update left out")
+        if self.bad_steps >= MAX_BAD_STEPS:
+            raise TrainingError(f"{self.bad_steps} steps in a row were not finite; out holds the last good state")
+
+    def _report_bad(self, batch: Batch) -> None:
+        for name, reason in batch.bad.items():
+            self._report(name, reason)
+        share = len(self.bad_files) / len(self.train_set)
+        if share > self.config.max_bad_fraction:
+            raise TrainingError(
+                f"{len(self.bad_files)} of {len(self.train_set)} pictures are unreadable, more than max_bad_fraction "
+                f"{self.config.max_bad_fraction}: {', '.join(sorted(self.bad_files)[:5])}"
+            )
+
+    def _report(self, name: str, reason: str) -> None:
+        if name not in self.bad_files:
+            self.bad_files[name] = reason
+            self.log(f"left out {name}: {reason}")
+
+    def _progress(self, row: dict[str, float], first: int, seconds: float) -> str:
+        rate = (self.steps_done - first) / max(seconds, 1e-9)
+        left = time.gmtime((self.total_steps - self.steps_done) / rate)
+        days = f"{left.tm_yday - 1}d " if left.tm_yday > 1 else ""
+        shown = "  ".join(f"{name} {row[name]:.4f}" for name in LOSSES if row[name])
+        eta = days + time.strftime("%H:%M:%S", left)
+        return f"step {self.steps_done}/{self.total_steps}  {rate:.2f} steps/s  ETA {eta}  {shown}"
+
+    def _card(self) -> dict[str, Any]:
+        return {"step": self.steps_done, "config": to_mapping(self.config)}
+
+
+class History:
+    """history.csv: means of the losses since the last row, and validation figures."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        """Starts the file, or goes on after `step`, leaving out what came later."""
+        self.path = path
+        kept: list[dict[str, str]] = []
+        if step and path.exists():
+            with path.open(newline="") as file:
+                kept = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, HISTORY)
+        writer.writeheader()
+        writer.writerows(kept)
+        images.replace_file(path, text.getvalue().encode())
+        self.sums = dict.fromkeys(LOSSES, 0.0)
+        self.count = 0
+        self.begun = time.monotonic()
+
+    def add(self, values: dict[str, float]) -> None:
+        self.sums = {name: self.sums[name] + values[name] for name in LOSSES}
+        self.count += 1
+
+    def flush(self, step: int, epoch: int, lr: float) -> dict[str, float]:
+        """Writes the row of means and starts the next."""
+        row = {name: total / self.count for name, total in self.sums.items()}
+        now = time.monotonic()
+        self.write({"step": step, "epoch": epoch, "lr": lr, "seconds": round(now - self.begun, 3), **row})
+        self.sums, self.count, self.begun = dict.fromkeys(LOSSES, 0.0), 0, now
+        return row
+
+    def write(self, row: dict[str, float]) -> None:
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, HISTORY).writerow(row)
+
+
+def _device(name: str) -> str:
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _generator(config: TrainConfig) -> Generator:
+    if config.init is None:
+        generator = Generator(config.preset, width=config.width, blocks=config.blocks, dropout=config.dropout)
+        if config.identity_start:
+            torch.nn.init.zeros_(generator.head.weight)
+        return generator
+    generator = checkpoint.load_generator(config.init)
+    for name in ("width", "blocks"):
+        wanted, given = getattr(generator.spec, name), getattr(config, name)
+        if given not in (None, wanted):
+            raise ValueError(f"{name} must be that of init, {wanted}, got {given}")
+    return generator
+
+
+def _datasets(config: TrainConfig) -> tuple[PairDataset, PairDataset]:
+    """Training and validation pictures; without `val` every twentieth picture, and at least one, is held out."""
+    crops = Crops(config.crop, config.flip, config.scale, config.texture)
+    blur = MotionBlur(length=config.blur_length, exposure=config.blur_exposure, p=config.blur_p)
+    train_set = open_dataset(config.data, layout=config.layout, blur=blur, crops=crops, seed=config.seed)
+    if config.val is not None:
+        val_set = open_dataset(config.val, layout=config.layout, crops=crops, split="test")
+    elif len(train_set) > 1:
+        held = range(0, len(train_set), 20)
+        val_set = train_set.take(held)
+        train_set = train_set.take(i for i in range(len(train_set)) if i not in held)
+    else:
+        val_set = train_set
+    if isinstance(val_set, SharpFolder):
+        val_set.blur = MotionBlur(length=config.blur_length, exposure=(0.5, 1.0))
+    if config.mix is not None:
+        pairs = open_dataset(config.mix, layout="auto", crops=crops, seed=config.seed)
+        train_set = Mixed(train_set, pairs, ratio=config.mix_ratio)
+    return train_set, val_set
+
+
+def _to_network(pictures: Tensor) -> Tensor:
+    """uint8 -> fp32 in [-1, 1]."""
+    return pictures.float() / 127.5 - 1
+
+
+def _to_bytes(pictures: Tensor) -> Tensor:
+    """[-1, 1] -> uint8, to nearest."""
+    return ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def _centre(pair: Pair) -> Pair:
+    """The middle of a pair, its sides multiples of 4 and at most VALIDATION_SIDE."""
+    h, w = (min(side, VALIDATION_SIDE) // 4 * 4 for side in pair.sharp.shape[1:])
+    top, left = ((side - kept) // 2 for side, kept in zip(pair.sharp.shape[1:], (h, w), strict=True))
+    return Pair(*(part[:, top : top + h, left : left + w] for part in pair))
+
+
+def _finite_step(adam: torch.optim.Optimizer) -> bool:
+    """Steps if every gradient is finite; says whether it did."""
+    gradients = [p.grad for p in adam.param_groups[0]["params"] if p.grad is not None]
+    finite = bool(torch.nn.utils.get_total_norm(gradients).isfinite())
+    if finite:
+        adam.step()
+    return finite
+
+
+def _mean(values: Iterator[Tensor]) -> float:
+    parts = [float(value) for value in values]
+    return sum(parts) / len(parts) if parts else math.nan
+
+
+def _write_samples(rows: list[tuple[Tensor, Tensor, Tensor]], path: Path) -> None:
+    """A grid, blurred | restored | sharp, a row a picture."""
+    h, w = (min(row[0].shape[i] for row in rows) for i in (1, 2))
+    grid = torch.cat([torch.cat([part[:, :h, :w] for part in row], 2) for row in rows], 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images.write(images.Picture(np.ascontiguousarray(grid.permute(1, 2, 0).numpy())), path)
+
+
+def _ignore_interrupt(worker: int) -> None:
+    """Ctrl-C reaches the whole process group; loading goes on until the trainer has saved."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM instead of dying in the middle of a step. Only the main thread gets signals."""
+    stopped: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    handled = (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.signal(number, lambda number, frame: stopped.append(number)) for number in handled]
+    try:
+        yield stopped
+    finally:
+        for number, handler in zip(handled, previous, strict=True):
+            signal.signal(number, handler)
