@@ -1,0 +1,76 @@
+"""DeblurGAN (Kupyn et al. 2018): blind motion deblurring, with its own kernels. See README.md."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deblurgan import blur, losses, metrics, nn, ops
+    from deblurgan.blur import MotionBlur
+    from deblurgan.checkpoint import load_generator, save_generator, save_released
+    from deblurgan.config import TrainConfig
+    from deblurgan.evaluation import Report, evaluate
+    from deblurgan.images import ImageError
+    from deblurgan.inference import Deblurrer, info
+    from deblurgan.nn import Critic, Generator, PerceptualFeatures
+    from deblurgan.training import Trainer, TrainResult, train
+
+__version__ = "0.1.0"
+
+# Loaded when first used: the command line's --help must not wait for torch.
+_MODULES = ("blur", "losses", "metrics", "nn", "ops")
+_NAMES = {
+    "Critic": "nn",
+    "Deblurrer": "inference",
+    "Generator": "nn",
+    "ImageError": "images",
+    "MotionBlur": "blur",
+    "PerceptualFeatures": "nn",
+    "Report": "evaluation",
+    "TrainConfig": "config",
+    "TrainResult": "training",
+    "Trainer": "training",
+    "evaluate": "evaluation",
+    "info": "inference",
+    "load_generator": "checkpoint",
+    "save_generator": "checkpoint",
+    "save_released": "checkpoint",
+    "train": "training",
+}
+
+__all__ = [
+    "Critic",
+    "Deblurrer",
+    "Generator",
+    "ImageError",
+    "MotionBlur",
+    "PerceptualFeatures",
+    "Report",
+    "TrainConfig",
+    "TrainResult",
+    "Trainer",
+    "blur",
+    "evaluate",
+    "info",
+    "load_generator",
+    "losses",
+    "metrics",
+    "nn",
+    "ops",
+    "save_generator",
+    "save_released",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"deblurgan.{name}")
+    if name in _NAMES:
+        return getattr(import_module(f"deblurgan.{_NAMES[name]}"), name)
+    raise AttributeError(f"module 'deblurgan' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

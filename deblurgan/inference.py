@@ -1,0 +1,308 @@
+"""Restoring pictures: Deblurrer, for any size and kind of picture, for files and for folders."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+import deblurgan
+from deblurgan import _C, images
+from deblurgan.checkpoint import DEFAULT_WEIGHTS, load_generator
+from deblurgan.nn import Generator
+from deblurgan.reference import border_index
+
+P = TypeVar("P", str, Path, Image.Image, NDArray[Any], Tensor)
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class FilesReport:
+    """What became of each picture: written, left out because it existed, or failed with a reason."""
+
+    done: list[Path] = field(default_factory=list)
+    skipped: list[Path] = field(default_factory=list)
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+
+
+class Deblurrer:
+    """A generator that takes pictures of any size and kind.
+
+    Args:
+        generator: its weights are copied to the device and dtype; the generator given stays as it is.
+        device: "auto" is CUDA where there is a GPU, else the CPU.
+        dtype: "fp32", "bf16", "fp16" or "auto": fp16 on CUDA (8 times more exact than bf16), fp32 on the CPU.
+        max_memory: bytes that a call may allocate beyond its picture and result; "auto" is what the device has free. A
+            picture that needs more is refused before any work.
+        stochastic: dropout at inference, as in the paper; `seed` draws its masks, anew in each call.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        *,
+        device: str | torch.device = "auto",
+        dtype: str = "auto",
+        max_memory: int | str = "auto",
+        stochastic: bool = False,
+        seed: int = 0,
+    ) -> None:
+        if dtype != "auto" and dtype not in DTYPES:
+            raise ValueError(f"dtype must be auto, {', '.join(DTYPES)}, got {dtype!r}")
+        if max_memory != "auto" and (not isinstance(max_memory, int) or max_memory <= 0):
+            raise ValueError(f"max_memory must be 'auto' or a positive number of bytes, got {max_memory!r}")
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(device)
+        if dtype == "auto":
+            dtype = "fp16" if self.device.type == "cuda" else "fp32"
+        self.dtype = DTYPES[dtype]
+        self.max_memory = max_memory
+        self.seed = seed if stochastic else None
+        copy = Generator(**generator.config())
+        copy.load_state_dict(generator.state_dict())
+        self.generator = copy.to(self.device, self.dtype).eval().requires_grad_(False)
+
+    @classmethod
+    def from_pretrained(cls, path_or_id: str | Path | None = None, **options: Any) -> Deblurrer:
+        """A Deblurrer with the weights of a file, of a training's run folder (its best), of a Hugging Face repository
+        given as "hub:OWNER/NAME" (fetched), or, by default, those that ship with the package."""
+        if path_or_id is None:
+            path = DEFAULT_WEIGHTS
+        elif str(path_or_id).startswith("hub:"):
+            from huggingface_hub import hf_hub_download
+
+            path = Path(hf_hub_download(str(path_or_id).removeprefix("hub:"), "model.safetensors"))
+        else:
+            path = Path(path_or_id)
+            path = path / "best.safetensors" if path.is_dir() else path
+        return cls(load_generator(path), **options)
+
+    def __call__(self, picture: P) -> Any:
+        """The restored picture, of the same kind, size and dtype.
+
+        Takes a PIL image (alpha is kept as it is), an ndarray [h, w, 3] or [h, w], a Tensor [3, h, w] or [n, 3, h, w]
+        (1 channel too), uint8 or float in [0, 1]; a path gives a PIL image. Raises ValueError for another shape, dtype
+        or range, ImageError for a bad file, MemoryError above `max_memory`.
+        """
+        if isinstance(picture, str | Path):
+            return self._restore(images.read(picture)).to_pil()
+        if isinstance(picture, Image.Image):
+            return self._restore(images.from_pil(picture)).to_pil()
+        if isinstance(picture, np.ndarray):
+            return self._array(picture)
+        if isinstance(picture, Tensor):
+            return self._tensor(picture)
+        raise TypeError(f"picture must be a path, PIL image, ndarray or Tensor, got {type(picture).__name__}")
+
+    def file(self, source: Path | str, target: Path | str, *, overwrite: bool = False, quality: int = 95) -> None:
+        """Restores a picture file; EXIF (orientation applied), ICC profile, resolution and alpha are kept.
+
+        Raises FileExistsError where target exists, unless `overwrite`; ImageError for a bad file.
+        """
+        target = Path(target)
+        if target.exists() and not overwrite:
+            raise FileExistsError(f"{target} exists: overwrite it with overwrite=True (--overwrite)")
+        images.write(self._restore(images.read(source)), target, quality=quality)
+
+    def files(
+        self,
+        inputs: Iterable[Path | str],
+        out: Path | str,
+        *,
+        overwrite: bool = False,
+        skip_existing: bool = False,
+        suffix: str = "",
+        format: str = "keep",
+        quality: int = 95,
+        log: Callable[[str], None] | None = None,
+    ) -> FilesReport:
+        """Restores pictures and whole folders into `out`, which mirrors the folders. A bad file never stops the rest:
+        the report lists it. `log` takes a line a picture."""
+
+        def restore(source: Path, target: Path) -> None:
+            self.file(source, target, overwrite=overwrite, quality=quality)
+
+        plan = plan_outputs(inputs, out, suffix=suffix, format=format)
+        return run_plan(plan, restore, skip_existing=skip_existing, log=log)
+
+    def _restore(self, picture: images.Picture) -> images.Picture:
+        return picture.with_pixels(self._array(picture.pixels))
+
+    def _array(self, picture: NDArray[Any]) -> NDArray[Any]:
+        if picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] not in (1, 3)):
+            raise ValueError(f"picture must be an ndarray [h, w, 3] or [h, w], got {picture.shape}")
+        if picture.dtype not in (np.uint8, np.float16, np.float32, np.float64):
+            raise ValueError(f"picture must be uint8 or float in [0, 1], got {picture.dtype}")
+        channels_first = picture[None] if picture.ndim == 2 else picture.transpose(2, 0, 1)
+        restored = self._tensor(torch.from_numpy(np.ascontiguousarray(channels_first))).numpy()
+        return restored[0] if picture.ndim == 2 else np.ascontiguousarray(restored.transpose(1, 2, 0))
+
+    @torch.inference_mode()
+    def _tensor(self, picture: Tensor) -> Tensor:
+        if picture.dim() not in (3, 4) or picture.shape[-3] not in (1, 3) or 0 in picture.shape[-2:]:
+            raise ValueError(f"picture must be a Tensor [3, h, w] or [n, 3, h, w], got {tuple(picture.shape)}")
+        x = _unit_range(picture if picture.dim() == 4 else picture[None])
+        n, channels, h, w = x.shape
+        self._require_memory(h, w)
+        restored = torch.cat([self._one(x[i : i + 1].to(self.device)) for i in range(n)]) if n else x
+        if channels == 1:
+            restored = restored.mean(1, keepdim=True)
+        if picture.dtype == torch.uint8:
+            restored = (restored * 255).round()
+        restored = restored.to(picture.device, picture.dtype)
+        return restored if picture.dim() == 4 else restored[0]
+
+    def _one(self, x: Tensor) -> Tensor:
+        """x [1, c, h, w] fp32 in [0, 1] -> [1, 3, h, w]: mirrored out to a size the network takes, and cropped back."""
+        h, w = x.shape[2:]
+        multiple, least = Generator.SIZE_MULTIPLE, Generator.MIN_SIZE
+        rows, columns = (
+            border_index(side, 0, max(least, -(-side // multiple) * multiple) - side, "reflect").to(x.device)
+            for side in (h, w)
+        )
+        y = self.generator(x.expand(-1, 3, -1, -1)[..., rows, :][..., columns] * 2 - 1, seed=self.seed)
+        if not bool(y.isfinite().all()):
+            raise FloatingPointError(f'the network gave values that are not finite in {self.dtype}: try dtype="fp32"')
+        return ((y + 1) / 2)[..., :h, :w]
+
+    def _require_memory(self, h: int, w: int) -> None:
+        limit = _free_memory(self.device) if self.max_memory == "auto" else int(self.max_memory)
+        need = h * w * self.bytes_per_pixel
+        if limit is not None and need > limit:
+            raise MemoryError(
+                f"picture of {w}x{h} needs about {need / 2**20:.0f} MiB, max_memory is {limit / 2**20:.0f} MiB"
+            )
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        """What a call allocates for each pixel at most, about: four full-size tensors of the first layer's width, of
+        which half types keep two in fp32, and the picture itself."""
+        wide = 16 if self.dtype == torch.float32 else 12
+        return wide * self.generator.spec.width + 96
+
+
+def plan_outputs(
+    inputs: Iterable[Path | str], out: Path | str, *, suffix: str = "", format: str = "keep"
+) -> list[tuple[Path, Path]]:
+    """(source, target) of each picture. Folders are mirrored below `out`; a single file may name its target.
+
+    Pictures below `out` itself are no inputs. Raises FileNotFoundError for an input that is missing, ValueError for one
+    without pictures.
+    """
+    roots, out = [Path(path) for path in inputs], Path(out)
+    if not roots:
+        raise ValueError("inputs must name pictures or folders, got none")
+    if len(roots) == 1 and roots[0].is_file() and out.suffix.lower() in images.SUFFIXES and not out.is_dir():
+        return [(roots[0], out)]
+    plan = []
+    for root in roots:
+        if not root.exists():
+            raise FileNotFoundError(f"inputs must exist, got {root}")
+        found = images.find(root)
+        if root.is_dir() and out.resolve() != root.resolve():
+            found = [path for path in found if not path.resolve().is_relative_to(out.resolve())]
+        if not found:
+            raise ValueError(f"inputs must hold pictures ({', '.join(sorted(images.SUFFIXES))}), found none in {root}")
+        base = root if root.is_dir() else root.parent
+        for source in found:
+            extension = source.suffix if format == "keep" else f".{format}"
+            target = out / source.relative_to(base).with_name(source.stem + suffix + extension)
+            plan.append((source, target))
+    return plan
+
+
+def run_plan(
+    plan: Sequence[tuple[Path, Path]],
+    work: Callable[[Path, Path], None],
+    *,
+    skip_existing: bool = False,
+    log: Callable[[str], None] | None = None,
+) -> FilesReport:
+    """Calls work(source, target) for each pair, making folders on the way; a failure is listed, not raised."""
+    report = FilesReport()
+    taken: dict[Path, Path] = {}
+    for i, (source, target) in enumerate(plan, 1):
+        try:
+            if target in taken:
+                raise FileExistsError(f"{target} is the output of {taken[target]} already")
+            taken[target] = source
+            if skip_existing and target.exists():
+                report.skipped.append(target)
+                outcome = "exists, left out"
+            else:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                work(source, target)
+                report.done.append(target)
+                outcome = f"-> {target}"
+        except (ValueError, OSError, MemoryError, ArithmeticError) as error:
+            reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+            report.failed.append((source, reason))
+            outcome = f"failed: {reason}"
+        if log is not None:
+            log(f"[{i}/{len(plan)}] {source} {outcome}")
+    return report
+
+
+def info() -> str:
+    """Which path each part takes on this machine, and why, as lines of text."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    if _C.built_with_cuda:
+        native = f"C++ and CUDA ({_C.cuda_device_count()} devices)"
+    else:
+        native = "C++ only (no CUDA toolkit when it was built)"
+    lines = {
+        "deblurgan": deblurgan.__version__,
+        "python": platform.python_version(),
+        "torch": f"{torch.__version__}, {torch.get_num_threads()} threads",
+        "device": f"cuda: {gpu}" if gpu else "cpu (torch sees no CUDA device)",
+        "deblurgan._C": native,
+        "generator, critic": "plain torch (deblurgan.reference), on any device",
+        "blur": "C++ for uint8 and fp32 on the CPU; elsewhere PSFs from C++, applied by plain torch",
+        "default weights": _described(DEFAULT_WEIGHTS),
+    }
+    return "\n".join(f"{name + ':':20}{value}" for name, value in lines.items())
+
+
+def _described(path: Path) -> str:
+    generator = load_generator(path)
+    count = sum(parameter.numel() for parameter in generator.parameters())
+    return f"{path.name}, {count:,} parameters, width {generator.spec.width}, {generator.spec.blocks} blocks"
+
+
+def _unit_range(x: Tensor) -> Tensor:
+    """fp32 in [0, 1] of a uint8 or float picture."""
+    if x.dtype == torch.uint8:
+        return x.float() / 255
+    if not x.is_floating_point():
+        raise ValueError(f"picture must be uint8 or float in [0, 1], got {x.dtype}")
+    x = x.float()
+    if x.numel() and not bool(x.isfinite().all()):
+        raise ValueError("picture must be finite, got NaN or infinite values")
+    slack = 1e-3  # resampling overshoots a little
+    if x.numel() and not (-slack <= float(x.min()) and float(x.max()) <= 1 + slack):
+        raise ValueError(f"float pictures must be in [0, 1], got {float(x.min()):.4g} ... {float(x.max()):.4g}")
+    return x.clamp(0, 1)
+
+
+def _free_memory(device: torch.device) -> int | None:
+    """Bytes that can be allocated on the device, or None where nobody tells."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo") as file:
+            kilobytes = dict(line.split(":", 1) for line in file)["MemAvailable"]
+        return int(kilobytes.split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        pages = getattr(os, "sysconf_names", {}).get("SC_AVPHYS_PAGES")
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if pages else None
