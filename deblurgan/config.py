@@ -38,7 +38,7 @@ class TrainConfig:
     out: Annotated[Path, option("-o")] = Path("runs/deblurgan")
     """Run folder: config.yaml, history.csv, samples/, best.safetensors, last.safetensors, state.safetensors."""
     val: Path | None = None
-    """Validation pictures, any layout that data may have. Without it every twentieth training picture is held out."""
+    """Validation pictures, laid out as data is. Without them GoPro's test split, or every twentieth picture of data."""
     preset: Preset = "paper"
     """Network and the defaults that go with it. tiny trains on a CPU with the pixel loss alone."""
     layout: Literal["auto", "sharp", "paired", "gopro", "side-by-side"] = "auto"
@@ -84,7 +84,8 @@ class TrainConfig:
     content_relu: bool = False
     """Features after conv3_3's activation (paper text) rather than before it (released code)."""
     content_weight: float = 100.0
-    pixel: Literal["l1", "l2", "none"] = "none"
+    pixel: Literal["l1", "l2", "psnr", "none"] = "none"
+    """Direct difference of the pictures: absolute, squared, or in decibels."""
     pixel_weight: float = 1.0
     tv_weight: float = 0.0
     """Total variation of the restored picture."""

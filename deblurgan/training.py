@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from deblurgan import checkpoint, images, losses, metrics
 from deblurgan.blur import MotionBlur
 from deblurgan.config import TrainConfig, to_mapping, train_config
-from deblurgan.data import Batch, Batches, Crops, Mixed, Pair, PairDataset, SharpFolder, open_dataset
+from deblurgan.data import Batch, Batches, Crops, GoPro, Mixed, Pair, PairDataset, SharpFolder, open_dataset
 from deblurgan.nn import Critic, Generator, PerceptualFeatures
 
 LOSSES = ("critic", "penalty", "adversarial", "content", "pixel", "tv")
@@ -161,7 +161,7 @@ class Trainer:
         finite &= _finite_step(self.generator_adam)
         self._count_bad_step(finite)
         self.steps_done += 1
-        if self.average is not None:
+        if finite and self.average is not None:
             self._update_average(self.average)
         return values
 
@@ -359,7 +359,7 @@ class History:
         kept: list[dict[str, str]] = []
         if step and path.exists():
             with path.open(newline="") as file:
-                kept = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+                kept = [row for row in csv.DictReader(file) if row["step"].isdigit() and int(row["step"]) <= step]
         text = io.StringIO()
         writer = csv.DictWriter(text, HISTORY)
         writer.writeheader()
@@ -407,12 +407,14 @@ def _generator(config: TrainConfig) -> Generator:
 
 
 def _datasets(config: TrainConfig) -> tuple[PairDataset, PairDataset]:
-    """Training and validation pictures; without `val` every twentieth picture, and at least one, is held out."""
+    """Training and validation pictures; without `val` GoPro's test split, or every twentieth picture, at least one."""
     crops = Crops(config.crop, config.flip, config.scale, config.texture)
     blur = MotionBlur(length=config.blur_length, exposure=config.blur_exposure, p=config.blur_p)
     train_set = open_dataset(config.data, layout=config.layout, blur=blur, crops=crops, seed=config.seed)
     if config.val is not None:
         val_set = open_dataset(config.val, layout=config.layout, crops=crops, split="test")
+    elif isinstance(train_set, GoPro) and (config.data / "test").is_dir():
+        val_set = GoPro(config.data, split="test", crops=crops)
     elif len(train_set) > 1:
         held = range(0, len(train_set), 20)
         val_set = train_set.take(held)
