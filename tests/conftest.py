@@ -1,0 +1,84 @@
+"""Shared fixtures, and the one table of tolerances."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from deblurgan import images
+from deblurgan.nn import Generator
+
+# Relative error |a - b| / |b| allowed against fp64, by what computed a. One layer or op, and a whole network.
+OP_TOLERANCE = {
+    torch.float64: 1e-12,
+    torch.float32: 1e-5,
+    torch.float16: 2e-3,
+    torch.bfloat16: 1.6e-2,
+}
+NET_TOLERANCE = {
+    torch.float64: 1e-11,
+    torch.float32: 1e-4,
+    torch.float16: 1e-2,
+    torch.bfloat16: 8e-2,
+}
+
+
+def relative_error(got: Tensor, wanted: Tensor) -> float:
+    """|got - wanted| / |wanted| in fp64; 0 where both vanish."""
+    got, wanted = got.detach().double().cpu(), wanted.detach().double().cpu()
+    assert got.shape == wanted.shape, f"shape {tuple(got.shape)} instead of {tuple(wanted.shape)}"
+    assert got.isfinite().all(), "not finite"
+    scale = wanted.norm()
+    error = (got - wanted).norm()
+    return float(error / scale) if scale > 0 else float(error)
+
+
+def assert_matches(got: Tensor, wanted: Tensor, *, name: str = "result", table: dict = OP_TOLERANCE) -> None:
+    """`got` is within its dtype's tolerance of the fp64 truth `wanted`."""
+    error = relative_error(got, wanted)
+    assert error <= table[got.dtype], f"{name}: relative error {error:.3g} above {table[got.dtype]:.3g} for {got.dtype}"
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("torch sees no CUDA device")
+    return torch.device(request.param)
+
+
+@pytest.fixture
+def poisoned() -> Iterator[None]:
+    """torch.empty gives NaN (or the largest integer), so an element that nobody writes shows."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def small_generator() -> Generator:
+    """A "paper" network small enough for any test, with weights that change a picture visibly."""
+    torch.manual_seed(0)
+    return Generator("tiny", width=4, blocks=1).eval()
+
+
+def texture(h: int, w: int, *, seed: int = 0) -> np.ndarray:
+    """A uint8 picture [h, w, 3] with edges and fine detail, never flat."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:h, :w]
+    waves = np.stack([np.sin(x / (3 + k) + k) * np.cos(y / (4 + k)) for k in range(3)], -1)
+    return np.clip(128 + 70 * waves + random.normal(0, 20, (h, w, 3)), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of four sharp pictures."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(4):
+        images.write(images.Picture(texture(72, 96, seed=i)), folder / f"{i}.png")
+    return folder

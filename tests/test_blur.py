@@ -1,0 +1,356 @@
+"""Blur synthesis: C++ against the reference, NumPy transcriptions of the released code, and what a blur must keep."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import ks_2samp
+from torch import Tensor
+
+import deblurgan
+from conftest import assert_matches, relative_error
+from deblurgan import ops, reference
+from deblurgan.blur import RELEASED_ANXIETIES, MotionBlur, apply_psf, random_trajectories, rasterize_psf
+
+# Extent max(width, height) of the exposed path in px, quantiles 5/50/95 %, of 40,000 paths of the released code.
+EXTENTS = {
+    (0.01, 0.5): (6.77, 10.39, 17.25),
+    (0.01, 1.0): (8.28, 12.45, 24.63),
+    (0.005, 0.5): (9.03, 13.63, 22.80),
+    (0.005, 1.0): (11.30, 17.55, 31.70),
+    (0.003, 0.1): (4.24, 5.43, 5.95),
+    (0.003, 1.0): (14.53, 22.73, 37.00),
+}
+
+
+def extents(paths: np.ndarray, exposure: float) -> np.ndarray:
+    used = paths[:, : int(exposure * paths.shape[1])]
+    return (used.max(1) - used.min(1)).max(1)
+
+
+def released_trajectories(n: int, anxiety: float, seed: int, steps: int = 2000, length: float = 60.0) -> np.ndarray:
+    """motion_blur/generate_trajectory.py with NumPy's own random numbers, n paths at once: [n, steps, 2]."""
+    random = np.random.default_rng(seed)
+    centripetal, big_shake, gaussian = (high * random.random(n) for high in (0.7, 0.2, 10.0))
+    step = length / (steps - 1)
+    v = anxiety * np.exp(2j * np.pi * random.random(n))
+    x = np.zeros((n, steps), complex)
+    for t in range(steps - 1):
+        shake = random.random(n) < big_shake * anxiety
+        thrown = np.where(shake, 2 * v * np.exp(1j * (np.pi + random.random(n) - 0.5)), 0)
+        noise = random.standard_normal(n) + 1j * random.standard_normal(n)
+        v = v + thrown + anxiety * (gaussian * noise - centripetal * x[:, t]) * step
+        v = step * v / np.abs(v)
+        x[:, t + 1] = x[:, t] + v
+    return np.stack([x.real, x.imag], -1)
+
+
+def released_psf(path: np.ndarray, exposure: float, canvas: int = 64) -> np.ndarray:
+    """The centring of generate_trajectory.py and the loops of generate_PSF.py, for one path [steps, 2]."""
+    x = path[:, 0] + 1j * path[:, 1]
+    x = x - x.real.min() - 1j * x.imag.min()
+    x = x - (x[0].real % 1 + 1j * (x[0].imag % 1)) + 1 + 1j
+    x = x + np.ceil((canvas - x.real.max()) / 2) + 1j * np.ceil((canvas - x.imag.max()) / 2)
+    psf, total, previous = np.zeros((canvas, canvas)), len(x), 0.0
+    for t in range(total):
+        if exposure * total >= t and previous * total < t - 1:
+            weight = 1.0
+        elif exposure * total >= t - 1 and previous * total < t - 1:
+            weight = exposure * total - (t - 1)
+        elif exposure * total >= t and previous * total < t:
+            weight = t - previous * total
+        elif exposure * total >= t - 1 and previous * total < t:
+            weight = (exposure - previous) * total
+        else:
+            weight = 0.0
+        column = int(min(max(np.floor(x[t].real), 1), canvas - 1))
+        row = int(min(max(np.floor(x[t].imag), 1), canvas - 1))
+        for i in (row, row + 1):
+            for j in (column, column + 1):
+                share = max(0, 1 - abs(x[t].real - j)) * max(0, 1 - abs(x[t].imag - i))
+                if share:
+                    psf[i, j] += weight * share
+    return psf / total
+
+
+def centroid(psf: Tensor) -> Tensor:
+    """(row, column) of each PSF relative to the origin cell, [n, 2] px."""
+    cells = torch.arange(psf.shape[-1], dtype=torch.float64) - psf.shape[-1] // 2
+    wide = psf.double()
+    return torch.stack([wide.sum(2) @ cells, wide.sum(1) @ cells], 1) / wide.sum((1, 2))[:, None]
+
+
+@pytest.mark.parametrize("anxiety", [0.0, 0.003, 0.01, 0.1])
+def test_trajectories_match_the_reference(anxiety: float, poisoned: None) -> None:
+    """fp32 against fp64: a path bends with its own history, so single paths may drift by a tenth of a pixel."""
+    got = random_trajectories(50, seed=3, first=7, anxiety=anxiety)
+    wanted = reference.random_trajectories(torch.full((50,), anxiety), seed=3, first=7)
+    drift = (got - wanted).abs().amax((1, 2))
+    assert drift.median() < 1e-3
+    assert drift.max() < 0.1
+
+
+def test_path_length_is_exact() -> None:
+    for steps, length in ((2000, 60.0), (100, 25.0), (2, 3.0)):
+        paths = random_trajectories(20, seed=1, steps=steps, length=length).double()
+        assert torch.allclose(paths.diff(dim=1).norm(dim=-1).sum(1), torch.tensor(length).double(), rtol=1e-4)
+
+
+def test_no_anxiety_is_a_straight_line() -> None:
+    paths = random_trajectories(10, seed=1, anxiety=0.0).double()
+    assert torch.allclose(paths[:, -1].norm(dim=-1), torch.tensor(60.0).double(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("anxiety", sorted({anxiety for anxiety, _ in EXTENTS}))
+def test_extents_are_those_of_the_released_code(anxiety: float) -> None:
+    paths = random_trajectories(10_000, seed=11, anxiety=anxiety).numpy()
+    for (a, exposure), quantiles in EXTENTS.items():
+        if a == anxiety:
+            got = np.quantile(extents(paths, exposure), (0.05, 0.5, 0.95))
+            assert np.allclose(got, quantiles, rtol=0.05), f"exposure {exposure}: {got} instead of {quantiles}"
+
+
+def test_extents_pass_a_ks_test_against_an_independent_simulation() -> None:
+    ours = random_trajectories(4000, seed=5, anxiety=0.005).numpy()
+    theirs = released_trajectories(4000, 0.005, seed=5)
+    for exposure in (0.5, 1.0):
+        assert ks_2samp(extents(ours, exposure), extents(theirs, exposure)).pvalue > 0.01
+    ends = [np.linalg.norm(paths[:, -1], axis=1) for paths in (ours, theirs)]
+    assert ks_2samp(*ends).pvalue > 0.01
+
+
+@pytest.mark.parametrize("anxiety", RELEASED_ANXIETIES)
+def test_centered_kernels(anxiety: float) -> None:
+    paths = random_trajectories(2000, seed=2, anxiety=anxiety)
+    for exposure in (0.01, 0.1, 0.5, 1.0):
+        psf = rasterize_psf(paths, exposure=exposure)
+        assert psf.shape == (2000, 65, 65)
+        assert psf.min() >= 0
+        assert (psf.double().sum((1, 2)) - 1).abs().max() < 1e-6
+        assert centroid(psf).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("mode", ["centered", "released"])
+@pytest.mark.parametrize("exposure", [0.0003, 0.01, 0.3333, 1.0])
+def test_psf_matches_the_reference(mode: str, exposure: float, poisoned: None) -> None:
+    paths = random_trajectories(30, seed=4)
+    size = 65 if mode == "centered" else 64
+    got = rasterize_psf(paths, exposure=exposure, mode=mode)
+    assert_matches(got, reference.rasterize_psf(paths, torch.full((30,), exposure), size, mode))
+
+
+@pytest.mark.parametrize("exposure", [0.01, 0.1, 0.5, 1.0])
+def test_released_mode_equals_the_released_code(exposure: float) -> None:
+    paths = random_trajectories(5, seed=6)
+    got = rasterize_psf(paths, exposure=exposure, mode="released").numpy()
+    wanted = np.stack([released_psf(path, exposure) for path in paths.double().numpy()])
+    assert np.abs(got - wanted).max() < 1e-6
+    assert np.isclose(got.sum() / 5, 0.9995 if exposure == 1 else exposure, atol=1e-5)
+
+
+def test_exposure_per_picture() -> None:
+    paths = random_trajectories(3, seed=8)
+    shares = torch.tensor([0.1, 0.5, 1.0])
+    together = rasterize_psf(paths, exposure=shares)
+    for i, share in enumerate(shares.tolist()):
+        assert torch.equal(together[i : i + 1], rasterize_psf(paths[i : i + 1], exposure=share))
+
+
+def test_same_index_gives_the_same_bytes_in_any_batch_and_thread_count() -> None:
+    whole = MotionBlur().psf(12, seed=9)
+    for threads in (1, 2, 8):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            parts = torch.cat([MotionBlur().psf(n, seed=9, index=first) for first, n in ((0, 5), (5, 1), (6, 6))])
+        finally:
+            torch.set_num_threads(before)
+        assert torch.equal(whole, parts)
+
+
+def test_other_seeds_and_indices_give_other_kernels() -> None:
+    kernels = [MotionBlur().psf(1, seed=seed, index=index) for seed in (0, 1, 2**40) for index in (0, 1, 2**33, 2**62)]
+    for i, a in enumerate(kernels):
+        for b in kernels[:i]:
+            assert not torch.equal(a, b)
+
+
+@pytest.mark.parametrize("padding", ["reflect", "replicate", "zero"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (31, 33), (64, 65), (70, 130)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_apply_psf_matches_the_reference(
+    padding: reference.Padding, size: tuple[int, int], dtype: torch.dtype, poisoned: None
+) -> None:
+    psf = MotionBlur().psf(2, seed=1)
+    x = torch.rand(2, 3, *size).to(dtype)
+    got = apply_psf(x, psf.to(dtype) if dtype == torch.float64 else psf, padding=padding)
+    assert got.dtype == dtype
+    wanted = reference.apply_psf(x.double(), psf.double(), padding)
+    assert_matches(got, wanted)
+
+
+@pytest.mark.parametrize("padding", ["reflect", "replicate", "zero"])
+def test_uint8_is_rounded_to_nearest(padding: reference.Padding) -> None:
+    x = torch.randint(0, 256, (2, 3, 40, 51), dtype=torch.uint8)
+    psf = MotionBlur().psf(2, seed=2)
+    exact = reference.apply_psf(x.double(), psf.double(), padding)
+    assert (apply_psf(x, psf, padding=padding).double() - exact).abs().max() <= 0.5 + 1e-4
+
+
+def test_dense_and_even_sized_kernels() -> None:
+    for k in (1, 2, 6, 9):
+        psf = torch.rand(2, k, k)
+        x = torch.rand(2, 1, 20, 23)
+        assert_matches(apply_psf(x, psf), reference.apply_psf(x.double(), psf.double()))
+
+
+def test_non_contiguous_pictures_and_kernels() -> None:
+    psf = MotionBlur().psf(2, seed=3)
+    x = torch.rand(2, 3, 24, 40)
+    wanted = apply_psf(x, psf)
+    assert torch.equal(apply_psf(x.contiguous(memory_format=torch.channels_last), psf), wanted)
+    assert torch.equal(apply_psf(x.transpose(2, 3).contiguous().transpose(2, 3), psf), wanted)
+    assert torch.equal(apply_psf(x, psf.transpose(1, 2).contiguous().transpose(1, 2)), wanted)
+    assert torch.equal(apply_psf(x[:, :, ::2, 3:], psf), apply_psf(x[:, :, ::2, 3:].clone(), psf))
+
+
+def test_flat_stays_flat_and_a_ramp_stays_a_ramp() -> None:
+    psf = MotionBlur().psf(8, seed=4)
+    flat = torch.full((8, 3, 50, 50), 137, dtype=torch.uint8)
+    assert torch.equal(apply_psf(flat, psf), flat)
+    ramp = torch.arange(200.0).expand(8, 1, 150, 200) + torch.arange(150.0)[:, None]
+    inner = (..., slice(35, -35), slice(35, -35))
+    assert (apply_psf(ramp, psf) - ramp)[inner].abs().max() < 0.05
+
+
+def test_mean_brightness_is_kept() -> None:
+    x = torch.randint(0, 256, (8, 3, 128, 128), dtype=torch.uint8)
+    y = MotionBlur(exposure=1.0)(x, seed=5, index=0)
+    assert (y.double().mean((1, 2, 3)) - x.double().mean((1, 2, 3))).abs().max() < 0.5
+
+
+def test_gradient_is_the_true_adjoint() -> None:
+    psf = torch.rand(2, 5, 5, dtype=torch.float64)
+    for padding in ("reflect", "replicate", "zero"):
+        x = torch.randn(2, 2, 4, 6, dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradcheck(lambda x, padding=padding: apply_psf(x, psf, padding=padding), (x,))
+    x = torch.rand(2, 1, 30, 20, requires_grad=True)
+    y, g = torch.rand(2, 1, 30, 20), MotionBlur().psf(2, seed=1)
+    apply_psf(x, g).backward(y)
+    assert x.grad is not None
+    forward = (apply_psf(x.detach(), g).double() * y.double()).sum()
+    assert relative_error((x.grad.double() * x.detach().double()).sum(), forward) < 1e-5
+
+
+def test_opcheck() -> None:
+    psf = MotionBlur(size=9, length=4.0).psf(2, seed=1)
+    for x in (torch.rand(2, 3, 8, 9, requires_grad=True), torch.zeros(2, 3, 8, 9, dtype=torch.uint8)):
+        torch.library.opcheck(torch.ops.deblurgan.apply_psf.default, (x, psf, "reflect"))
+    paths = random_trajectories(2, seed=1, steps=20, length=4.0)
+    torch.library.opcheck(torch.ops.deblurgan.rasterize_psf.default, (paths, torch.ones(2), 9, "centered"))
+    torch.library.opcheck(torch.ops.deblurgan.random_trajectories.default, (torch.ones(2) * 0.01, 1, 0, 20, 4.0))
+
+
+def test_empty_batches() -> None:
+    assert random_trajectories(0, seed=1).shape == (0, 2000, 2)
+    assert MotionBlur().psf(0).shape == (0, 65, 65)
+    assert MotionBlur()(torch.zeros(0, 3, 8, 8)).shape == (0, 3, 8, 8)
+    assert MotionBlur()(torch.zeros(2, 3, 0, 8), index=0).shape == (2, 3, 0, 8)
+
+
+def test_module_numbers_pictures_as_they_come() -> None:
+    x = torch.rand(3, 3, 16, 16)
+    blur = MotionBlur(seed=7)
+    first, second = blur(x), blur(x)
+    assert torch.equal(first, MotionBlur(seed=7)(x, index=0))
+    assert torch.equal(second, MotionBlur(seed=7)(x, index=3))
+    assert torch.equal(blur(x[0], index=2), MotionBlur(seed=7)(x[:1], index=2)[0])
+
+
+def test_module_replays_a_psf_and_takes_a_generator() -> None:
+    x = torch.rand(2, 3, 16, 16)
+    y, psf = MotionBlur(seed=1)(x, return_psf=True)
+    assert torch.equal(MotionBlur(seed=2)(x, psf=psf), y)
+    draws = [MotionBlur()(x, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+    assert torch.equal(torch.nn.Sequential(MotionBlur(seed=1))(x), y)
+
+
+def test_probability_and_one_kernel_for_a_batch() -> None:
+    x = torch.rand(1, 1, 20, 20).expand(400, -1, -1, -1)
+    same = (MotionBlur(p=0.3, exposure=1.0)(x, index=0) == x).flatten(1).all(1)
+    assert 0.6 < same.double().mean() < 0.8
+    assert torch.equal(MotionBlur(p=0.0)(x), x)
+    psf = MotionBlur(same_on_batch=True).psf(5)
+    assert (psf == psf[:1]).all()
+
+
+def test_default_canvas_holds_every_path() -> None:
+    for length in (1.0, 7.5, 60.0, 100.0):
+        for mode in ("centered", "released"):
+            blur = MotionBlur(length=length, anxiety=(0.0, 0.01), exposure=1.0, mode=mode)
+            assert blur.psf(50, seed=1).isfinite().all()
+
+
+def test_loader_workers_draw_the_same_kernels() -> None:
+    """Forked and spawned processes, each with its own thread count."""
+    program = (
+        "import torch; from deblurgan.blur import MotionBlur\n"
+        "class Set(torch.utils.data.Dataset):\n"
+        "    def __len__(self): return 6\n"
+        "    def __getitem__(self, i): return MotionBlur().psf(1, seed=3, index=i)[0]\n"
+        "whole = MotionBlur().psf(6, seed=3)\n"
+        "if __name__ == '__main__':\n"
+        "    for workers in (0, 1, 2):\n"
+        "        loader = torch.utils.data.DataLoader(Set(), batch_size=3, num_workers=workers)\n"
+        "        assert torch.equal(torch.cat(list(loader)), whole), workers\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+X, K = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: apply_psf(torch.rand(2, 17), K), r"image must be \[n, c, h, w\] or \[c, h, w\], got \(2, 17\)"),
+        (lambda: apply_psf(X.int(), K), "image must be uint8 or floating point, got torch.int32"),
+        (lambda: apply_psf(X, torch.rand(3, 3, 3)), "psf must hold one kernel a picture, 2, got 3"),
+        (lambda: apply_psf(X, torch.rand(2, 3, 4)), r"psf must be \[n, k, k\], got \(2, 3, 4\)"),
+        (lambda: apply_psf(X, torch.rand(2, 0, 0)), "psf must not be empty"),
+        (lambda: apply_psf(X, K.int()), "psf must be floating point, got torch.int32"),
+        (lambda: apply_psf(X, K * float("nan")), "psf must be finite"),
+        (lambda: apply_psf(X, K, padding="circular"), "padding must be one of reflect, replicate, zero"),  # type: ignore[arg-type]
+        (lambda: apply_psf(X, K.to("meta")), "psf must be on the picture's device cpu, got meta"),
+        (lambda: random_trajectories(-1, seed=0), "n must be >= 0, got -1"),
+        (lambda: random_trajectories(1, seed=-1), r"seed must be in \[0, 2\^63\), got -1"),
+        (lambda: random_trajectories(1, seed=0, steps=1), "steps must be at least 2, got 1"),
+        (lambda: random_trajectories(1, seed=0, length=-5.0), "length must be positive and finite, got -5"),
+        (lambda: random_trajectories(1, seed=0, anxiety=-0.1), "anxiety must be >= 0"),
+        (lambda: random_trajectories(1, seed=0, anxiety=(0.2, 0.1)), "anxiety must be >= 0"),
+        (lambda: ops.random_trajectories(torch.tensor([float("nan")]), 0, 0, 9, 1.0), "anxiety must be finite"),
+        (lambda: rasterize_psf(torch.rand(2, 9)), r"trajectories must be \[n, steps, 2\], got \(2, 9\)"),
+        (lambda: rasterize_psf(torch.rand(2, 9, 2), exposure=0.0), r"exposure must be in \(0, 1\]"),
+        (lambda: rasterize_psf(torch.rand(2, 9, 2), exposure=1.5), r"exposure must be in \(0, 1\]"),
+        (lambda: rasterize_psf(torch.rand(2, 9, 2), size=1), r"size must be in \[3, 32768\], got 1"),
+        (lambda: rasterize_psf(torch.rand(2, 9, 2), mode="best"), "mode must be 'centered' or 'released', got 'best'"),  # type: ignore[arg-type]
+        (lambda: rasterize_psf(random_trajectories(4, seed=0, anxiety=0.0), size=33), "4 of 4 paths leave a canvas"),
+        (lambda: rasterize_psf(torch.full((1, 9, 2), float("nan"))), "1 of 1 paths leave a canvas"),
+        (lambda: MotionBlur(exposure=()), "exposure must be one or more shares"),
+        (lambda: MotionBlur(p=2.0), r"p must be in \[0, 1\], got 2"),
+        (lambda: MotionBlur()(torch.rand(8, 8)), "image must be"),
+    ],
+)
+def test_bad_input_is_named(call, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_public_names() -> None:
+    assert deblurgan.blur.apply_psf is apply_psf
+    assert deblurgan.MotionBlur is MotionBlur

@@ -1,0 +1,84 @@
+"""Options: one dataclass for API, command line and YAML."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deblurgan import config
+from deblurgan.config import TRAIN_PRESETS, TrainConfig, from_mapping, to_mapping, train_config
+
+KINDS = [config.TrainConfig, config.DeblurConfig, config.BlurConfig, config.EvaluateConfig, config.DemoConfig]
+
+
+def test_defaults_are_the_paper_s() -> None:
+    paper = TrainConfig(Path("x"))
+    assert (paper.gan, paper.critic_steps, paper.gp_weight) == ("wgan-gp", 5, 10.0)
+    assert (paper.lr, paper.betas, paper.epochs, paper.constant) == (1e-4, (0.5, 0.999), 300, 0.5)
+    assert (paper.batch_size, paper.crop, paper.content_weight, paper.flip) == (1, 256, 100.0, True)
+    assert train_config("x") == paper
+
+
+@pytest.mark.parametrize("preset", list(TRAIN_PRESETS))
+def test_yaml_round_trip(preset: str) -> None:
+    first = train_config("photos", preset=preset, steps=7, val="other")
+    again = from_mapping(TrainConfig, yaml.safe_load(yaml.safe_dump(to_mapping(first))))
+    assert again == first
+    assert again.data == Path("photos")
+
+
+def test_options_win_over_the_preset() -> None:
+    assert train_config("x", preset="tiny").gan == "none"
+    assert train_config("x", preset="tiny", gan="lsgan").gan == "lsgan"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_option_has_a_type_that_converts(kind: type) -> None:
+    given = {
+        f.name: ["a.png"] if f.name == "inputs" else "x" for f in fields(kind) if f.name in ("data", "inputs", "out")
+    }
+    built = from_mapping(kind, given)
+    assert from_mapping(kind, to_mapping(built)) == built
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"step": 3}, "unknown option 'step'; TrainConfig has data, out"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"steps": "many"}, "steps must be int, got 'many'"),
+        ({"steps": True}, "steps must be int, got True"),
+        ({"lr": "fast"}, "lr must be float, got 'fast'"),
+        ({"lr": -1}, "lr must be positive, got -1"),
+        ({"crop": 30}, "crop must be a multiple of 4 and at least 8, got 30"),
+        ({"betas": [0.5]}, "betas must hold 2 values"),
+        ({"betas": [0.5, 1.0]}, r"betas must be in \[0, 1\)"),
+        ({"blur_exposure": 0.5}, "blur_exposure must be a list, got 0.5"),
+        ({"gan": "gan"}, "gan must be one of wgan-gp, lsgan, lsgan-l1, vanilla, none, got gan"),
+        ({"gan": "none", "content": "none"}, "nothing would be trained"),
+        ({"scale": [0.0, 1.0]}, "scale must be 0 < low <= high <= 1"),
+        ({"preset": "big"}, "preset must be one of paper, article, tiny, got 'big'"),
+        ({"seed": -1}, "seed must be in"),
+        ({"ema": 1.0}, r"ema must be in \[0, 1\)"),
+        ({"content_weight": -1.0}, "content_weight must be at least 0"),
+    ],
+)
+def test_bad_options_are_named(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train_config("x", **options)
+
+
+def test_config_needs_neither_torch_nor_tyro() -> None:
+    """Training imports it on machines without the command line's library."""
+    program = (
+        "import sys; sys.modules['tyro'] = None\n"
+        "from deblurgan.config import train_config, to_mapping\n"
+        "assert to_mapping(train_config('x'))['out'] == 'runs/deblurgan'\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

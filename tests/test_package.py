@@ -1,0 +1,188 @@
+"""The house: which way imports run, what is public, and that everything public says what it does."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import deblurgan
+
+ROOT = Path(__file__).parent.parent
+# Each floor imports only from those before it. `deblurgan` itself is the door to all of them.
+FLOORS = [
+    {"_C", "kernels", "config", "reference", "images", "metrics"},
+    {"ops"},
+    {"engine", "blur"},
+    {"nn"},
+    {"losses", "data", "checkpoint"},
+    {"training", "inference"},
+    {"evaluation"},
+    {"cli"},
+    {"__main__"},
+]
+PUBLIC = [
+    "Generator",
+    "Critic",
+    "MotionBlur",
+    "PerceptualFeatures",
+    "train",
+    "TrainConfig",
+    "Trainer",
+    "TrainResult",
+    "Deblurrer",
+    "load_generator",
+    "save_generator",
+    "save_released",
+    "evaluate",
+    "Report",
+    "info",
+    "ImageError",
+    "blur.random_trajectories",
+    "blur.rasterize_psf",
+    "blur.apply_psf",
+    "losses.gradient_penalty",
+    "losses.critic_loss",
+    "losses.generator_loss",
+    "losses.content",
+    "losses.pixel",
+    "losses.total_variation",
+    "metrics.psnr",
+    "metrics.ssim",
+    "nn.Generator",
+    "nn.Critic",
+    "ops.apply_psf",
+]
+
+
+def floor_of(module: str) -> int:
+    return next(i for i, floor in enumerate(FLOORS) if module in floor)
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """The modules of deblurgan that a file imports, anywhere in it but under TYPE_CHECKING."""
+    tree = ast.parse(path.read_text())
+    skipped = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    rooms = set()
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "deblurgan":
+            names = [alias.name for alias in node.names]
+            rooms |= {node.module.split(".")[1]} if "." in node.module else set(names)
+        if isinstance(node, ast.Import):
+            rooms |= {a.name.split(".")[1] for a in node.names if a.name.startswith("deblurgan.")}
+    return rooms - {"__version__"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "deblurgan").glob("*.py")), ids=lambda path: path.stem)
+def test_imports_run_one_way(path: Path) -> None:
+    if path.stem == "__init__":
+        assert imported_rooms(path) == set()
+        return
+    here = floor_of(path.stem)
+    first = {"images", "metrics", "config", "reference"}
+    for room in imported_rooms(path):
+        assert floor_of(room) < here, f"{path.stem} imports {room}, which stands no floor below it"
+    if path.stem in first:
+        assert imported_rooms(path) == set()
+
+
+def test_kernels_import_only_themselves() -> None:
+    for path in (ROOT / "kernels").glob("*.py"):
+        assert imported_rooms(path) <= {"kernels"}
+
+
+def public(name: str) -> object:
+    thing: object = deblurgan
+    for part in name.split("."):
+        thing = getattr(thing, part)
+    return thing
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_names_have_docstrings_and_types(name: str) -> None:
+    thing = public(name)
+    assert inspect.getdoc(thing)
+    if inspect.isfunction(thing):
+        signature = inspect.signature(thing)
+        for parameter in signature.parameters.values():
+            assert parameter.annotation is not inspect.Parameter.empty, f"{name}({parameter.name})"
+        assert signature.return_annotation is not inspect.Signature.empty
+    if inspect.isclass(thing):
+        for method, function in inspect.getmembers(thing, inspect.isfunction):
+            if not method.startswith("_") and function.__module__.startswith("deblurgan"):
+                assert inspect.getdoc(function), f"{name}.{method} has no docstring"
+
+
+def test_everything_listed_is_there() -> None:
+    for name in deblurgan.__all__:
+        assert getattr(deblurgan, name) is getattr(deblurgan, name)
+        assert name in dir(deblurgan)
+    with pytest.raises(AttributeError, match="has no attribute 'Deblurer'"):
+        deblurgan.Deblurer  # noqa: B018
+
+
+@pytest.mark.parametrize("order", ["import torch, deblurgan", "import deblurgan, torch"])
+def test_both_import_orders_in_a_fresh_process(order: str) -> None:
+    names = ", ".join(f"deblurgan.{name}" for name in PUBLIC)
+    program = f"{order}\nfirst = [{names}]\nsecond = [{names}]\nassert all(a is b for a, b in zip(first, second))"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_operators_are_registered_with_the_module() -> None:
+    program = "import deblurgan, torch; deblurgan.ops; print(torch.ops.deblurgan.apply_psf)"
+    out = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert "deblurgan.apply_psf" in out
+
+
+def test_bare_import_loads_no_torch() -> None:
+    program = "import sys, deblurgan; assert 'torch' not in sys.modules and 'triton' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_import_needs_no_triton() -> None:
+    program = (
+        "import sys; sys.modules['triton'] = None\n"
+        "import deblurgan\n"
+        "deblurgan.Generator, deblurgan.train, deblurgan.Deblurrer, deblurgan.evaluate, deblurgan.info()"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_no_module_bears_the_name_of_a_public_function() -> None:
+    modules = {path.stem for path in (ROOT / "deblurgan").glob("*.py")}
+    functions = {name for name in deblurgan.__all__ if inspect.isfunction(getattr(deblurgan, name))}
+    assert not modules & functions
+
+
+def test_nothing_unsafe_is_called() -> None:
+    """Calls by which a file could run code, or a shell be reached."""
+    banned = {
+        "eval",
+        "exec",
+        "os.system",
+        "pickle.load",
+        "pickle.loads",
+        "yaml.load",
+        "torch.jit.load",
+        "torch.export.load",
+    }
+    for path in [*(ROOT / "deblurgan").glob("*.py"), *(ROOT / "kernels").glob("*.py"), ROOT / "setup.py"]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                words = {word.arg: getattr(word.value, "value", None) for word in node.keywords}
+                where = f"{path.name}:{node.lineno}"
+                name = ast.unparse(node.func)
+                assert name not in banned, where
+                assert words.get("shell") is not True, where
+                assert name != "torch.load" or words.get("weights_only") is True, where

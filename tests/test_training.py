@@ -1,0 +1,334 @@
+"""The trainer: its schedule, its losses, and that nothing stops, poisons or loses a run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+import deblurgan
+from deblurgan import checkpoint, images, losses
+from deblurgan.config import TrainConfig, from_mapping, train_config
+from deblurgan.data import Batch
+from deblurgan.training import MAX_BAD_STEPS, Trainer, TrainingError
+
+SMALL: dict[str, Any] = {
+    "preset": "tiny",
+    "width": 4,
+    "blocks": 1,
+    "crop": 16,
+    "batch_size": 2,
+    "steps": 6,
+    "log_every": 2,
+    "val_every": 3,
+    "val_pictures": 1,
+    "blur_length": 12.0,
+}
+
+
+def trainer(photos: Path, out: Path, **options: Any) -> Trainer:
+    return Trainer(train_config(photos, out=out, **{**SMALL, **options}))
+
+
+def history(out: Path) -> list[dict[str, str]]:
+    with (out / "history.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_run_folder(photos: Path, tmp_path: Path) -> None:
+    out, lines = tmp_path / "run", []
+    result = deblurgan.train(photos, out=out, log=lines.append, **SMALL)
+    assert result.steps == 6 and result.out == out and result.best_psnr > 10
+    config = from_mapping(TrainConfig, yaml.safe_load((out / "config.yaml").read_text()))
+    assert config == train_config(photos, out=out, **SMALL)
+    rows = history(out)
+    assert [row["step"] for row in rows] == ["2", "3", "4", "6", "6"]
+    assert [row["step"] for row in rows if row["val_psnr"]] == ["3", "6"]
+    assert all(float(row["pixel"]) > 0 for row in rows if row["pixel"])
+    assert sorted(path.name for path in (out / "samples").iterdir()) == ["0000003.png", "0000006.png"]
+    assert images.read(out / "samples" / "0000006.png").pixels.shape[1] == 3 * 96
+    for name in ("best", "last"):
+        assert checkpoint.load_generator(out / f"{name}.safetensors").spec.width == 4
+    assert any("ETA" in line and "step 4/6" in line for line in lines)
+    assert not [path for path in out.rglob("*") if path.name.endswith(".tmp") or path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("gan", ["wgan-gp", "lsgan", "lsgan-l1", "vanilla"])
+def test_a_step_of_every_adversarial_loss(gan: str, photos: Path, tmp_path: Path) -> None:
+    options = {"critic_steps": 2, "crop": 32, "content": "vgg16", "tv_weight": 0.1, "identity_start": False}
+    run = trainer(photos, tmp_path, gan=gan, **options)
+    before = {name: value.clone() for name, value in run.state_dict().items()}
+    values = run.step(run.batches[0])
+    after = run.state_dict()
+    assert all(torch.tensor(value).isfinite() for value in values.values())
+    assert (values["penalty"] > 0) == (gan == "wgan-gp")
+    assert values["content"] > 0 and values["tv"] > 0 and values["critic"] != 0
+    for name in ("generator.stem.weight", "generator.head.weight", "critic.convs.0.weight", "critic.convs.4.weight"):
+        assert not torch.equal(before[name], after[name]), name
+    for name in ("generator.stem.bias", "generator.blocks.0.conv2.bias", "critic.convs.1.bias"):
+        assert torch.equal(before[name], after[name]), f"{name} feeds an InstanceNorm"
+
+
+def test_losses_are_those_of_the_formulas(photos: Path, tmp_path: Path) -> None:
+    options = {"gan": "wgan-gp", "critic_steps": 1, "crop": 32, "content": "vgg16", "pixel": "l2", "pixel_weight": 3.0}
+    run = trainer(photos, tmp_path, **options)
+    twin = trainer(photos, tmp_path, **options)
+    batch = run.batches[0]
+    blurred, sharp = (part.float() / 127.5 - 1 for part in (batch.blurred, batch.sharp))
+    with torch.no_grad():
+        restored = twin.generator(blurred)
+        assert twin.features is not None
+        content = 100 * losses.content(twin.features(restored), twin.features(sharp))
+        pixel = 3 * losses.pixel(restored, sharp, kind="l2")
+        critic = losses.critic_loss(twin.critic(sharp), twin.critic(restored))
+    values = run.step(batch)
+    for name, wanted in (("content", content), ("pixel", pixel), ("critic", critic)):
+        assert values[name] == pytest.approx(float(wanted), rel=1e-5), name
+
+
+def test_no_adversarial_loss_leaves_the_critic_alone(photos: Path, tmp_path: Path) -> None:
+    run = trainer(photos, tmp_path)
+    before = [p.clone() for p in run.critic.parameters()]
+    run.step(run.batches[0])
+    assert all(torch.equal(a, b) for a, b in zip(before, run.critic.parameters(), strict=True))
+
+
+def test_learning_rate_is_the_released_schedule(photos: Path, tmp_path: Path) -> None:
+    """Epochs 1 ... 151 at 1e-4, then lr0 / 150 less an epoch, epoch 300 at 6.7e-7."""
+    run = trainer(photos, tmp_path, steps=None, epochs=300, lr=1e-4, batch_size=1)
+    assert run.epoch_steps == 3 and run.total_steps == 900  # one of the four pictures is held out
+
+    def rate(epoch: int, step: int = 0) -> float:
+        run.steps_done = (epoch - 1) * 3 + step
+        return run.learning_rate()
+
+    assert rate(1) == rate(75, 2) == rate(151, 2) == 1e-4
+    for epoch in (152, 200, 299, 300):
+        assert rate(epoch) == pytest.approx(1e-4 - (epoch - 151) * 1e-4 / 150)
+    assert rate(300) == rate(300, 2) == pytest.approx(6.667e-7, rel=1e-3)
+
+
+def test_learning_rate_by_steps(photos: Path, tmp_path: Path) -> None:
+    run = trainer(photos, tmp_path, steps=100, lr=1.0)
+    rates = []
+    for step in (0, 50, 75, 99):
+        run.steps_done = step
+        rates.append(run.learning_rate())
+    assert rates == pytest.approx([1.0, 1.0, 0.5, 0.02])
+
+
+def test_training_learns(photos: Path, tmp_path: Path) -> None:
+    run = trainer(photos, tmp_path, steps=60, lr=2e-3, identity_start=False, pixel="l2", width=8)
+    values = [run.step(run.batches[i])["pixel"] for i in range(60)]
+    assert sum(values[-10:]) < 0.5 * sum(values[:10])
+
+
+def test_identity_start(photos: Path, tmp_path: Path) -> None:
+    run = trainer(photos, tmp_path, identity_start=True)
+    x = torch.rand(1, 3, 16, 16) * 2 - 1
+    assert torch.equal(run.generator(x), x)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"gan": "wgan-gp", "critic_steps": 2, "crop": 32, "dropout": 0.5},
+        {"precision": "bf16", "workers": 1, "ema": 0.9},
+    ],
+    ids=["pixel", "gan", "bf16"],
+)
+def test_a_stopped_run_goes_on_bit_for_bit(options: dict[str, Any], photos: Path, tmp_path: Path) -> None:
+    whole = trainer(photos, tmp_path / "whole", **options)
+    whole.fit()
+    first = trainer(photos, tmp_path / "parts", **options)
+    for step in range(3):
+        first.step(first.batches[step])
+    (tmp_path / "parts").mkdir()
+    first.save()
+    second = trainer(photos, tmp_path / "parts", **options)
+    second.fit()
+    assert same(whole.state_dict(), second.state_dict())
+    last = [checkpoint.load_tensors(tmp_path / run / "last.safetensors")[0] for run in ("whole", "parts")]
+    assert same(*last)
+
+
+def test_a_killed_run_resumes(photos: Path, tmp_path: Path) -> None:
+    options = {**SMALL, "steps": 40, "val_every": 5}
+    program = f"import deblurgan; deblurgan.train({str(photos)!r}, out={str(tmp_path / 'run')!r}, **{options!r})"
+    state = tmp_path / "run" / "state.safetensors"
+    child = subprocess.Popen([sys.executable, "-c", program])
+    deadline = time.monotonic() + 60
+    while not state.exists() and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    child.kill()
+    child.wait()
+    assert state.exists()
+    stopped_at = int(checkpoint.load_tensors(state)[1]["step"])
+    result = deblurgan.train(photos, out=tmp_path / "run", **options)
+    whole = deblurgan.train(photos, out=tmp_path / "whole", **options)
+    assert result.steps == 40
+    assert same(result.generator.state_dict(), whole.generator.state_dict())
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in history(tmp_path / "run")]
+    wanted = [{k: v for k, v in row.items() if k != "seconds"} for row in history(tmp_path / "whole")]
+    if stopped_at % options["log_every"] == 0:
+        assert rows == wanted
+    assert rows[-1] == wanted[-1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_saves(number: signal.Signals, photos: Path, tmp_path: Path) -> None:
+    words = ["train", str(photos), "--out", str(tmp_path / "run"), "--preset", "tiny", "--width", "4", "--blocks", "1"]
+    words += ["--crop", "16", "--steps", "100000", "--log-every", "1", "--workers", "1"]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "deblurgan", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    for line in child.stdout:
+        if line.startswith("step 3/"):
+            break
+    child.send_signal(number)
+    child.communicate(timeout=60)
+    assert child.returncode == 130
+    step = int(checkpoint.load_tensors(tmp_path / "run" / "state.safetensors")[1]["step"])
+    assert step >= 3
+    assert checkpoint.load_generator(tmp_path / "run" / "last.safetensors")
+
+
+def test_finished_run_stays_finished(photos: Path, tmp_path: Path) -> None:
+    first = deblurgan.train(photos, out=tmp_path, **SMALL)
+    again = deblurgan.train(photos, out=tmp_path, **SMALL)
+    assert again.steps == 6 and again.best_psnr == first.best_psnr
+    longer = deblurgan.train(photos, out=tmp_path, **{**SMALL, "steps": 8})
+    assert longer.steps == 8
+
+
+def test_another_run_s_folder_is_refused(photos: Path, tmp_path: Path) -> None:
+    deblurgan.train(photos, out=tmp_path, **SMALL)
+    with pytest.raises(ValueError, match="out holds a run with another lr, seed"):
+        deblurgan.train(photos, out=tmp_path, **{**SMALL, "lr": 0.1, "seed": 4})
+    assert deblurgan.train(photos, out=tmp_path, **{**SMALL, "seed": 4, "resume": False}).steps == 6
+
+
+def test_damaged_state_is_refused_not_overwritten(photos: Path, tmp_path: Path) -> None:
+    deblurgan.train(photos, out=tmp_path, **SMALL)
+    path = tmp_path / "state.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(checkpoint.CheckpointError, match="damaged"):
+        deblurgan.train(photos, out=tmp_path, **{**SMALL, "steps": 8})
+    assert path.read_bytes() == data
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient", "picture"])
+def test_not_finite_steps_change_nothing(
+    where: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trainer(photos, tmp_path)
+    run.step(run.batches[0])
+    before = {name: value.clone() for name, value in run.state_dict().items()}
+    if where == "loss":
+        monkeypatch.setattr(losses, "pixel", lambda restored, sharp, *, kind: restored.sum() * float("nan"))
+    elif where == "gradient":
+        run.generator.head.weight.register_hook(lambda gradient: gradient * float("inf"))
+    else:
+        monkeypatch.setattr(
+            "deblurgan.training._to_network", lambda pictures: pictures.float().fill_(float("nan")).requires_grad_()
+        )
+    run.step(run.batches[1])
+    assert same(before, run.state_dict())
+    with pytest.raises(TrainingError, match=f"{MAX_BAD_STEPS} steps in a row were not finite"):
+        for step in range(MAX_BAD_STEPS):
+            run.step(run.batches[step])
+    assert same(before, run.state_dict())
+
+
+def test_not_finite_critic_step_changes_no_critic(photos: Path, tmp_path: Path) -> None:
+    run = trainer(photos, tmp_path, gan="wgan-gp", critic_steps=1, crop=32)
+    before = [p.clone() for p in run.critic.parameters()]
+    run.critic.convs[0].weight.register_hook(lambda gradient: gradient * float("nan"))
+    run.step(run.batches[0])
+    assert all(torch.equal(a, b) for a, b in zip(before, run.critic.parameters(), strict=True))
+    assert run.bad_steps == 1
+
+
+def test_moving_average(photos: Path, tmp_path: Path) -> None:
+    run = trainer(photos, tmp_path, ema=0.5)
+    start = run.generator.head.weight.detach().clone()
+    run.step(run.batches[0])
+    decay = min(0.5, 2 / 11)
+    assert run.average is not None
+    wanted = decay * start + (1 - decay) * run.generator.head.weight.detach()
+    assert torch.allclose(run.average.head.weight, wanted, atol=1e-8)
+
+
+def test_bad_pictures_are_reported_once_and_skipped(photos: Path, tmp_path: Path) -> None:
+    (photos / "9.png").write_bytes(b"not a picture")
+    lines: list[str] = []
+    deblurgan.train(photos, out=tmp_path / "run", log=lines.append, **SMALL, max_bad_fraction=0.5)
+    assert len([line for line in lines if line.startswith("left out 9.png")]) == 1
+
+
+def test_too_many_bad_pictures_stop_training(photos: Path, tmp_path: Path) -> None:
+    for i in range(6, 9):
+        (photos / f"{i}.png").write_bytes(b"not a picture")
+    with pytest.raises(TrainingError, match=r"of 6 pictures are unreadable, more than max_bad_fraction 0\.1"):
+        deblurgan.train(photos, out=tmp_path / "run", **SMALL)
+
+
+def test_fine_tuning_starts_from_the_weights(photos: Path, tmp_path: Path) -> None:
+    first = deblurgan.train(photos, out=tmp_path / "a", **SMALL)
+    run = trainer(photos, tmp_path / "b", init=tmp_path / "a" / "best.safetensors", width=None, blocks=None)
+    assert same(run.generator.state_dict(), first.generator.state_dict())
+    with pytest.raises(ValueError, match="width must be that of init, 4, got 8"):
+        trainer(photos, tmp_path / "c", init=tmp_path / "a" / "best.safetensors", width=8)
+
+
+def test_validation_folder_and_mix(photos: Path, tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs"
+    for kind in ("blur", "sharp"):
+        (pairs / kind).mkdir(parents=True)
+        for path in photos.iterdir():
+            (pairs / kind / path.name).write_bytes(path.read_bytes())
+    run = trainer(photos, tmp_path / "run", mix=pairs, val=pairs)
+    assert len(run.train_set) == 12 and len(run.val_set) == 4
+    assert run.fit().steps == 6
+
+
+def test_precision_bf16_is_close(photos: Path, tmp_path: Path) -> None:
+    values = [
+        trainer(photos, tmp_path, precision=precision, identity_start=False).step(
+            Batch(torch.full((2, 3, 16, 16), 90, dtype=torch.uint8), torch.full((2, 3, 16, 16), 120, dtype=torch.uint8))
+        )["pixel"]
+        for precision in ("fp32", "bf16")
+    ]
+    assert values[1] == pytest.approx(values[0], rel=0.02)
+
+
+def test_train_takes_a_config_alone(photos: Path, tmp_path: Path) -> None:
+    config = train_config(photos, out=tmp_path, **SMALL)
+    with pytest.raises(ValueError, match="options must be in the TrainConfig, got steps beside it"):
+        deblurgan.train(config, steps=3)
+    assert deblurgan.train(config).steps == 6
+
+
+def test_state_holds_plain_tensors(photos: Path, tmp_path: Path) -> None:
+    deblurgan.train(photos, out=tmp_path, **SMALL)
+    state, metadata = checkpoint.load_tensors(tmp_path / "state.safetensors")
+    assert json.loads(metadata["config"])["steps"] == 6
+    assert {name.split(".")[0] for name in state} == {"generator", "critic", "average", "adam"}

@@ -1,0 +1,99 @@
+"""Other people's networks, typed in from their descriptions: independent sources for the parity tests."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Residual(nn.Module):
+    """x + conv_block(x), under the released code's name."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.conv_block = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv_block(x)
+
+
+class ReleasedGenerator(nn.Module):
+    """resnet_9blocks of the released models/networks.py (before 2019-03) with --learn_residual."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.model = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.clamp(x + self.model(x), min=-1, max=1)
+
+
+def released_generator(*, width: int = 64, blocks: int = 9, dropout: bool = True, convs: int = 2) -> ReleasedGenerator:
+    """convs=1 is the one-convolution block of the released code after 2019-03 (with dropout)."""
+    layers: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(3, width, 7), nn.InstanceNorm2d(width), nn.ReLU(True)]
+    for c in (width, 2 * width):
+        layers += [nn.Conv2d(c, 2 * c, 3, stride=2, padding=1), nn.InstanceNorm2d(2 * c), nn.ReLU(True)]
+    c = 4 * width
+    for _ in range(blocks):
+        block: list[nn.Module] = [nn.ReflectionPad2d(1), nn.Conv2d(c, c, 3), nn.InstanceNorm2d(c), nn.ReLU(True)]
+        if dropout:
+            block.append(nn.Dropout(0.5))
+        if convs == 2:
+            block += [nn.ReflectionPad2d(1), nn.Conv2d(c, c, 3), nn.InstanceNorm2d(c)]
+        layers.append(Residual(*block))
+    for c in (4 * width, 2 * width):
+        up = nn.ConvTranspose2d(c, c // 2, 3, stride=2, padding=1, output_padding=1)
+        layers += [up, nn.InstanceNorm2d(c // 2), nn.ReLU(True)]
+    return ReleasedGenerator(*layers, nn.ReflectionPad2d(3), nn.Conv2d(width, 3, 7), nn.Tanh())
+
+
+class ArticleBlock(nn.Module):
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c, c, 3, padding=1, bias=False)
+        self.norm = nn.InstanceNorm2d(c)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.relu(self.norm(self.conv(x)))
+
+
+class ArticleGenerator(nn.Module):
+    """The article's generator: one convolution a block, zero padding, biases on the first and last convolution only."""
+
+    def __init__(self, width: int = 64, blocks: int = 9) -> None:
+        super().__init__()
+        self.head = nn.Sequential(nn.Conv2d(3, width, 7, padding=3), nn.InstanceNorm2d(width), nn.ReLU())
+        down: list[nn.Module] = []
+        for c in (width, 2 * width):
+            down += [nn.Conv2d(c, 2 * c, 3, stride=2, padding=1, bias=False), nn.InstanceNorm2d(2 * c), nn.ReLU()]
+        self.downsampling = nn.Sequential(*down)
+        self.resnet = nn.Sequential(*(ArticleBlock(4 * width) for _ in range(blocks)))
+        up: list[nn.Module] = []
+        for c in (4 * width, 2 * width):
+            up += [
+                nn.ConvTranspose2d(c, c // 2, 3, stride=2, padding=1, output_padding=1, bias=False),
+                nn.InstanceNorm2d(c // 2),
+                nn.ReLU(),
+            ]
+        self.upsampling = nn.Sequential(*up)
+        self.tail = nn.Sequential(nn.Conv2d(width, 3, 7, padding=3), nn.Tanh())
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.tail(self.upsampling(self.resnet(self.downsampling(self.head(x)))))
+        return torch.clamp(x + y, min=-1, max=1)
+
+
+def article_generator(*, width: int = 64, blocks: int = 9) -> ArticleGenerator:
+    return ArticleGenerator(width, blocks)
+
+
+def released_critic(*, width: int = 64, padding: int = 2) -> nn.Sequential:
+    """NLayerDiscriminator of the released code: three strided layers, no sigmoid."""
+    layers: list[nn.Module] = [nn.Conv2d(3, width, 4, stride=2, padding=padding), nn.LeakyReLU(0.2, True)]
+    for c, stride in ((width, 2), (2 * width, 2), (4 * width, 1)):
+        layers += [
+            nn.Conv2d(c, 2 * c, 4, stride=stride, padding=padding),
+            nn.InstanceNorm2d(2 * c),
+            nn.LeakyReLU(0.2, True),
+        ]
+    return nn.Sequential(*layers, nn.Conv2d(8 * width, 1, 4, padding=padding))
