@@ -8,10 +8,10 @@
 #include "parallel.h"
 #include "trajectory.h"
 
-// The inner loops are built for three instruction sets and picked when the library loads. Contraction into fma is off,
-// so all three give the same bytes.
+// The inner loop is built for three instruction sets and picked when the library loads. Contraction into fma is off, so
+// all three give the same bytes.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-#define DEBLURGAN_CLONES __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+#define DEBLURGAN_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define DEBLURGAN_CLONES
 #endif
@@ -21,6 +21,12 @@ namespace {
 
 struct Tap {
   int64_t dy, dx;  // where the tap reads, relative to the output pixel
+  float weight;
+};
+
+// A tap of one strip: how far its pixel lies from the output's in the strip's buffer.
+struct FlatTap {
+  int64_t offset;
   float weight;
 };
 
@@ -57,19 +63,26 @@ int64_t border_index(int64_t i, int64_t n, Padding padding) {
 }
 
 constexpr int64_t kStrip = 32;  // output rows a task
-constexpr int64_t kBlock = 64;  // output columns whose sums stay in registers
 
-// out[j] = sum over taps of weight * source[tap.dy][j + tap.dx], j in [0, width) padded up to whole blocks
-DEBLURGAN_CLONES void convolve_row(const float* source, int64_t pitch, const Tap* taps, int64_t tap_count, float* out,
+// Sixteen neighbouring pixels, at any address.
+typedef float Lanes __attribute__((vector_size(64), aligned(4), may_alias));
+constexpr int kSums = 8;               // Lanes whose sums stay in registers
+constexpr int64_t kBlock = 16 * kSums;  // output columns at a time
+
+// out[j] = sum over taps of weight * source[j + offset], j in [0, width), width a multiple of kBlock
+DEBLURGAN_CLONES void convolve_row(const float* source, const FlatTap* taps, int64_t tap_count, float* out,
                                    int64_t width) {
   for (int64_t j = 0; j < width; j += kBlock) {
-    float sum[kBlock] = {};
+    Lanes sums[kSums] = {};
     for (int64_t t = 0; t < tap_count; ++t) {
-      const float* x = source + taps[t].dy * pitch + taps[t].dx + j;
+      const Lanes* x = reinterpret_cast<const Lanes*>(source + j + taps[t].offset);
       const float weight = taps[t].weight;
-      for (int64_t k = 0; k < kBlock; ++k) sum[k] += weight * x[k];
+#pragma GCC unroll 8
+      for (int k = 0; k < kSums; ++k) sums[k] += weight * x[k];
     }
-    for (int64_t k = 0; k < kBlock; ++k) out[j + k] = sum[k];
+    Lanes* to = reinterpret_cast<Lanes*>(out + j);
+#pragma GCC unroll 8
+    for (int k = 0; k < kSums; ++k) to[k] = sums[k];
   }
 }
 
@@ -94,10 +107,13 @@ void blur_strip(const T* image, T* out, int64_t h, int64_t w, int64_t row, int64
     for (size_t j = 0; j < column.size(); ++j)
       if (column[j] >= 0) source[i * pitch + j] = load(image[from * w + column[j]]);
   }
+  std::vector<FlatTap> taps;
+  taps.reserve(support.taps.size());
+  for (const Tap& tap : support.taps) taps.push_back({tap.dy * pitch + tap.dx, tap.weight});
   std::vector<float> sums(blocks);
   for (int64_t i = 0; i < rows; ++i) {
-    convolve_row(source.data() + (i + support.top) * pitch + support.left, pitch, support.taps.data(),
-                 static_cast<int64_t>(support.taps.size()), sums.data(), blocks);
+    convolve_row(source.data() + (i + support.top) * pitch + support.left, taps.data(),
+                 static_cast<int64_t>(taps.size()), sums.data(), blocks);
     for (int64_t j = 0; j < w; ++j) store(sums[j], out[(row + i) * w + j]);
   }
 }
