@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -27,7 +28,11 @@ void parallel_for(int64_t count, int64_t threads, const Task& task) {
     }
   };
   std::vector<std::thread> helpers;
-  for (int64_t i = 1; i < std::min(threads, count); ++i) helpers.emplace_back(work);
+  try {
+    for (int64_t i = 1; i < std::min(threads, count); ++i) helpers.emplace_back(work);
+  } catch (const std::system_error&) {
+    // no more threads to be had: those there are do all the work
+  }
   work();
   for (std::thread& helper : helpers) helper.join();
   if (failure) std::rethrow_exception(failure);

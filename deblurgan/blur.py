@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,8 @@ def _anxieties(choice: Anxiety, uniform: Tensor) -> Tensor:
         released = torch.tensor(RELEASED_ANXIETIES)
         return released[(uniform * len(released)).long()]
     low, high = (choice, choice) if isinstance(choice, float | int) else choice
-    if not 0 <= low <= high < math.inf:
-        raise ValueError(f"anxiety must be >= 0, or a (low, high) pair of such, got {choice}")
+    if not 0 <= low <= high <= ops.MAX_ANXIETY:
+        raise ValueError(f"anxiety must be in [0, {ops.MAX_ANXIETY:g}], or a (low, high) pair in it, got {choice}")
     return low + (high - low) * uniform
 
 
@@ -102,7 +102,8 @@ class MotionBlur(nn.Module):
         padding: "reflect", "replicate" or "zero".
         p: the probability that a picture is blurred at all.
         same_on_batch: one kernel for the whole batch.
-        seed: with `index`, names the draw. Pictures are numbered from 0 as they come unless a call gives `index`.
+        seed: with `index`, names the draw. Pictures are numbered from 0 as they come unless a call gives `index`; in a
+            loader's worker process the numbers start anew each epoch, so there the worker's own seed is added.
 
     Source: paper section 4; released motion_blur/, whose centring, borders and min-max stretching "centered" mends.
     """
@@ -127,11 +128,21 @@ class MotionBlur(nn.Module):
             raise ValueError(f"exposure must be one or more shares in (0, 1], got {exposure}")
         if not 0 <= p <= 1:
             raise ValueError(f"p must be in [0, 1], got {p}")
-        if not 0 < length < math.inf:
-            raise ValueError(f"length must be positive and finite, got {length}")
+        if not 0 < length <= ops.MAX_LENGTH:
+            raise ValueError(f"length must be in (0, {ops.MAX_LENGTH:g}] px, got {length}")
+        if mode not in get_args(Mode):
+            raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
+        if padding not in ops.PADDINGS:
+            raise ValueError(f"padding must be one of {', '.join(ops.PADDINGS)}, got {padding!r}")
+        ops.check_seed(seed, 0)
+        _anxieties(anxiety, torch.zeros(1))
         self.length, self.steps, self.anxiety = length, steps, anxiety
         # no point of a path is further than length / 2 from its centroid; the released placing needs no more
-        self.size = size or (2 * math.ceil(length / 2) + 5 if mode == "centered" else math.ceil(length) + 4)
+        if size is None:
+            size = 2 * math.ceil(length / 2) + 5 if mode == "centered" else math.ceil(length) + 4
+        if size < 3:
+            raise ValueError(f"size must be at least 3, got {size}")
+        self.size = size
         self.exposure, self.mode, self.padding, self.p, self.same_on_batch = shares, mode, padding, p, same_on_batch
         self.seed = seed
         self.index = 0
@@ -179,6 +190,9 @@ class MotionBlur(nn.Module):
             if index is None:
                 index = self.index
                 self.index += n
+                worker = torch.utils.data.get_worker_info()
+                if worker is not None and seed is None:
+                    seed = (self.seed + worker.seed) % 2**62
             psf = self.psf(n, seed=seed, index=index).to(x.device)
         y = apply_psf(x, psf, padding=self.padding)
         return (y, psf) if return_psf else y

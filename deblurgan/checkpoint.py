@@ -10,9 +10,9 @@ import io
 import json
 import pickle
 import re
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import safetensors
 import safetensors.torch
@@ -34,13 +34,17 @@ class CheckpointError(ValueError):
 
 def save_tensors(tensors: dict[str, Tensor], path: Path | str, *, metadata: dict[str, str]) -> None:
     """Writes safetensors with `metadata` and a SHA-256 of all they hold; the file is whole or absent."""
+    metadata = {"format": "deblurgan", **metadata}
     host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = safetensors.torch.save(host, metadata={**metadata, "sha256": _digest(host, metadata)})
     replace_file(Path(path), data)
 
 
 def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What `save_tensors` wrote. Raises CheckpointError where a bit of it changed, OSError where it cannot be read."""
+    """What `save_tensors` wrote. Raises CheckpointError where a bit of it changed, OSError where it cannot be read.
+
+    Safetensors of others are read too; having no digest, they are taken as they are.
+    """
     path = Path(path)
     with path.open("rb"):  # the plain error for a file that is missing or not allowed
         pass
@@ -51,7 +55,8 @@ def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (safetensors.SafetensorError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: damaged safetensors file ({error})") from error
     digest = metadata.pop("sha256", None)
-    if digest is not None and digest != _digest(tensors, metadata):
+    ours = metadata.get("format") == "deblurgan"  # or the digest could lose its name unnoticed
+    if (ours or digest is not None) and digest != _digest(tensors, metadata):
         raise CheckpointError(f"{path}: damaged, its contents do not match its SHA-256")
     return tensors, metadata
 
@@ -63,7 +68,7 @@ def save_generator(
     tensors = generator.state_dict()
     if half:
         tensors = {name: tensor.half() for name, tensor in tensors.items()}
-    metadata = {"format": "deblurgan", "generator": json.dumps(generator.config(), sort_keys=True)}
+    metadata = {"generator": json.dumps(generator.config(), sort_keys=True)}
     if card is not None:
         metadata["card"] = json.dumps(card, sort_keys=True)
     save_tensors(tensors, path, metadata=metadata)
@@ -113,29 +118,35 @@ def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
 
 
 def _ours(path: Path, tensors: dict[str, Tensor], config: str) -> Generator:
+    stem = tensors.get("stem.weight", torch.empty(0))
     try:
-        generator = Generator(**json.loads(config))
-    except (ValueError, TypeError) as error:
+        spec = json.loads(config)
+        if spec["width"] != len(stem) or spec["blocks"] > len(tensors):  # before anything of that size is made
+            raise ValueError(f"width {spec['width']} and {spec['blocks']} blocks, but other tensors")
+        generator = Generator(**spec)
+    except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path}: describes no generator this version knows ({error})") from error
     return _filled(path, generator, {name: name for name in generator.state_dict()}, tensors)
 
 
 def _load_pth(path: Path) -> dict[str, Tensor]:
     """The tensors of a .pth, out of its wrapper, with their names as they stand in the file."""
-    with path.open("rb") as file:
-        if not file.read(1):
-            raise CheckpointError(f"{path}: empty file")
+    data = path.read_bytes()
+    if not data:
+        raise CheckpointError(f"{path}: empty file")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path}: not a file of plain weights, or damaged ({_first_line(error)})") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, BadZipFile) as error:
+    except Exception as error:  # of any kind, AssertionError and struct.error among them; the disk had its turn above
         raise CheckpointError(f"{path}: damaged weights file ({_first_line(error)})") from error
     for name in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
             break
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+    if not isinstance(content, dict) or not content:
+        raise CheckpointError(f"{path}: holds no state dict of tensors")
+    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
         raise CheckpointError(f"{path}: holds no state dict of tensors")
     return content
 
@@ -154,14 +165,16 @@ def _foreign(path: Path, tensors: dict[str, Tensor]) -> Generator:
         raise CheckpointError(f"{path}: residual blocks must be numbered from 10 without a gap, got {sorted(blocks)}")
     second = {found[1] for name in in_file if (found := re.match(r"model\.\d+\.conv_block\.([2-9])\.", name))}
     if len(second) > 1 or not second <= {"5", "6"}:
-        raise CheckpointError(f"{path}: an unknown residual block, with conv_block.{sorted(second)[-1]}")
+        odd = " and .".join(sorted(second - {"5", "6"} or second))
+        raise CheckpointError(f"{path}: an unknown residual block, with conv_block.{odd}")
     convs, dropout = (2 if second else 1), (0.5 if second == {"6"} else 0.0)
     names = _released_names(len(blocks), convs, second=int(second.pop()) if second else 5)
+    prefix = "module." if all(name.startswith("module.") for name in tensors) else ""
     stem = tensors.get(in_file.get("model.1.weight", ""))
-    if stem is None or stem.dim() != 4 or tuple(stem.shape[1:]) != (3, 7, 7):
-        raise CheckpointError(f"{path}: lacks model.1.weight [width, 3, 7, 7], the first convolution")
+    if stem is None or stem.numel() == 0 or tuple(stem.shape[1:]) != (3, 7, 7):
+        raise CheckpointError(f"{path}: lacks {prefix}model.1.weight [width, 3, 7, 7], the first convolution")
     generator = Generator(width=stem.shape[0], blocks=len(blocks), convs=convs, dropout=dropout)
-    return _filled(path, generator, {ours: in_file.get(name, name) for name, ours in names.items()}, tensors)
+    return _filled(path, generator, {ours: in_file.get(name, prefix + name) for name, ours in names.items()}, tensors)
 
 
 def _released_names(blocks: int, convs: int, *, second: int) -> dict[str, str]:
@@ -178,7 +191,7 @@ def _released_names(blocks: int, convs: int, *, second: int) -> dict[str, str]:
 def _article(path: Path, tensors: dict[str, Tensor], names: list[str]) -> Generator:
     """The article's network by the order and shapes of its convolutions: their names depend on who typed it in."""
     first = tensors[names[0]] if names else torch.empty(0)
-    if first.dim() != 4 or tuple(first.shape[1:]) != (3, 7, 7):
+    if first.numel() == 0 or tuple(first.shape[1:]) != (3, 7, 7):
         raise CheckpointError(f"{path}: an unknown network, its first tensor is {names[0] if names else 'missing'}")
     square = (4 * first.shape[0], 4 * first.shape[0], 3, 3)
     blocks = sum(tuple(tensors[name].shape) == square for name in names)
@@ -186,7 +199,8 @@ def _article(path: Path, tensors: dict[str, Tensor], names: list[str]) -> Genera
     wanted = {name: tuple(tensor.shape) for name, tensor in generator.state_dict().items()}
     given = {name: tuple(tensors[name].shape) for name in names}
     if list(wanted.values()) != list(given.values()):
-        odd = next((name for name, shape in zip(given, wanted.values(), strict=False) if given[name] != shape), None)
+        pairs = zip_longest(given, wanted.values())
+        odd = next((name for name, shape in pairs if name is not None and given[name] != shape), None)
         detail = f"{odd} {list(given[odd])} stands out" if odd else f"{len(given)} tensors instead of {len(wanted)}"
         raise CheckpointError(f"{path}: neither the released nor the article's network: {detail}")
     return _filled(path, generator, dict(zip(wanted, given, strict=True)), tensors)
@@ -202,10 +216,14 @@ def _filled(path: Path, generator: Generator, names: dict[str, str], tensors: di
         raise CheckpointError(f"{path}: holds {', '.join(extra[:3])} beyond the network's own keys")
     state = generator.state_dict()
     for ours, name in names.items():
-        if tensors[name].shape != state[ours].shape:
-            wanted, got = list(state[ours].shape), list(tensors[name].shape)
+        tensor = tensors[name]
+        if tensor.layout != torch.strided or tensor.is_meta or not tensor.is_floating_point():
+            raise CheckpointError(f"{path}: {name} must be a plain floating-point tensor, got {tensor.dtype}")
+        if tensor.shape != state[ours].shape:
+            wanted, got = list(state[ours].shape), list(tensor.shape)
             raise CheckpointError(f"{path}: {name} must be {wanted}, got {got}")
-        if not bool(tensors[name].isfinite().all()):
-            raise CheckpointError(f"{path}: {name} holds values that are not finite")
-    generator.load_state_dict({ours: tensors[name].float() for ours, name in names.items()})
+        state[ours] = tensor.float()
+        if not bool(state[ours].isfinite().all()):
+            raise CheckpointError(f"{path}: {name} holds values that are not finite in fp32")
+    generator.load_state_dict(state)
     return generator.eval()

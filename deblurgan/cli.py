@@ -16,6 +16,9 @@ from typing import Any
 from deblurgan import config
 from deblurgan.config import BlurConfig, DeblurConfig, DemoConfig, EvaluateConfig, InfoConfig, TrainConfig
 
+# What stands for a required option until the command line gives it
+UNSET: dict[str, Any] = {"data": Path(), "out": Path(), "inputs": ()}
+
 
 @dataclass(frozen=True)
 class Command:
@@ -28,9 +31,12 @@ class Command:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help"):
+    if not words:
+        print(_overview(), file=sys.stderr)
+        return 2
+    if words[0] in ("-h", "--help"):
         print(_overview())
-        return 0 if words else 2
+        return 0
     if words[0] == "--version":
         from deblurgan import __version__
 
@@ -47,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     try:
         return COMMANDS[name].run(options)
-    except (ValueError, TypeError, OSError, MemoryError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, MemoryError, RuntimeError, ArithmeticError, ImportError) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -58,7 +64,7 @@ def _parse(name: str, command: Command, words: list[str]) -> Any:
     """The command's config from --config FILE, the preset's defaults and the options, the later winning."""
     import tyro
 
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = argparse.ArgumentParser(prog=f"deblurgan {name}", add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path)
     if command.options is TrainConfig:
         first.add_argument("--preset")
@@ -66,17 +72,19 @@ def _parse(name: str, command: Command, words: list[str]) -> Any:
     values = _read_yaml(early.config) if early.config else {}
     if command.options is TrainConfig:
         preset = early.preset or values.get("preset", "paper")
-        if preset not in config.TRAIN_PRESETS:
+        if preset not in list(config.TRAIN_PRESETS):  # YAML may hold what cannot be hashed
             raise ValueError(f"preset must be one of {', '.join(config.TRAIN_PRESETS)}, got {preset!r}")
         values = {**config.TRAIN_PRESETS[preset], **values, "preset": preset}
-    given = config.converted(command.options, values)
-    required = {f.name: tyro.MISSING for f in fields(command.options) if f.default is MISSING}
+    required = [f for f in fields(command.options) if f.default is MISSING and f.name not in values]
+    default = config.from_mapping(command.options, {**{f.name: UNSET[f.name] for f in required}, **values})
+    for f in required:
+        object.__setattr__(default, f.name, tyro.MISSING)
     return tyro.cli(
         command.options,
         prog=f"deblurgan {name}",
         description=f"{command.options.__doc__}\n\n--config FILE reads these options from YAML.",
         args=rest,
-        default=command.options(**{**required, **given}),
+        default=default,
         compact_help=True,
     )
 
@@ -86,9 +94,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
     try:
         values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not YAML ({error})") from error
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise ValueError(f"{path}: must hold options, name: value")
     return values
 
@@ -154,13 +162,18 @@ def _blur(options: BlurConfig) -> int:
     blur = MotionBlur(
         length=options.length, exposure=options.exposure, anxiety=options.anxiety, padding=options.padding
     )
+    if options.pairs and options.out.suffix.lower() in images.SUFFIXES:
+        raise ValueError(f"out must be a folder with --pairs, got {options.out}")
     folder = options.out / "blur" if options.pairs else options.out
-    sources = plan_outputs(options.inputs, folder, format="png" if options.pairs else "keep")
-    plan = [
-        (source, target.with_stem(f"{target.stem}_{k:03d}") if options.n > 1 else target)
-        for source, target in sources
-        for k in range(options.n)
-    ]
+    sources = plan_outputs(options.inputs, options.out, format="png" if options.pairs else "keep")
+    plan = []
+    for source, target in sources:
+        if options.pairs:
+            target = folder / target.relative_to(options.out)
+        names = [target.with_stem(f"{target.stem}_{k:03d}") for k in range(options.n)] if options.n > 1 else [target]
+        plan += [(source, name) for name in names]
+    if options.pairs and (options.out / "psf.npz").exists() and not options.overwrite:
+        raise FileExistsError(f"{options.out / 'psf.npz'} exists: replace the training set with --overwrite")
     numbers = {target: i for i, (_, target) in enumerate(plan)}
     kernels: dict[str, np.ndarray[Any, Any]] = {}
 
@@ -176,10 +189,11 @@ def _blur(options: BlurConfig) -> int:
         for path, result in zip(outputs, (blurred, picture), strict=False):
             path.parent.mkdir(parents=True, exist_ok=True)
             images.write(result, path, quality=options.quality)
-        kernels[target.relative_to(folder).as_posix()] = psf.numpy()
+        if options.pairs:
+            kernels[target.relative_to(folder).as_posix()] = psf.numpy()
 
     report = run_plan(plan, work, log=_say)
-    if options.pairs and kernels:
+    if kernels:
         images.replace_file(options.out / "psf.npz", _npz(kernels))
     return _summary(report)
 
@@ -211,6 +225,7 @@ def _evaluate(options: EvaluateConfig) -> int:
         options.data,
         options.metrics,
         layout=options.layout,
+        gamma=options.gamma,
         kernels=options.kernels,
         exposure=options.exposure,
         seed=options.seed,
@@ -231,6 +246,7 @@ def _demo(options: DemoConfig) -> int:
 
     if options.out.exists() and not options.overwrite:
         raise FileExistsError(f"{options.out} exists: replace it with --overwrite")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     picture = images.read(Path(__file__).parent / "assets" / "demo.png")
     sharp = torch.from_numpy(picture.pixels).permute(2, 0, 1)
     blurred = MotionBlur(exposure=1.0)(sharp, seed=options.seed, index=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -26,10 +26,23 @@ else:
 
 
 Preset = Literal["paper", "article", "tiny"]
+Layout = Literal["auto", "sharp", "paired", "gopro", "side-by-side"]
+Gan = Literal["wgan-gp", "lsgan", "lsgan-l1", "vanilla"]
+Norm = Literal["sample", "pixel"]
+Pixel = Literal["l1", "l2", "psnr"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+class Options:
+    """What all commands' options share: values are converted to their fields' types, or refused by name."""
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            object.__setattr__(self, name, _converted(name, getattr(self, name), hint))
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Options):
     """Train a generator. The defaults are the paper's."""
 
     data: Positional[Path]
@@ -40,9 +53,11 @@ class TrainConfig:
     val: Path | None = None
     """Validation pictures, laid out as data is. Without them GoPro's test split, or every twentieth picture of data."""
     preset: Preset = "paper"
-    """Network and the defaults that go with it. tiny trains on a CPU with the pixel loss alone."""
-    layout: Literal["auto", "sharp", "paired", "gopro", "side-by-side"] = "auto"
+    """Network (unless init gives one) and the defaults that go with it. tiny is for CPUs, with the pixel loss alone."""
+    layout: Layout = "auto"
     """How data is laid out."""
+    gamma: bool = False
+    """Take GoPro's blur_gamma pictures rather than its blur."""
     mix: Path | None = None
     """Pairs to mix with the synthetic pictures of data: the paper's Comb regime."""
     mix_ratio: float = 2.0
@@ -55,9 +70,9 @@ class TrainConfig:
     dropout: float | None = None
     """Dropout in the blocks; the preset's if not given (0.5 in paper)."""
     init: Path | None = None
-    """Weights to start from: fine-tuning."""
+    """Weights to start from, and their network: fine-tuning."""
     identity_start: bool = False
-    """Start from the identity, with zeros in the last convolution, rather than from noise."""
+    """Without init: start from the identity, with zeros in the last convolution, rather than from noise."""
 
     epochs: int = 300
     """Passes over the data; the second half lowers the learning rate to zero."""
@@ -71,11 +86,11 @@ class TrainConfig:
     lr: float = 1e-4
     betas: tuple[float, float] = (0.5, 0.999)
 
-    gan: Literal["wgan-gp", "lsgan", "lsgan-l1", "vanilla", "none"] = "wgan-gp"
+    gan: Gan | Literal["none"] = "wgan-gp"
     critic_steps: int = 5
     """Critic updates before each generator update, on the same pictures."""
     gp_weight: float = 10.0
-    gp_norm: Literal["sample", "pixel"] = "sample"
+    gp_norm: Norm = "sample"
     """Gradient penalty's norm: a picture's (WGAN-GP) or a pixel's over its channels (released code)."""
     content: Literal["vgg16", "vgg19", "none"] = "vgg16"
     """Net of the content loss: the bundled VGG16, or the paper's VGG19 from content_weights."""
@@ -84,26 +99,26 @@ class TrainConfig:
     content_relu: bool = False
     """Features after conv3_3's activation (paper text) rather than before it (released code)."""
     content_weight: float = 100.0
-    pixel: Literal["l1", "l2", "psnr", "none"] = "none"
+    pixel: Pixel | Literal["none"] = "none"
     """Direct difference of the pictures: absolute, squared, or in decibels."""
     pixel_weight: float = 1.0
     tv_weight: float = 0.0
     """Total variation of the restored picture."""
 
     blur_length: float = 60.0
-    """Path length of the synthetic blur in px."""
+    """Path length in px of the camera shake that blurs sharp photos."""
     blur_exposure: tuple[float, ...] = (0.1, 0.5, 1.0)
-    """Shares of the path to expose."""
+    """Shares of the path to expose, drawn from; validation uses 0.5 and 1."""
     blur_p: float = 1.0
-    """Share of the synthetic pictures that are blurred; the rest stay sharp."""
+    """Share of the sharp photos' crops that are blurred; the rest stay sharp."""
     flip: bool = True
     """Mirror half of the crops left to right."""
     scale: tuple[float, float] = (1.0, 1.0)
-    """Range of the random reduction of a sharp photo before it is cropped: 0.5 halves it."""
+    """Range of the random reduction of a picture before it is cropped: 0.5 halves it."""
     texture: int = 1
     """Crops to draw of a photo, of which the one with the most detail is kept."""
     max_bad_fraction: float = 0.1
-    """Share of unreadable pictures above which training stops."""
+    """Share of unreadable pictures above which training stops. Those below the crop are left out and do not count."""
 
     device: str = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -123,13 +138,12 @@ class TrainConfig:
     """Pictures a validation looks at."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+
         def require(condition: bool, name: str, wanted: str) -> None:
             if not condition:
                 raise ValueError(f"{name} must be {wanted}, got {getattr(self, name)}")
 
-        for name, hint in get_type_hints(type(self)).items():
-            if get_origin(hint) is Literal:
-                require(getattr(self, name) in get_args(hint), name, "one of " + ", ".join(get_args(hint)))
         for name in ("epochs", "batch_size", "critic_steps", "texture", "log_every", "val_pictures"):
             require(getattr(self, name) >= 1, name, "at least 1")
         for name in ("steps", "val_every", "width"):
@@ -147,6 +161,8 @@ class TrainConfig:
         require(0 <= self.seed < 2**62, "seed", "in [0, 2^62)")
         for name in ("gp_weight", "content_weight", "pixel_weight", "tv_weight"):
             require(getattr(self, name) >= 0, name, "at least 0")
+        if self.content_weights is not None and self.content != "vgg19":
+            raise ValueError(f"content_weights go with content vgg19, got content {self.content}")
         if self.gan == self.content == self.pixel == "none":
             raise ValueError("gan, content and pixel are all 'none': nothing would be trained")
 
@@ -159,8 +175,7 @@ TRAIN_PRESETS: dict[str, dict[str, Any]] = {
         "content": "none",
         "pixel": "l2",
         "epochs": 1000,
-        "batch_size": 4,
-        "crop": 128,
+        "batch_size": 2,
         "lr": 5e-4,
         "betas": (0.9, 0.999),
         "identity_start": True,
@@ -181,7 +196,7 @@ def train_config(data: Path | str, *, preset: str = "paper", **options: Any) -> 
 
 
 @dataclass(frozen=True)
-class DeblurConfig:
+class DeblurConfig(Options):
     """Restore pictures: files or whole folders."""
 
     inputs: Positional[tuple[Path, ...]]
@@ -200,15 +215,20 @@ class DeblurConfig:
     quality: int = 95
     """Of JPEG and WebP, 1 to 100."""
     device: str = "auto"
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    dtype: Precision = "auto"
     stochastic: bool = False
     """Dropout at inference, as in the paper."""
     seed: int = 0
     """Of the dropout."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"quality must be 1 to 100, got {self.quality}")
+
 
 @dataclass(frozen=True)
-class BlurConfig:
+class BlurConfig(Options):
     """Blur sharp pictures with random camera shake, to look at or as a training set."""
 
     inputs: Positional[tuple[Path, ...]]
@@ -219,7 +239,7 @@ class BlurConfig:
     """Blurred versions of each picture."""
     seed: int = 0
     pairs: bool = False
-    """Write a training set: blur/, sharp/ and psf.npz."""
+    """Write a training set of PNGs: blur/, sharp/ and psf.npz."""
     length: float = 60.0
     """Path length in px."""
     exposure: tuple[float, ...] = (0.1, 0.5, 1.0)
@@ -231,16 +251,23 @@ class BlurConfig:
     quality: int = 95
     """Of JPEG and WebP, 1 to 100."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"quality must be 1 to 100, got {self.quality}")
+
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(Options):
     """Measure restored pictures against their sharp originals."""
 
     data: Positional[Path]
     """Pairs in any layout train takes, or sharp pictures, which are blurred by fixed kernels."""
     weights: Annotated[Path | None, option("-m")] = None
     """Weights of ours or a released .pth; the bundled ones if not given."""
-    layout: Literal["auto", "sharp", "paired", "gopro", "side-by-side"] = "auto"
+    layout: Layout = "auto"
+    gamma: bool = False
+    """Take GoPro's blur_gamma pictures rather than its blur."""
     metrics: tuple[Literal["psnr", "ssim"], ...] = ("psnr", "ssim")
     kernels: int = 4
     """Kernels for each sharp picture and exposure."""
@@ -250,11 +277,11 @@ class EvaluateConfig:
     csv: Path | None = None
     """Write every picture's figures here."""
     device: str = "auto"
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    dtype: Precision = "auto"
 
 
 @dataclass(frozen=True)
-class DemoConfig:
+class DemoConfig(Options):
     """Blur the bundled picture, restore it, and write blurred | restored | sharp."""
 
     out: Annotated[Path, option("-o")] = Path("deblurgan-demo.png")
@@ -265,22 +292,17 @@ class DemoConfig:
 
 
 @dataclass(frozen=True)
-class InfoConfig:
+class InfoConfig(Options):
     """Say which path each part takes on this machine, and why."""
 
 
 def from_mapping(kind: type[Any], values: Mapping[str, Any]) -> Any:
     """A config of `kind` from plain values, as YAML gives them. Raises ValueError for unknown names and wrong types."""
-    return kind(**converted(kind, values))
-
-
-def converted(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values as the types of kind's fields. Raises ValueError for unknown names and wrong types."""
-    hints = get_type_hints(kind)
-    unknown = sorted(set(values) - set(hints))
+    names = [f.name for f in fields(kind)]
+    unknown = sorted(set(values) - set(names))
     if unknown:
-        raise ValueError(f"unknown option {unknown[0]!r}; {kind.__name__} has {', '.join(hints)}")
-    return {name: _converted(name, value, hints[name]) for name, value in values.items()}
+        raise ValueError(f"unknown option {unknown[0]!r}; {kind.__name__} has {', '.join(names)}")
+    return kind(**values)
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
@@ -295,10 +317,12 @@ def _plain(value: Any) -> Any:
 
 
 def _converted(name: str, value: Any, hint: Any) -> Any:
-    """`value` as the type `hint`: Path, tuple, Literal, a scalar, or one of those or None."""
-    options = [option for option in get_args(hint) if option is not type(None)]
+    """`value` as the type `hint`: a Path, str, number or bool, a Literal, a tuple of those, or one of several such."""
+    options = get_args(hint)
     if get_origin(hint) is Literal:
-        return value  # the config checks it
+        if value not in list(options):
+            raise ValueError(f"{name} must be one of {', '.join(options)}, got {value!r}")
+        return value
     if get_origin(hint) is tuple:
         if not isinstance(value, list | tuple):
             raise ValueError(f"{name} must be a list, got {value!r}")
@@ -307,14 +331,15 @@ def _converted(name: str, value: Any, hint: Any) -> Any:
             raise ValueError(f"{name} must hold {len(options)} values, got {value!r}")
         kinds = [options[0]] * len(value) if repeated else options
         return tuple(_converted(name, item, kind) for item, kind in zip(value, kinds, strict=True))
+    if options and all(get_origin(option) is Literal for option in options):
+        return _converted(name, value, Literal[tuple(word for option in options for word in get_args(option))])
     if options:  # X | None
-        return None if value is None else _converted(name, value, options[0])
+        kind = next(option for option in options if option is not type(None))
+        return None if value is None else _converted(name, value, kind)
     if hint is Path and isinstance(value, str | Path):
         return Path(value)
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    if hint is str and isinstance(value, str):
-        return value
     if type(value) is hint:
         return value
     raise ValueError(f"{name} must be {getattr(hint, '__name__', hint)}, got {value!r}")

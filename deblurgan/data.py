@@ -10,7 +10,8 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,9 +38,13 @@ class Pair(NamedTuple):
     sharp: Tensor
 
 
+class BelowCrop(images.ImageError):
+    """A picture that is smaller than the crop: nothing is wrong with it, but it cannot be used."""
+
+
 @dataclass(frozen=True)
 class Crops:
-    """How crops are drawn: side in px, mirrored or not, photo reduced by a factor of `scale`, best of `texture`."""
+    """How crops are drawn: side in px, mirrored or not, picture reduced by a factor of `scale`, best of `texture`."""
 
     size: int = 256
     flip: bool = True
@@ -47,19 +52,43 @@ class Crops:
     texture: int = 1
 
 
+class Stream(IntEnum):
+    """What a random number is for. Each use draws from a stream of its own."""
+
+    ORDER = 0
+    CROP = 1
+    KERNEL = 2
+    WHOLE = 3
+    DROPOUT = 4
+    ALPHA = 5
+
+
+def derived_seed(stream: Stream, seed: int, *numbers: int) -> int:
+    """A seed in [0, 2^63) that depends on every argument; two argument lists of one length never share a stream."""
+    words = [part for number in (seed, *numbers) for part in (number & 0xFFFFFFFF, number >> 32)]
+    return int(np.random.SeedSequence([int(stream), *words]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
 class _Cache:
-    """The pictures read last, as many as fit into `limit` bytes."""
+    """The pictures read last, as many as fit into `limit` bytes (1 GiB a process), and what was wrong with bad ones."""
 
     def __init__(self, limit: int = 2**30) -> None:
         self.limit = limit
         self.bytes = 0
         self.pictures: OrderedDict[Path, Pixels] = OrderedDict()
+        self.bad: dict[Path, str] = {}
 
     def read(self, path: Path) -> Pixels:
+        if path in self.bad:
+            raise images.ImageError(path, self.bad[path])
         if path in self.pictures:
             self.pictures.move_to_end(path)
             return self.pictures[path]
-        pixels = images.read(path).pixels
+        try:
+            pixels = images.read(path).pixels
+        except images.ImageError as error:
+            self.bad[path] = error.reason
+            raise
         self.pictures[path] = pixels
         self.bytes += pixels.nbytes
         while self.bytes > self.limit and len(self.pictures) > 1:
@@ -89,38 +118,66 @@ class PairDataset(Dataset[Pair]):
         """The dataset of these pictures alone."""
         part = copy(self)
         part.entries = [self.entries[i] for i in indices]
+        if not part.entries:
+            raise ValueError(f"data must leave pictures to take, took none of {len(self)} in {self.root}")
         return part
 
-    def name(self, index: int) -> str:
-        """The picture's path below the root."""
-        path = self.path(index)
-        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.name
-
-    def path(self, index: int) -> Path:
+    def path(self, index: int, *, epoch: int = 0) -> Path:
         """The file that names the picture."""
         raise NotImplementedError
+
+    def name(self, index: int, *, epoch: int = 0) -> str:
+        """The picture's path below the root."""
+        path = self.path(index, epoch=epoch)
+        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
 
     def whole(self, index: int) -> Pair:
         """The uncropped pair. Raises ImageError for a bad file."""
         raise NotImplementedError
 
-    def sample(self, index: int, *, epoch: int) -> Pair:
-        """The random crop of picture `index` in `epoch`. Raises ImageError for a bad file or one below the crop."""
+    def sample(self, index: int, *, epoch: int, attempt: int = 0) -> Pair:
+        """The random crop of picture `index` in `epoch`; another one for each `attempt`.
+
+        Raises ImageError for a bad file, BelowCrop for a small one.
+        """
         raise NotImplementedError
 
-    def _random(self, epoch: int, index: int) -> np.random.Generator:
-        return np.random.default_rng((self.seed, epoch, index))
+    def _random(self, *numbers: int) -> np.random.Generator:
+        return np.random.default_rng(derived_seed(Stream.CROP, self.seed, *numbers))
 
-    def _require_crop(self, path: Path, height: int, width: int) -> None:
-        if min(height, width) < self.crops.size:
-            raise images.ImageError(path, f"{width}x{height} is below the crop of {self.crops.size}")
+    def _place(self, random: np.random.Generator, sharp: Pixels, path: Path) -> Place:
+        """Where a crop lies: the one with the most detail of `texture` tries, in the reduced picture."""
+        size = self.crops.size
+        if min(sharp.shape[:2]) < size:
+            raise BelowCrop(path, f"{sharp.shape[1]}x{sharp.shape[0]} is below the crop of {size}")
+        scale = max(size / min(sharp.shape[:2]), random.uniform(*self.crops.scale))
+        height, width = (max(size, math.floor(side * scale)) for side in sharp.shape[:2])
+        tries = [
+            (int(random.integers(height - size + 1)), int(random.integers(width - size + 1)))
+            for _ in range(self.crops.texture)
+        ]
+        top, left = tries[0]
+        if len(tries) > 1:
+            side = int(size / scale)
+            top, left = max(tries, key=lambda place: _detail(sharp, int(place[0] / scale), int(place[1] / scale), side))
+        return Place(height, width, top, left, flip=self.crops.flip and random.random() < 0.5)
+
+
+class Place(NamedTuple):
+    """A crop's corner in a picture reduced to height x width, and whether the crop is mirrored."""
+
+    height: int
+    width: int
+    top: int
+    left: int
+    flip: bool
 
 
 class SharpFolder(PairDataset):
     """Sharp photos, blurred as they are drawn: each (epoch, index) gets its own kernel.
 
     The kernel is applied to the crop with a margin around it, so that the border rule of `blur` matters at the photo's
-    own border only. `whole` uses the kernel of epoch 0.
+    own border only. `whole` has a kernel for each index.
     """
 
     def __init__(
@@ -129,52 +186,28 @@ class SharpFolder(PairDataset):
         super().__init__(_pictures(root), Path(root), crops=crops, seed=seed)
         self.blur = blur or MotionBlur()
 
-    def path(self, index: int) -> Path:
+    def path(self, index: int, *, epoch: int = 0) -> Path:
         return self.entries[index]
 
     def whole(self, index: int) -> Pair:
         sharp = _tensor(self.cache.read(self.entries[index]))
-        return Pair(apply_psf(sharp, self._psf(0, index), padding=self.blur.padding), sharp)
+        return Pair(self._blurred(sharp, Stream.WHOLE, index), sharp)
 
-    def sample(self, index: int, *, epoch: int) -> Pair:
-        path = self.entries[index]
-        photo = self.cache.read(path)
-        size = self.crops.size
-        self._require_crop(path, *photo.shape[:2])
-        random = self._random(epoch, index)
-        smallest = size / min(photo.shape[:2])
-        scale = max(smallest, random.uniform(*self.crops.scale))
-        height, width = (max(size, math.floor(side * scale)) for side in photo.shape[:2])
-        top, left = self._corner(random, photo, scale, height, width)
-
-        reach = self.blur.size // 2 + 1
-        up, before = min(reach, top), min(reach, left)
-        down, after = min(reach, height - size - top), min(reach, width - size - left)
-        region = (left - before, top - up, left + size + after, top + size + down)
-        sharp = _tensor(_reduced(photo, region, height, width))
-        blurred = apply_psf(sharp, self._psf(epoch, index), padding=self.blur.padding)
+    def sample(self, index: int, *, epoch: int, attempt: int = 0) -> Pair:
+        photo = self.cache.read(self.entries[index])
+        size, reach = self.crops.size, self.blur.size // 2 + 1
+        place = self._place(self._random(epoch, index, attempt), photo, self.entries[index])
+        up, before = min(reach, place.top), min(reach, place.left)
+        down, after = min(reach, place.height - size - place.top), min(reach, place.width - size - place.left)
+        region = (place.left - before, place.top - up, place.left + size + after, place.top + size + down)
+        sharp = _tensor(_reduced(photo, region, place.height, place.width))
+        blurred = self._blurred(sharp, Stream.KERNEL, epoch, index, attempt)
         inner = (slice(None), slice(up, up + size), slice(before, before + size))
-        flip = self.crops.flip and random.random() < 0.5
-        return Pair(_mirrored(blurred[inner], flip), _mirrored(sharp[inner], flip))
+        return Pair(_mirrored(blurred[inner], place.flip), _mirrored(sharp[inner], place.flip))
 
-    def _psf(self, epoch: int, index: int) -> Tensor:
-        return self.blur.psf(1, seed=self.seed, index=epoch * 2**32 + index)
-
-    def _corner(
-        self, random: np.random.Generator, photo: Pixels, scale: float, height: int, width: int
-    ) -> tuple[int, int]:
-        """Top and left, in the reduced photo, of the crop with the most detail of `texture` tries."""
-        size = self.crops.size
-        best, most = (0, 0), -1.0
-        for _ in range(self.crops.texture):
-            top, left = int(random.integers(height - size + 1)), int(random.integers(width - size + 1))
-            if self.crops.texture == 1:
-                return top, left
-            y, x, side = int(top / scale), int(left / scale), int(size / scale)
-            detail = _detail(photo[y : y + side, x : x + side, 1])
-            if detail > most:
-                best, most = (top, left), detail
-        return best
+    def _blurred(self, sharp: Tensor, stream: Stream, *numbers: int) -> Tensor:
+        psf = self.blur.psf(1, index=derived_seed(stream, self.seed, *numbers))
+        return apply_psf(sharp, psf, padding=self.blur.padding)
 
 
 class PairedFolder(PairDataset):
@@ -194,33 +227,25 @@ class PairedFolder(PairDataset):
         root = Path(root)
         super().__init__(_matched_pairs(root) if pairs is None else pairs, root, crops=crops, seed=seed)
 
-    def path(self, index: int) -> Path:
+    def path(self, index: int, *, epoch: int = 0) -> Path:
         return self.entries[index][0]
 
     def whole(self, index: int) -> Pair:
         return Pair(*(_tensor(pixels) for pixels in self._read(index)))
 
-    def sample(self, index: int, *, epoch: int) -> Pair:
+    def sample(self, index: int, *, epoch: int, attempt: int = 0) -> Pair:
         blurred, sharp = self._read(index)
         size = self.crops.size
-        height, width = sharp.shape[:2]
-        self._require_crop(self.path(index), height, width)
-        random = self._random(epoch, index)
-        best, most = (0, 0), -1.0
-        for _ in range(self.crops.texture):
-            top, left = int(random.integers(height - size + 1)), int(random.integers(width - size + 1))
-            detail = _detail(sharp[top : top + size, left : left + size, 1]) if self.crops.texture > 1 else 0.0
-            if detail > most:
-                best, most = (top, left), detail
-        top, left = best
-        flip = self.crops.flip and random.random() < 0.5
-        crop = (slice(top, top + size), slice(left, left + size))
-        return Pair(_mirrored(_tensor(blurred[crop]), flip), _mirrored(_tensor(sharp[crop]), flip))
+        place = self._place(self._random(epoch, index, attempt), sharp, self.path(index))
+        region = (place.left, place.top, place.left + size, place.top + size)
+        parts = (_tensor(_reduced(part, region, place.height, place.width)) for part in (blurred, sharp))
+        return Pair(*(_mirrored(part, place.flip) for part in parts))
 
     def _read(self, index: int) -> tuple[Pixels, Pixels]:
         blurred, sharp = (self.cache.read(path) for path in self.entries[index])
         if blurred.shape != sharp.shape:
-            raise images.ImageError(self.path(index), f"{blurred.shape} blurred but {sharp.shape} sharp")
+            sizes = (f"{part.shape[1]}x{part.shape[0]}" for part in (blurred, sharp))
+            raise images.ImageError(self.path(index), "{} blurred but {} sharp".format(*sizes))
         return blurred, sharp
 
 
@@ -275,98 +300,122 @@ class Mixed(PairDataset):
         super().__init__(range(length), pairs.root, crops=pairs.crops, seed=pairs.seed)
         self.synthetic, self.pairs, self.ratio = synthetic, pairs, ratio
 
-    def _locate(self, index: int, epoch: int) -> tuple[PairDataset, int]:
+    def _locate(self, index: int, epoch: int) -> tuple[PairDataset, int, int]:
+        """The dataset, index and epoch that a position of an epoch stands for."""
         position = self.entries[index]
         share = 1 / (1 + self.ratio)
         passed = math.floor(position * share + 1e-9)
         if math.floor((position + 1) * share + 1e-9) > passed:
-            return self.pairs, passed % len(self.pairs)
-        return self.synthetic, (epoch * len(self) + position - passed) % len(self.synthetic)
+            return self.pairs, passed, epoch
+        drawn = epoch * (len(self.entries) - len(self.pairs)) + position - passed
+        return self.synthetic, drawn % len(self.synthetic), drawn // len(self.synthetic)
 
-    def path(self, index: int) -> Path:
-        dataset, i = self._locate(index, 0)
-        return dataset.path(i)
+    def path(self, index: int, *, epoch: int = 0) -> Path:
+        dataset, i, epoch = self._locate(index, epoch)
+        return dataset.path(i, epoch=epoch)
 
     def whole(self, index: int) -> Pair:
-        dataset, i = self._locate(index, 0)
+        dataset, i, _ = self._locate(index, 0)
         return dataset.whole(i)
 
-    def sample(self, index: int, *, epoch: int) -> Pair:
-        dataset, i = self._locate(index, epoch)
-        return dataset.sample(i, epoch=epoch)
+    def sample(self, index: int, *, epoch: int, attempt: int = 0) -> Pair:
+        dataset, i, epoch = self._locate(index, epoch)
+        return dataset.sample(i, epoch=epoch, attempt=attempt)
 
 
 def open_dataset(
     root: Path | str,
     *,
     layout: str = "auto",
+    gamma: bool = False,
     blur: MotionBlur | None = None,
     crops: Crops | None = None,
     seed: int = 0,
     split: str = "train",
 ) -> PairDataset:
     """The dataset in a folder. layout "auto" knows GoPro and paired folders by their names and takes any other folder
-    for sharp photos; side-by-side pictures must be named. Raises ValueError or OSError where there is none."""
+    for sharp photos, unless it holds folders of blurred ones; side-by-side pictures must be named as such.
+
+    Raises FileNotFoundError for a missing folder, ValueError for one without pictures or of no known layout.
+    """
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"data must be a folder, got {root}")
     if layout == "auto":
-        layout = "paired" if _pair_folders(root) else "sharp"
-        if any((root / split).glob("*/sharp")):
-            layout = "gopro"
+        layout = _layout(root)
     if layout == "sharp":
         return SharpFolder(root, blur=blur, crops=crops, seed=seed)
     if layout == "paired":
         return PairedFolder(root, crops=crops, seed=seed)
     if layout == "gopro":
-        return GoPro(root, split=split, crops=crops, seed=seed)
+        return GoPro(root, split=split, gamma=gamma, crops=crops, seed=seed)
     if layout == "side-by-side":
         return SideBySide(root, crops=crops, seed=seed)
     raise ValueError(f"layout must be auto, sharp, paired, gopro or side-by-side, got {layout!r}")
 
 
+def _layout(root: Path) -> str:
+    if any(root.glob("train/*/sharp")) or any(root.glob("test/*/sharp")):
+        return "gopro"
+    if _pair_folders(root):
+        return "paired"
+    blurred = [path for depth in ("*", "*/*") for path in root.glob(depth) if path.name in ("blur", "blur_gamma")]
+    if blurred:
+        raise ValueError(
+            f"data holds blurred pictures ({blurred[0]}) in no known layout: give the folder of GoPro's train/ and "
+            "test/, one of blur/ and sharp/, or name the layout"
+        )
+    return "sharp"
+
+
 @dataclass(frozen=True)
 class Batch:
-    """Crops [n, 3, size, size], uint8, and the files that could not be read on the way, with the reasons."""
+    """Crops [n, 3, size, size], uint8, and the files left out on the way, with reasons: unreadable, or too small."""
 
     blurred: Tensor
     sharp: Tensor
     bad: dict[str, str] = field(default_factory=dict)
+    small: dict[str, str] = field(default_factory=dict)
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory, as torch's loader asks for it."""
+        return replace(self, blurred=self.blurred.pin_memory(), sharp=self.sharp.pin_memory())
 
 
 class Batches(Dataset[Batch]):
     """Batch number `step` of a training, from its number alone: epochs are permutations of the dataset, end to end.
 
-    A bad file's place is taken by the next good one of the permutation.
+    A bad file's place is taken by the next good one of the permutation, in another crop.
     """
 
     def __init__(self, dataset: PairDataset, batch_size: int, *, seed: int = 0) -> None:
         self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
-        self.bad: dict[int, str] = {}
         self._orders: OrderedDict[int, NDArray[np.int64]] = OrderedDict()
 
     def __getitem__(self, step: int) -> Batch:
         bad: dict[str, str] = {}
-        pairs = [self._pair(step * self.batch_size + k, bad) for k in range(self.batch_size)]
+        small: dict[str, str] = {}
+        pairs = [self._pair(step * self.batch_size + k, bad, small) for k in range(self.batch_size)]
         blurred, sharp = (torch.stack(part) for part in zip(*pairs, strict=True))
-        return Batch(blurred, sharp, bad)
+        return Batch(blurred, sharp, bad, small)
 
-    def _pair(self, position: int, bad: dict[str, str]) -> Pair:
+    def _pair(self, position: int, bad: dict[str, str], small: dict[str, str]) -> Pair:
         n = len(self.dataset)
         for attempt in range(n):
             epoch, place = divmod(position + attempt, n)
             index = int(self._order(epoch)[place])
-            if index not in self.bad:
-                try:
-                    return self.dataset.sample(index, epoch=position // n)
-                except (images.ImageError, OSError) as error:
-                    self.bad[index] = getattr(error, "reason", None) or str(error)
-            bad[self.dataset.name(index)] = self.bad[index]
-        raise ValueError(f"data must hold a readable picture, found none of {n}; {next(iter(bad.values()))}")
+            try:
+                return self.dataset.sample(index, epoch=epoch, attempt=attempt)
+            except (images.ImageError, OSError) as error:
+                listed = small if isinstance(error, BelowCrop) else bad
+                listed[self.dataset.name(index, epoch=epoch)] = getattr(error, "reason", None) or str(error)
+        name, reason = next(iter((bad | small).items()))
+        raise ValueError(f"data must hold a usable picture, found none of {n}; {name}: {reason}")
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         if epoch not in self._orders:
-            self._orders[epoch] = np.random.default_rng((self.seed, epoch)).permutation(len(self.dataset))
+            random = np.random.default_rng(derived_seed(Stream.ORDER, self.seed, epoch))
+            self._orders[epoch] = random.permutation(len(self.dataset))
             if len(self._orders) > 4:
                 self._orders.popitem(last=False)
         return self._orders[epoch]
@@ -396,13 +445,22 @@ def _matched_pairs(root: Path) -> list[tuple[Path, Path]]:
 
 
 def _by_name(blurred: Path, sharp: Path) -> list[tuple[Path, Path]]:
-    """Pairs the two folders' pictures by their paths without suffix; a picture without its partner is an error."""
-    originals = {path.relative_to(sharp).with_suffix(""): path for path in _pictures(sharp)}
-    copies = {path.relative_to(blurred).with_suffix(""): path for path in _pictures(blurred)}
+    """Pairs the two folders' pictures by their paths without suffix; a picture without its one partner is an error."""
+    originals, copies = _named(sharp), _named(blurred)
     alone = sorted(str(name) for name in originals.keys() ^ copies.keys())
     if alone:
         raise ValueError(f"{blurred} and {sharp} must hold the same names; {len(alone)} differ, such as {alone[0]}")
     return [(copies[name], originals[name]) for name in sorted(originals)]
+
+
+def _named(folder: Path) -> dict[Path, Path]:
+    names: dict[Path, Path] = {}
+    for path in _pictures(folder):
+        name = path.relative_to(folder).with_suffix("")
+        if name in names:
+            raise ValueError(f"{folder} must hold one picture of each name, got {names[name].name} and {path.name}")
+        names[name] = path
+    return names
 
 
 def _tensor(pixels: Pixels) -> Tensor:
@@ -424,7 +482,7 @@ def _reduced(photo: Pixels, region: tuple[int, int, int, int], height: int, widt
     return np.asarray(Image.fromarray(photo).resize((right - left, bottom - top), Image.Resampling.LANCZOS, box=box))
 
 
-def _detail(plane: Pixels) -> float:
-    """Mean absolute difference of neighbours, in levels."""
-    wide = plane.astype(np.int16)
+def _detail(picture: Pixels, top: int, left: int, side: int) -> float:
+    """Mean absolute difference of neighbours in a square of the green channel, in levels."""
+    wide = picture[top : top + side, left : left + side, 1].astype(np.int16)
     return float(np.abs(np.diff(wide, axis=0)).mean() + np.abs(np.diff(wide, axis=1)).mean())

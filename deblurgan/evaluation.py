@@ -20,9 +20,8 @@ from deblurgan.blur import apply_psf, random_trajectories, rasterize_psf
 from deblurgan.data import PairDataset, SharpFolder, open_dataset
 from deblurgan.inference import Deblurrer
 
-IDENTICAL = 100.0  # dB, for pictures without a difference, as the released code reports them
 HARD = 30.0  # dB: pictures that start below count as visibly blurred
-METRICS = {"psnr": metrics.psnr, "ssim": metrics.ssim}
+METRICS = {"psnr": metrics.capped_psnr, "ssim": metrics.ssim}
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,9 @@ class Report:
         for row in self.rows:
             figures = [f"{side[name]:.6f}" for side in (row.before, row.after) for name in names]
             writer.writerow([row.name, row.exposure, row.kernel, *figures])
-        images.replace_file(Path(path), text.getvalue().encode())
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        images.replace_file(path, text.getvalue().encode())
 
     def __str__(self) -> str:
         if not self.rows:
@@ -105,6 +106,7 @@ def evaluate(
     metrics: Sequence[str] = ("psnr", "ssim"),
     *,
     layout: str = "auto",
+    gamma: bool = False,
     kernels: int = 4,
     exposure: Sequence[float] = (0.5, 1.0),
     seed: int = 0,
@@ -121,21 +123,24 @@ def evaluate(
         raise ValueError(f"metrics must be of {', '.join(METRICS)}, got {', '.join(unknown) or 'none'}")
     if kernels < 1:
         raise ValueError(f"kernels must be at least 1, got {kernels}")
-    dataset = data if isinstance(data, PairDataset) else open_dataset(data, layout=layout, split="test")
+    if not exposure:
+        raise ValueError("exposure must name at least one share of the path, got none")
+    dataset = data if isinstance(data, PairDataset) else open_dataset(data, layout=layout, gamma=gamma, split="test")
     report = Report()
     psfs = _kernels(kernels, exposure, seed) if isinstance(dataset, SharpFolder) else []
     for index in range(len(dataset)):
         name = dataset.name(index)
         try:
             pair = dataset.whole(index)
-            if psfs:
-                restored = deblurrer(pair.sharp)
-                report.sharp[name] = _measure(restored, pair.sharp, ["psnr"])["psnr"]
+            rows = []
             for share, kernel, blurred in _blurred(pair.sharp, psfs) if psfs else [(None, None, pair.blurred)]:
                 before = _measure(blurred, pair.sharp, metrics)
                 after = _measure(deblurrer(blurred), pair.sharp, metrics)
-                report.rows.append(Row(name, share, kernel, before, after))
-        except (ValueError, OSError, MemoryError, ArithmeticError) as error:
+                rows.append(Row(name, share, kernel, before, after))
+            if psfs:
+                report.sharp[name] = _measure(deblurrer(pair.sharp), pair.sharp, ["psnr"])["psnr"]
+            report.rows += rows  # of the whole picture or, where it is listed as bad, none
+        except (ValueError, OSError, MemoryError, ArithmeticError, RuntimeError) as error:
             report.failed.append((name, getattr(error, "reason", None) or str(error)))
         if log is not None:
             log(f"[{index + 1}/{len(dataset)}] {name}")
@@ -157,7 +162,7 @@ def _blurred(sharp: Tensor, psfs: list[tuple[float, int, Tensor]]) -> Iterator[t
 
 def _measure(picture: Tensor, sharp: Tensor, names: Sequence[str]) -> dict[str, float]:
     """Metrics of a uint8 picture [3, h, w]."""
-    return {name: min(float(METRICS[name](picture, sharp, 255.0)), IDENTICAL) for name in names}
+    return {name: float(METRICS[name](picture, sharp, 255.0)) for name in names}
 
 
 def _mean(values: Sequence[float]) -> float:

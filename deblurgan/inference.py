@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Callable, Iterable, Sequence
@@ -68,6 +69,8 @@ class Deblurrer:
             dtype = "fp16" if self.device.type == "cuda" else "fp32"
         self.dtype = DTYPES[dtype]
         self.max_memory = max_memory
+        if stochastic and not generator.spec.dropout:
+            raise ValueError("stochastic needs a generator with dropout, this one has none")
         self.seed = seed if stochastic else None
         copy = Generator(**generator.config())
         copy.load_state_dict(generator.state_dict())
@@ -80,8 +83,10 @@ class Deblurrer:
         if path_or_id is None:
             path = DEFAULT_WEIGHTS
         elif str(path_or_id).startswith("hub:"):
-            from huggingface_hub import hf_hub_download
-
+            try:
+                from huggingface_hub import hf_hub_download
+            except ImportError as error:
+                raise ImportError(f"{path_or_id} needs huggingface_hub: pip install 'deblurgan[hub]'") from error
             path = Path(hf_hub_download(str(path_or_id).removeprefix("hub:"), "model.safetensors"))
         else:
             path = Path(path_or_id)
@@ -140,45 +145,42 @@ class Deblurrer:
         return picture.with_pixels(self._array(picture.pixels))
 
     def _array(self, picture: NDArray[Any]) -> NDArray[Any]:
-        if picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] not in (1, 3)):
+        if picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] not in (1, 3)) or picture.size == 0:
             raise ValueError(f"picture must be an ndarray [h, w, 3] or [h, w], got {picture.shape}")
         if picture.dtype not in (np.uint8, np.float16, np.float32, np.float64):
             raise ValueError(f"picture must be uint8 or float in [0, 1], got {picture.dtype}")
         channels_first = picture[None] if picture.ndim == 2 else picture.transpose(2, 0, 1)
-        restored = self._tensor(torch.from_numpy(np.ascontiguousarray(channels_first))).numpy()
+        restored = self._tensor(torch.from_numpy(np.array(channels_first, order="C"))).numpy()
         return restored[0] if picture.ndim == 2 else np.ascontiguousarray(restored.transpose(1, 2, 0))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _tensor(self, picture: Tensor) -> Tensor:
         if picture.dim() not in (3, 4) or picture.shape[-3] not in (1, 3) or 0 in picture.shape[-2:]:
             raise ValueError(f"picture must be a Tensor [3, h, w] or [n, 3, h, w], got {tuple(picture.shape)}")
-        x = _unit_range(picture if picture.dim() == 4 else picture[None])
-        n, channels, h, w = x.shape
-        self._require_memory(h, w)
-        restored = torch.cat([self._one(x[i : i + 1].to(self.device)) for i in range(n)]) if n else x
-        if channels == 1:
-            restored = restored.mean(1, keepdim=True)
-        if picture.dtype == torch.uint8:
-            restored = (restored * 255).round()
-        restored = restored.to(picture.device, picture.dtype)
+        batch = picture if picture.dim() == 4 else picture[None]
+        _require_unit_range(batch)
+        self._require_memory(*batch.shape[2:])
+        restored = torch.empty(batch.shape, dtype=batch.dtype, device=batch.device)
+        for i in range(len(batch)):  # one at a time, so that memory does not grow with the batch
+            restored[i] = self._one(batch[i : i + 1].to(self.device))[0]
         return restored if picture.dim() == 4 else restored[0]
 
-    def _one(self, x: Tensor) -> Tensor:
-        """x [1, c, h, w] fp32 in [0, 1] -> [1, 3, h, w]: mirrored out to a size the network takes, and cropped back."""
-        h, w = x.shape[2:]
-        multiple, least = Generator.SIZE_MULTIPLE, Generator.MIN_SIZE
-        rows, columns = (
-            border_index(side, 0, max(least, -(-side // multiple) * multiple) - side, "reflect").to(x.device)
-            for side in (h, w)
-        )
+    def _one(self, picture: Tensor) -> Tensor:
+        """[1, c, h, w] in any range taken -> the same restored, fp32: mirrored to a size the network takes, cropped."""
+        h, w = picture.shape[2:]
+        x = picture.float() / 255 if picture.dtype == torch.uint8 else picture.float().clamp(0, 1)
+        rows, columns = (border_index(side, 0, _padded(side) - side, "reflect").to(x.device) for side in (h, w))
         y = self.generator(x.expand(-1, 3, -1, -1)[..., rows, :][..., columns] * 2 - 1, seed=self.seed)
         if not bool(y.isfinite().all()):
             raise FloatingPointError(f'the network gave values that are not finite in {self.dtype}: try dtype="fp32"')
-        return ((y + 1) / 2)[..., :h, :w]
+        restored = ((y + 1) / 2)[..., :h, :w]
+        if picture.shape[1] == 1:
+            restored = restored.mean(1, keepdim=True)
+        return (restored * 255).round() if picture.dtype == torch.uint8 else restored
 
     def _require_memory(self, h: int, w: int) -> None:
         limit = _free_memory(self.device) if self.max_memory == "auto" else int(self.max_memory)
-        need = h * w * self.bytes_per_pixel
+        need = _padded(h) * _padded(w) * self.bytes_per_pixel
         if limit is not None and need > limit:
             raise MemoryError(
                 f"picture of {w}x{h} needs about {need / 2**20:.0f} MiB, max_memory is {limit / 2**20:.0f} MiB"
@@ -187,9 +189,11 @@ class Deblurrer:
     @property
     def bytes_per_pixel(self) -> int:
         """What a call allocates for each pixel at most, about: four full-size tensors of the first layer's width, of
-        which half types keep two in fp32, and the picture itself."""
-        wide = 16 if self.dtype == torch.float32 else 12
-        return wide * self.generator.spec.width + 96
+        which half types normalise in fp32, and the picture itself. In fp16 a CPU unfolds the 7x7 windows."""
+        width = self.generator.spec.width
+        if self.dtype == torch.float16 and self.device.type == "cpu":
+            return 104 * max(width, 3) + 128
+        return (16 if self.dtype == torch.float32 else 18) * width + 128
 
 
 def plan_outputs(
@@ -197,8 +201,8 @@ def plan_outputs(
 ) -> list[tuple[Path, Path]]:
     """(source, target) of each picture. Folders are mirrored below `out`; a single file may name its target.
 
-    Pictures below `out` itself are no inputs. Raises FileNotFoundError for an input that is missing, ValueError for one
-    without pictures.
+    An `out` inside an input folder is not read. Raises FileNotFoundError for an input that is missing, ValueError for
+    one without pictures.
     """
     roots, out = [Path(path) for path in inputs], Path(out)
     if not roots:
@@ -210,7 +214,7 @@ def plan_outputs(
         if not root.exists():
             raise FileNotFoundError(f"inputs must exist, got {root}")
         found = images.find(root)
-        if root.is_dir() and out.resolve() != root.resolve():
+        if root.is_dir() and root.resolve() in out.resolve().parents:
             found = [path for path in found if not path.resolve().is_relative_to(out.resolve())]
         if not found:
             raise ValueError(f"inputs must hold pictures ({', '.join(sorted(images.SUFFIXES))}), found none in {root}")
@@ -245,7 +249,7 @@ def run_plan(
                 work(source, target)
                 report.done.append(target)
                 outcome = f"-> {target}"
-        except (ValueError, OSError, MemoryError, ArithmeticError) as error:
+        except (ValueError, OSError, MemoryError, ArithmeticError, RuntimeError) as error:
             reason = getattr(error, "reason", None) or str(error) or type(error).__name__
             report.failed.append((source, reason))
             outcome = f"failed: {reason}"
@@ -280,19 +284,24 @@ def _described(path: Path) -> str:
     return f"{path.name}, {count:,} parameters, width {generator.spec.width}, {generator.spec.blocks} blocks"
 
 
-def _unit_range(x: Tensor) -> Tensor:
-    """fp32 in [0, 1] of a uint8 or float picture."""
+def _padded(side: int) -> int:
+    """The side of the picture that the network sees."""
+    return max(Generator.MIN_SIZE, -(-side // Generator.SIZE_MULTIPLE) * Generator.SIZE_MULTIPLE)
+
+
+def _require_unit_range(x: Tensor) -> None:
     if x.dtype == torch.uint8:
-        return x.float() / 255
+        return
     if not x.is_floating_point():
         raise ValueError(f"picture must be uint8 or float in [0, 1], got {x.dtype}")
-    x = x.float()
-    if x.numel() and not bool(x.isfinite().all()):
+    if x.numel() == 0:
+        return
+    low, high = (float(side) for side in x.aminmax())  # NaN, if there is one
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("picture must be finite, got NaN or infinite values")
     slack = 1e-3  # resampling overshoots a little
-    if x.numel() and not (-slack <= float(x.min()) and float(x.max()) <= 1 + slack):
-        raise ValueError(f"float pictures must be in [0, 1], got {float(x.min()):.4g} ... {float(x.max()):.4g}")
-    return x.clamp(0, 1)
+    if low < -slack or high > 1 + slack:
+        raise ValueError(f"float pictures must be in [0, 1], got {low:.4g} ... {high:.4g}")
 
 
 def _free_memory(device: torch.device) -> int | None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Gan = Literal["wgan-gp", "lsgan", "lsgan-l1", "vanilla"]
-Norm = Literal["sample", "pixel"]
-Pixel = Literal["l1", "l2", "psnr"]
+from deblurgan.config import Gan, Norm, Pixel
 
 
 def critic_loss(sharp_scores: Tensor, restored_scores: Tensor, *, gan: Gan = "wgan-gp") -> Tensor:

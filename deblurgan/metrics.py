@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+IDENTICAL = 100.0  # dB
+
 
 def psnr(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
     """10 log10(data_range^2 / mse), mse over all pixels and channels of a picture: fp64 [n], dB.
@@ -15,6 +17,11 @@ def psnr(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
     a, b = _pair(a, b, data_range)
     mse = (a - b).square().flatten(1).mean(1)
     return 10 * torch.log10(data_range**2 / mse)
+
+
+def capped_psnr(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
+    """`psnr`, but at most 100 dB, which equal pictures get, as in the released code: means of it stay finite."""
+    return psnr(a, b, data_range).clamp(max=IDENTICAL)
 
 
 def ssim(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -150,10 +152,9 @@ class Generator(nn.Module):
         """The spec as plain values: `Generator(**config)` builds the same network."""
         return asdict(self.spec)
 
-    def trained_parameters(self) -> list[nn.Parameter]:
-        """All parameters but the biases that feed an InstanceNorm, which have no effect and no gradient."""
-        idle = idle_biases(self)
-        return [parameter for name, parameter in self.named_parameters() if name not in idle]
+    def idle_biases(self) -> set[str]:
+        """Names of the biases that feed an InstanceNorm, which subtracts them again."""
+        return {name for name, _ in self.named_parameters() if name.endswith("bias")} - {"head.bias"}
 
 
 class Critic(nn.Module):
@@ -190,10 +191,10 @@ class Critic(nn.Module):
                 x = F.leaky_relu(x, 0.2)
         return x
 
-    def trained_parameters(self) -> list[nn.Parameter]:
-        """All parameters but the biases that feed an InstanceNorm."""
-        idle = idle_biases(self)
-        return [parameter for name, parameter in self.named_parameters() if name not in idle]
+    def idle_biases(self) -> set[str]:
+        """Names of the biases that feed an InstanceNorm, which subtracts them again."""
+        used = {"convs.0.bias", f"convs.{len(self.convs) - 1}.bias"}
+        return {name for name, _ in self.named_parameters() if name.endswith("bias")} - used
 
 
 class PerceptualFeatures(nn.Module):
@@ -238,10 +239,10 @@ class PerceptualFeatures(nn.Module):
         return y / 127.5 if self.preset == "vgg16" else y
 
 
-def idle_biases(net: Generator | Critic) -> set[str]:
-    """Names of the biases that feed an InstanceNorm, which subtracts them again."""
-    used = {"head.bias"} if isinstance(net, Generator) else {"convs.0.bias", f"convs.{len(net.convs) - 1}.bias"}
-    return {name for name, _ in net.named_parameters() if name.endswith("bias")} - used
+def trained_parameters(net: Generator | Critic) -> list[nn.Parameter]:
+    """All parameters but the idle biases, which have no effect and no gradient but rounding."""
+    idle = net.idle_biases()
+    return [parameter for name, parameter in net.named_parameters() if name not in idle]
 
 
 def _init_weights(module: nn.Module) -> None:
@@ -261,6 +262,8 @@ def _check_spec(spec: GeneratorSpec) -> None:
         raise ValueError(f"border must be 'reflect' or 'zero', got {spec.border!r}")
     if not 0 <= spec.dropout < 1:
         raise ValueError(f"dropout must be in [0, 1), got {spec.dropout}")
+    if spec.dropout and spec.convs == 1:
+        raise ValueError(f"dropout must be 0 without a second convolution to stand before, got {spec.dropout}")
 
 
 def _check_picture(x: Tensor) -> None:
@@ -270,24 +273,32 @@ def _check_picture(x: Tensor) -> None:
         raise ValueError(f"picture must be floating point in [-1, 1], got {x.dtype}")
 
 
+def _fetched_vgg19() -> Path:
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError as error:
+        raise ImportError("weights \"hub\" needs huggingface_hub: pip install 'deblurgan[hub]'") from error
+    return Path(hf_hub_download("timm/vgg19.tv_in1k", "model.safetensors"))
+
+
 def _vgg_weights(preset: str, weights: str | Path | None, wanted: set[str]) -> dict[str, Tensor]:
     """The tensors named `wanted` of a VGG file; every other key of the file belongs to deeper layers."""
     if weights is None and preset == "vgg19":
         raise ValueError('weights must name a VGG19 file, or be "hub" to fetch it; the bundled net is preset "vgg16"')
+    if weights is not None and preset == "vgg16":
+        raise ValueError(f'weights go with preset "vgg19", the VGG16 is the bundled one, got {weights}')
     if weights is None:
         path = Path(__file__).parent / "assets" / "vgg16_conv3_3.safetensors"
-    elif weights == "hub":
-        from huggingface_hub import hf_hub_download
-
-        path = Path(hf_hub_download("timm/vgg19.tv_in1k", "model.safetensors"))
     else:
-        path = Path(weights)
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        tensors = load_file(path)
-    else:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        path = _fetched_vgg19() if weights == "hub" else Path(weights)
+    data = path.read_bytes()
+    try:
+        if path.suffix == ".safetensors":
+            tensors = safetensors.torch.load(data)
+        else:
+            tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # safetensors, pickle and zip each have their own
+        raise ValueError(f"weights must be a file of plain tensors, {path} is not: {error}") from error
     missing = sorted(wanted - set(tensors))
     if missing:
         raise ValueError(f"weights must hold VGG's convolutions under torchvision's names; {path} lacks {missing[0]}")

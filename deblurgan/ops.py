@@ -1,6 +1,7 @@
 """torch.library operators: they check, allocate and choose the path. torch.ops.deblurgan.* are the same functions.
 
-CPU tensors run the C++ of `deblurgan._C`; other devices and dtypes run `deblurgan.reference`.
+Trajectories and PSFs are made by the C++ of `deblurgan._C` on the CPU, whatever device they are wanted on. PSFs are
+applied by the C++ to CPU tensors of uint8 and fp32, by `deblurgan.reference` to others.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ try:
 except ImportError as error:
     raise ImportError("deblurgan._C is not built: run `pip install -e .` in the checkout") from error
 
+MAX_ANXIETY, MAX_LENGTH = 1e3, 1e6  # far beyond any shake, and fp32 holds all that follows from them
 PADDINGS: tuple[str, ...] = get_args(reference.Padding)
 
 
@@ -44,9 +46,9 @@ def random_trajectories(anxiety: Tensor, seed: int, first: int, steps: int, leng
     """anxiety [n] >= 0 -> fp32 [n, steps, 2], computed on the CPU, on anxiety's device. See reference."""
     check_seed(seed, first)
     _require(anxiety.dim() == 1, f"anxiety must be [n], got {tuple(anxiety.shape)}")
-    _require(bool((anxiety >= 0).all()), "anxiety must be finite and >= 0")
+    _require(bool(((anxiety >= 0) & (anxiety <= MAX_ANXIETY)).all()), f"anxiety must be in [0, {MAX_ANXIETY:g}]")
     _require(steps >= 2, f"steps must be at least 2, got {steps}")
-    _require(0 < length < float("inf"), f"length must be positive and finite, got {length}")
+    _require(0 < length <= MAX_LENGTH, f"length must be in (0, {MAX_LENGTH:g}] px, got {length}")
     host = anxiety.detach().to("cpu", torch.float32).contiguous()
     out = torch.empty(host.shape[0], steps, 2)
     threads = torch.get_num_threads()
@@ -109,7 +111,9 @@ def apply_psf(x: Tensor, psf: Tensor, padding: str) -> Tensor:
     C++ on CPU tensors of uint8 and fp32, `reference` elsewhere. Differentiable in x.
     """
     _check_apply(x, psf, padding)
-    _require(bool(psf.isfinite().all()), "psf must be finite")
+    _require(bool(psf.float().isfinite().all()), "psf must be finite in fp32")
+    if x.numel() == 0:
+        return torch.empty_like(x, memory_format=torch.contiguous_format)
     if x.device.type != "cpu" or x.dtype not in (torch.uint8, torch.float32):
         return reference.apply_psf(x, psf, cast(reference.Padding, padding))
     image, kernel = x.contiguous(), psf.float().contiguous()
@@ -139,6 +143,7 @@ def _(x: Tensor, psf: Tensor, padding: str) -> Tensor:
 
 def _apply_psf_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     x, psf, ctx.padding = inputs
+    _require(not ctx.needs_input_grad[1], "psf must not require a gradient: reference.apply_psf differentiates by it")
     ctx.save_for_backward(psf)
     ctx.shape = x.shape
 
@@ -146,10 +151,11 @@ def _apply_psf_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-de
 def _apply_psf_backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
     """The adjoint, borders included: the op is linear in x, so its vector-Jacobian product at 0 is the one anywhere."""
     (psf,) = ctx.saved_tensors
+    differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
         x = torch.zeros(ctx.shape, dtype=grad.dtype, device=grad.device, requires_grad=True)
         y = reference.apply_psf(x, psf, ctx.padding)
-    return torch.autograd.grad(y, x, grad)[0], None, None
+    return torch.autograd.grad(y, x, grad, create_graph=differentiable)[0], None, None
 
 
 apply_psf.register_autograd(_apply_psf_backward, setup_context=_apply_psf_setup)

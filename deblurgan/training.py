@@ -7,6 +7,7 @@ comes from (seed, step), so a run that was stopped goes on exactly as if it had 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,15 +29,31 @@ from torch.utils.data import DataLoader
 
 from deblurgan import checkpoint, images, losses, metrics
 from deblurgan.blur import MotionBlur
-from deblurgan.config import TrainConfig, to_mapping, train_config
-from deblurgan.data import Batch, Batches, Crops, GoPro, Mixed, Pair, PairDataset, SharpFolder, open_dataset
-from deblurgan.nn import Critic, Generator, PerceptualFeatures
+from deblurgan.config import Gan, TrainConfig, to_mapping, train_config
+from deblurgan.data import (
+    Batch,
+    Batches,
+    Crops,
+    GoPro,
+    Mixed,
+    Pair,
+    PairDataset,
+    SharpFolder,
+    Stream,
+    derived_seed,
+    open_dataset,
+)
+from deblurgan.nn import Critic, Generator, PerceptualFeatures, trained_parameters
 
 LOSSES = ("critic", "penalty", "adversarial", "content", "pixel", "tv")
 HISTORY = ("step", "epoch", "lr", *LOSSES, "seconds", "blurred_psnr", "val_psnr", "val_ssim")
 MAX_BAD_STEPS = 20  # non-finite steps in a row after which training stops
 VALIDATION_SIDE = 512  # validation looks at the centre of larger pictures
-MAY_CHANGE = frozenset({"out", "resume", "device", "workers", "epochs", "steps", "log_every", "val_every"})
+# Options that a run may go on with when changed; the pictures themselves are compared by name.
+MAY_CHANGE = frozenset(
+    {"data", "out", "val", "mix", "init", "epochs", "steps", "device", "workers", "resume"}
+    | {"log_every", "val_every", "val_pictures", "max_bad_fraction"}
+)
 
 
 class TrainingError(RuntimeError):
@@ -85,32 +102,35 @@ class Trainer:
         self.epoch_steps = math.ceil(len(self.train_set) / config.batch_size)
         self.total_steps = config.steps or config.epochs * self.epoch_steps
 
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             self.generator = _generator(config).to(self.device).train()
-            self.critic = Critic().to(self.device)
+            self.critic = None if config.gan == "none" else Critic().to(self.device)
         self.average = deepcopy(self.generator).eval().requires_grad_(False) if config.ema else None
         self.features: PerceptualFeatures | None = None
         if config.content != "none":
             self.features = PerceptualFeatures(
                 config.content, weights=config.content_weights, relu=config.content_relu
             ).to(self.device)
-        self.generator_adam, self.critic_adam = (
-            torch.optim.Adam(net.trained_parameters(), lr=config.lr, betas=config.betas, fused=True)
-            for net in (self.generator, self.critic)
-        )
+        self.adams = {
+            name: torch.optim.Adam(trained_parameters(net), lr=config.lr, betas=config.betas, fused=True)
+            for name, net in (("generator", self.generator), ("critic", self.critic))
+            if net is not None
+        }
         self.steps_done = 0
         self.best_psnr = -math.inf
         self.bad_steps = 0
         self.bad_files: dict[str, str] = {}
+        self.small_files: dict[str, str] = {}
 
     def fit(self) -> TrainResult:
         """Run to the end, from the run folder's state where there is one."""
         out = self.config.out
         out.mkdir(parents=True, exist_ok=True)
         self._resume()
-        images.replace_file(out / "config.yaml", yaml.safe_dump(to_mapping(self.config), sort_keys=False).encode())
-        val_every = self.config.val_every or max(1, self.total_steps // 20)
+        images.replace_file(out / "config.yaml", yaml.safe_dump(to_mapping(self.resolved()), sort_keys=False).encode())
+        self.log(f"{len(self.train_set)} pictures to train on, {len(self.val_set)} to validate on, {self.device}")
+        val_every = self.resolved().val_every or 1
         history = History(out / "history.csv", self.steps_done)
         first, begun = self.steps_done, time.monotonic()
         with _stop_signals() as stopped:
@@ -122,8 +142,10 @@ class Trainer:
                     row = history.flush(self.steps_done, self.steps_done // self.epoch_steps, self.learning_rate())
                     self.log(self._progress(row, first, time.monotonic() - begun))
                 if self.steps_done % val_every == 0 or done:
-                    history.write(self._validate())
-                    self.save()
+                    try:
+                        history.write(self._validate())
+                    finally:
+                        self.save()
                 if stopped:
                     self.save()
                     raise KeyboardInterrupt
@@ -134,36 +156,52 @@ class Trainer:
     def step(self, batch: Batch) -> dict[str, float]:
         """Critic updates, then the generator's, on one batch. Returns the losses by name.
 
-        A step whose losses or gradients are not finite changes nothing; 20 in a row raise TrainingError.
+        An update whose gradients are not finite is left out, and so is the generator's after such a critic update; 20
+        such steps in a row raise TrainingError.
         """
         config = self.config
         blurred, sharp = (_to_network(part.to(self.device, non_blocking=True)) for part in (batch.blurred, batch.sharp))
-        seed = config.seed * 2**24 + self.steps_done
-        random = torch.Generator(self.device).manual_seed(seed)
-        for adam in (self.generator_adam, self.critic_adam):
+        dropout, alpha = (
+            derived_seed(stream, config.seed, self.steps_done) for stream in (Stream.DROPOUT, Stream.ALPHA)
+        )
+        random = torch.Generator(self.device).manual_seed(alpha)
+        for adam in self.adams.values():
             adam.param_groups[0]["lr"] = self.learning_rate()
         values = dict.fromkeys(LOSSES, 0.0)
 
         with self._autocast():
-            restored = self.generator(blurred, seed=seed if self.generator.spec.dropout else None)
+            restored = self.generator(blurred, seed=dropout if self.generator.spec.dropout else None)
         restored = restored.float()
         finite = True
-        if config.gan != "none":
+        if self.critic is not None:
             self.critic.requires_grad_(True)
             for _ in range(config.critic_steps):
-                finite &= self._update_critic(sharp, restored.detach(), random, values)
+                finite = finite and self._update_critic(self.critic, sharp, restored.detach(), random, values)
             self.critic.requires_grad_(False)
 
-        terms = self._generator_losses(restored, sharp)
-        values |= {name: term.item() for name, term in terms.items()}
-        self.generator_adam.zero_grad()
-        sum(terms.values(), start=restored.new_zeros(())).backward()
-        finite &= _finite_step(self.generator_adam)
+        if finite:
+            terms = self._generator_losses(restored, sharp)
+            values |= {name: term.item() for name, term in terms.items()}
+            self.adams["generator"].zero_grad()
+            sum(terms.values(), start=restored.new_zeros(())).backward()
+            finite = _finite_step(self.adams["generator"])
         self._count_bad_step(finite)
         self.steps_done += 1
         if finite and self.average is not None:
             self._update_average(self.average)
         return values
+
+    def resolved(self) -> TrainConfig:
+        """The config with what it left open filled in: the network, the device, when to validate."""
+        spec = self.generator.spec
+        return replace(
+            self.config,
+            width=spec.width,
+            blocks=spec.blocks,
+            dropout=spec.dropout,
+            device=str(self.device),
+            val_every=self.config.val_every or max(1, self.total_steps // 20),
+        )
 
     def learning_rate(self) -> float:
         """The paper's schedule: constant, then linear to zero; by whole epochs unless `steps` was given."""
@@ -181,6 +219,7 @@ class Trainer:
         metadata = {
             "step": str(self.steps_done),
             "best_psnr": repr(self.best_psnr),
+            "pictures": self._pictures(),
             "config": json.dumps(to_mapping(self.config)),
         }
         checkpoint.save_tensors(self.state_dict(), self.config.out / "state.safetensors", metadata=metadata)
@@ -188,10 +227,11 @@ class Trainer:
     def state_dict(self) -> dict[str, Tensor]:
         """Weights, average and Adam moments, as tensors by name."""
         state = {f"generator.{name}": value for name, value in self.generator.state_dict().items()}
-        state |= {f"critic.{name}": value for name, value in self.critic.state_dict().items()}
+        if self.critic is not None:
+            state |= {f"critic.{name}": value for name, value in self.critic.state_dict().items()}
         if self.average is not None:
             state |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
-        for owner, adam in (("generator", self.generator_adam), ("critic", self.critic_adam)):
+        for owner, adam in self.adams.items():
             for i, parameter in enumerate(adam.param_groups[0]["params"]):
                 for name, value in adam.state[parameter].items():
                     state[f"adam.{owner}.{i}.{name}"] = value
@@ -204,10 +244,11 @@ class Trainer:
             return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
         self.generator.load_state_dict(part("generator."))
-        self.critic.load_state_dict(part("critic."))
+        if self.critic is not None:
+            self.critic.load_state_dict(part("critic."))
         if self.average is not None:
             self.average.load_state_dict(part("average."))
-        for owner, adam in (("generator", self.generator_adam), ("critic", self.critic_adam)):
+        for owner, adam in self.adams.items():
             moments: dict[int, dict[str, Tensor]] = {}
             for name, value in part(f"adam.{owner}.").items():
                 i, kind = name.split(".")
@@ -218,8 +259,9 @@ class Trainer:
         config = self.config
         terms: dict[str, Tensor] = {}
         with self._autocast():
-            if config.gan != "none":
-                terms["adversarial"] = losses.generator_loss(self.critic(restored).float(), gan=config.gan)
+            if self.critic is not None:
+                gan = cast(Gan, config.gan)
+                terms["adversarial"] = losses.generator_loss(self.critic(restored).float(), gan=gan)
             if self.features is not None:
                 with torch.no_grad():
                     target = self.features(sharp).float()
@@ -231,22 +273,23 @@ class Trainer:
         return terms
 
     def _update_critic(
-        self, sharp: Tensor, restored: Tensor, random: torch.Generator, values: dict[str, float]
+        self, critic: Critic, sharp: Tensor, restored: Tensor, random: torch.Generator, values: dict[str, float]
     ) -> bool:
+        """Says whether the update was finite, and made."""
         config = self.config
         with self._autocast():
-            scores = [self.critic(pictures).float() for pictures in (sharp, restored)]
-        loss = losses.critic_loss(*scores, gan=cast(losses.Gan, config.gan))
+            scores = [critic(pictures).float() for pictures in (sharp, restored)]
+        loss = losses.critic_loss(*scores, gan=cast(Gan, config.gan))
         values["critic"] = loss.item()
         if config.gan == "wgan-gp":
             penalty = losses.gradient_penalty(
-                self.critic, sharp, restored, weight=config.gp_weight, norm=config.gp_norm, generator=random
+                critic, sharp, restored, weight=config.gp_weight, norm=config.gp_norm, generator=random
             )
             values["penalty"] = penalty.item()
             loss = loss + penalty
-        self.critic_adam.zero_grad()
+        self.adams["critic"].zero_grad()
         loss.backward()
-        return _finite_step(self.critic_adam)
+        return _finite_step(self.adams["critic"])
 
     @torch.no_grad()
     def _update_average(self, average: Generator) -> None:
@@ -264,8 +307,8 @@ class Trainer:
         for i in range(min(len(self.val_set), self.config.val_pictures)):
             try:
                 pair = _centre(self.val_set.whole(i))
-            except (images.ImageError, OSError) as error:
-                self._report(self.val_set.name(i), getattr(error, "reason", str(error)))
+            except (ValueError, OSError) as error:  # an ImageError is a ValueError
+                self._report(self.val_set.name(i), getattr(error, "reason", str(error)), counts=False)
                 continue
             with self._autocast():
                 restored = generator(_to_network(pair.blurred[None].to(self.device)))
@@ -274,8 +317,8 @@ class Trainer:
         if not rows:
             raise TrainingError("no validation picture could be read")
         scores = {
-            "blurred_psnr": _mean(metrics.psnr(b, s, 255.0) for b, _, s in rows),
-            "val_psnr": _mean(metrics.psnr(r, s, 255.0) for _, r, s in rows),
+            "blurred_psnr": _mean(metrics.capped_psnr(b, s, 255.0) for b, _, s in rows),
+            "val_psnr": _mean(metrics.capped_psnr(r, s, 255.0) for _, r, s in rows),
             "val_ssim": _mean(metrics.ssim(r, s, 255.0) for _, r, s in rows if min(s.shape[1:]) >= 11),
         }
         self.log(
@@ -290,7 +333,10 @@ class Trainer:
 
     def _resume(self) -> None:
         path = self.config.out / "state.safetensors"
-        if not (self.config.resume and path.exists()):
+        if not self.config.resume:
+            for name in ("state", "best", "last"):
+                (self.config.out / f"{name}.safetensors").unlink(missing_ok=True)
+        if not path.exists():
             return
         state, metadata = checkpoint.load_tensors(path)
         before, now = json.loads(metadata["config"]), to_mapping(self.config)
@@ -299,9 +345,16 @@ class Trainer:
             raise ValueError(
                 f"out holds a run with another {', '.join(changed)}: choose another folder, or resume=False"
             )
+        if metadata["pictures"] != self._pictures():
+            raise ValueError("data holds other pictures than when the run began: choose another out, or resume=False")
         self.load_state_dict(state)
         self.steps_done, self.best_psnr = int(metadata["step"]), float(metadata["best_psnr"])
         self.log(f"resumed at step {self.steps_done}")
+
+    def _pictures(self) -> str:
+        """A digest of the names of the training pictures."""
+        names = "\n".join(self.train_set.name(i) for i in range(len(self.train_set)))
+        return hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
 
     def _loader(self) -> DataLoader[Batch]:
         return DataLoader(
@@ -321,9 +374,11 @@ class Trainer:
         if not finite:
             self.log(f"step {self.steps_done}: losses or gradients are not finite, update left out")
         if self.bad_steps >= MAX_BAD_STEPS:
-            raise TrainingError(f"{self.bad_steps} steps in a row were not finite; out holds the last good state")
+            raise TrainingError(f"{self.bad_steps} steps in a row were not finite, up to step {self.steps_done}")
 
     def _report_bad(self, batch: Batch) -> None:
+        for name, reason in batch.small.items():
+            self._report(name, reason, counts=False)
         for name, reason in batch.bad.items():
             self._report(name, reason)
         share = len(self.bad_files) / len(self.train_set)
@@ -333,21 +388,21 @@ class Trainer:
                 f"{self.config.max_bad_fraction}: {', '.join(sorted(self.bad_files)[:5])}"
             )
 
-    def _report(self, name: str, reason: str) -> None:
-        if name not in self.bad_files:
-            self.bad_files[name] = reason
+    def _report(self, name: str, reason: str, *, counts: bool = True) -> None:
+        listed = self.bad_files if counts else self.small_files
+        if name not in listed:
+            listed[name] = reason
             self.log(f"left out {name}: {reason}")
 
     def _progress(self, row: dict[str, float], first: int, seconds: float) -> str:
         rate = (self.steps_done - first) / max(seconds, 1e-9)
-        left = time.gmtime((self.total_steps - self.steps_done) / rate)
-        days = f"{left.tm_yday - 1}d " if left.tm_yday > 1 else ""
+        days, left = divmod(round((self.total_steps - self.steps_done) / rate), 86400)
+        eta = (f"{days}d " if days else "") + time.strftime("%H:%M:%S", time.gmtime(left))
         shown = "  ".join(f"{name} {row[name]:.4f}" for name in LOSSES if row[name])
-        eta = days + time.strftime("%H:%M:%S", left)
         return f"step {self.steps_done}/{self.total_steps}  {rate:.2f} steps/s  ETA {eta}  {shown}"
 
     def _card(self) -> dict[str, Any]:
-        return {"step": self.steps_done, "config": to_mapping(self.config)}
+        return {"step": self.steps_done, "config": to_mapping(self.resolved())}
 
 
 class History:
@@ -399,6 +454,10 @@ def _generator(config: TrainConfig) -> Generator:
             torch.nn.init.zeros_(generator.head.weight)
         return generator
     generator = checkpoint.load_generator(config.init)
+    if config.dropout is not None:
+        weights = generator.state_dict()
+        generator = Generator(**{**generator.config(), "dropout": config.dropout})
+        generator.load_state_dict(weights)
     for name in ("width", "blocks"):
         wanted, given = getattr(generator.spec, name), getattr(config, name)
         if given not in (None, wanted):
@@ -410,17 +469,22 @@ def _datasets(config: TrainConfig) -> tuple[PairDataset, PairDataset]:
     """Training and validation pictures; without `val` GoPro's test split, or every twentieth picture, at least one."""
     crops = Crops(config.crop, config.flip, config.scale, config.texture)
     blur = MotionBlur(length=config.blur_length, exposure=config.blur_exposure, p=config.blur_p)
-    train_set = open_dataset(config.data, layout=config.layout, blur=blur, crops=crops, seed=config.seed)
+    options: dict[str, Any] = {"layout": config.layout, "gamma": config.gamma, "crops": crops}
+    train_set = open_dataset(config.data, blur=blur, seed=config.seed, **options)
+    samples = (config.out / "samples").resolve()  # out may lie among the photos
+    train_set = train_set.take(
+        i for i in range(len(train_set)) if not train_set.path(i).resolve().is_relative_to(samples)
+    )
     if config.val is not None:
-        val_set = open_dataset(config.val, layout=config.layout, crops=crops, split="test")
+        val_set = open_dataset(config.val, split="test", **options)
     elif isinstance(train_set, GoPro) and (config.data / "test").is_dir():
-        val_set = GoPro(config.data, split="test", crops=crops)
+        val_set = open_dataset(config.data, split="test", **options)
     elif len(train_set) > 1:
         held = range(0, len(train_set), 20)
         val_set = train_set.take(held)
         train_set = train_set.take(i for i in range(len(train_set)) if i not in held)
     else:
-        val_set = train_set
+        val_set = train_set.take([0])
     if isinstance(val_set, SharpFolder):
         val_set.blur = MotionBlur(length=config.blur_length, exposure=(0.5, 1.0))
     if config.mix is not None:
@@ -440,7 +504,9 @@ def _to_bytes(pictures: Tensor) -> Tensor:
 
 
 def _centre(pair: Pair) -> Pair:
-    """The middle of a pair, its sides multiples of 4 and at most VALIDATION_SIDE."""
+    """The middle of a pair, its sides multiples of 4 and at most VALIDATION_SIDE. ValueError below 8 px."""
+    if min(pair.sharp.shape[1:]) < Generator.MIN_SIZE:
+        raise ValueError(f"sides must be at least {Generator.MIN_SIZE}, got {tuple(pair.sharp.shape[1:])}")
     h, w = (min(side, VALIDATION_SIDE) // 4 * 4 for side in pair.sharp.shape[1:])
     top, left = ((side - kept) // 2 for side, kept in zip(pair.sharp.shape[1:], (h, w), strict=True))
     return Pair(*(part[:, top : top + h, left : left + w] for part in pair))
@@ -469,8 +535,9 @@ def _write_samples(rows: list[tuple[Tensor, Tensor, Tensor]], path: Path) -> Non
 
 
 def _ignore_interrupt(worker: int) -> None:
-    """Ctrl-C reaches the whole process group; loading goes on until the trainer has saved."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Signals reach the whole process group; loading goes on until the trainer has saved."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager

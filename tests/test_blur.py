@@ -238,6 +238,7 @@ def test_gradient_is_the_true_adjoint() -> None:
     for padding in ("reflect", "replicate", "zero"):
         x = torch.randn(2, 2, 4, 6, dtype=torch.float64, requires_grad=True)
         assert torch.autograd.gradcheck(lambda x, padding=padding: apply_psf(x, psf, padding=padding), (x,))
+        assert torch.autograd.gradgradcheck(lambda x, padding=padding: apply_psf(x, psf, padding=padding), (x,))
     x = torch.rand(2, 1, 30, 20, requires_grad=True)
     y, g = torch.rand(2, 1, 30, 20), MotionBlur().psf(2, seed=1)
     apply_psf(x, g).backward(y)
@@ -259,7 +260,9 @@ def test_empty_batches() -> None:
     assert random_trajectories(0, seed=1).shape == (0, 2000, 2)
     assert MotionBlur().psf(0).shape == (0, 65, 65)
     assert MotionBlur()(torch.zeros(0, 3, 8, 8)).shape == (0, 3, 8, 8)
-    assert MotionBlur()(torch.zeros(2, 3, 0, 8), index=0).shape == (2, 3, 0, 8)
+    for padding in ("reflect", "replicate", "zero"):
+        for size in ((0, 8), (8, 0), (0, 0)):
+            assert MotionBlur(padding=padding)(torch.zeros(2, 3, *size), index=0).shape == (2, 3, *size)
 
 
 def test_module_numbers_pictures_as_they_come() -> None:
@@ -312,6 +315,21 @@ def test_loader_workers_draw_the_same_kernels() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
+def test_module_in_loader_workers_never_repeats_itself() -> None:
+    program = (
+        "import torch; from deblurgan.blur import MotionBlur\n"
+        "class Set(torch.utils.data.Dataset):\n"
+        "    blur = MotionBlur(length=8.0, exposure=1.0)\n"
+        "    def __len__(self): return 4\n"
+        "    def __getitem__(self, i): return self.blur(torch.zeros(1, 4, 4), return_psf=True)[1][0]\n"
+        "if __name__ == '__main__':\n"
+        "    loader = torch.utils.data.DataLoader(Set(), batch_size=None, num_workers=2)\n"
+        "    kernels = [psf for epoch in range(2) for psf in loader]\n"
+        "    assert len({psf.numpy().tobytes() for psf in kernels}) == 8\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
 X, K = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 3)
 
 
@@ -325,15 +343,19 @@ X, K = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 3)
         (lambda: apply_psf(X, torch.rand(2, 0, 0)), "psf must not be empty"),
         (lambda: apply_psf(X, K.int()), "psf must be floating point, got torch.int32"),
         (lambda: apply_psf(X, K * float("nan")), "psf must be finite"),
+        (lambda: apply_psf(X, K.double() * 1e300), "psf must be finite in fp32"),
+        (lambda: apply_psf(X, K.clone().requires_grad_()), "psf must not require a gradient"),
         (lambda: apply_psf(X, K, padding="circular"), "padding must be one of reflect, replicate, zero"),  # type: ignore[arg-type]
         (lambda: apply_psf(X, K.to("meta")), "psf must be on the picture's device cpu, got meta"),
         (lambda: random_trajectories(-1, seed=0), "n must be >= 0, got -1"),
         (lambda: random_trajectories(1, seed=-1), r"seed must be in \[0, 2\^63\), got -1"),
         (lambda: random_trajectories(1, seed=0, steps=1), "steps must be at least 2, got 1"),
-        (lambda: random_trajectories(1, seed=0, length=-5.0), "length must be positive and finite, got -5"),
-        (lambda: random_trajectories(1, seed=0, anxiety=-0.1), "anxiety must be >= 0"),
-        (lambda: random_trajectories(1, seed=0, anxiety=(0.2, 0.1)), "anxiety must be >= 0"),
-        (lambda: ops.random_trajectories(torch.tensor([float("nan")]), 0, 0, 9, 1.0), "anxiety must be finite"),
+        (lambda: random_trajectories(1, seed=0, length=-5.0), r"length must be in \(0, 1e\+06\] px, got -5"),
+        (lambda: random_trajectories(1, seed=0, anxiety=-0.1), r"anxiety must be in \[0, 1000\]"),
+        (lambda: random_trajectories(1, seed=0, anxiety=(0.2, 0.1)), r"anxiety must be in \[0, 1000\]"),
+        (lambda: random_trajectories(1, seed=0, length=1e300), "length must be in"),
+        (lambda: ops.random_trajectories(torch.tensor([float("nan")]), 0, 0, 9, 1.0), "anxiety must be in"),
+        (lambda: ops.random_trajectories(torch.tensor([float("inf")]), 0, 0, 9, 1.0), "anxiety must be in"),
         (lambda: rasterize_psf(torch.rand(2, 9)), r"trajectories must be \[n, steps, 2\], got \(2, 9\)"),
         (lambda: rasterize_psf(torch.rand(2, 9, 2), exposure=0.0), r"exposure must be in \(0, 1\]"),
         (lambda: rasterize_psf(torch.rand(2, 9, 2), exposure=1.5), r"exposure must be in \(0, 1\]"),
@@ -343,6 +365,11 @@ X, K = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 3)
         (lambda: rasterize_psf(torch.full((1, 9, 2), float("nan"))), "1 of 1 paths leave a canvas"),
         (lambda: MotionBlur(exposure=()), "exposure must be one or more shares"),
         (lambda: MotionBlur(p=2.0), r"p must be in \[0, 1\], got 2"),
+        (lambda: MotionBlur(size=0), "size must be at least 3, got 0"),
+        (lambda: MotionBlur(mode="best"), "mode must be one of centered, released, got 'best'"),  # type: ignore[arg-type]
+        (lambda: MotionBlur(padding="circular"), "padding must be one of"),  # type: ignore[arg-type]
+        (lambda: MotionBlur(anxiety=-1.0), "anxiety must be in"),
+        (lambda: MotionBlur(seed=-1), "seed must be in"),
         (lambda: MotionBlur()(torch.rand(8, 8)), "image must be"),
     ],
 )

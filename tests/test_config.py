@@ -59,11 +59,12 @@ def test_every_option_has_a_type_that_converts(kind: type) -> None:
         ({"betas": [0.5]}, "betas must hold 2 values"),
         ({"betas": [0.5, 1.0]}, r"betas must be in \[0, 1\)"),
         ({"blur_exposure": 0.5}, "blur_exposure must be a list, got 0.5"),
-        ({"gan": "gan"}, "gan must be one of wgan-gp, lsgan, lsgan-l1, vanilla, none, got gan"),
+        ({"gan": "gan"}, "gan must be one of wgan-gp, lsgan, lsgan-l1, vanilla, none, got 'gan'"),
         ({"gan": "none", "content": "none"}, "nothing would be trained"),
         ({"scale": [0.0, 1.0]}, "scale must be 0 < low <= high <= 1"),
         ({"preset": "big"}, "preset must be one of paper, article, tiny, got 'big'"),
         ({"seed": -1}, "seed must be in"),
+        ({"content_weights": "vgg19.pth"}, "content_weights go with content vgg19, got content vgg16"),
         ({"ema": 1.0}, r"ema must be in \[0, 1\)"),
         ({"content_weight": -1.0}, "content_weight must be at least 0"),
     ],
@@ -71,6 +72,14 @@ def test_every_option_has_a_type_that_converts(kind: type) -> None:
 def test_bad_options_are_named(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         train_config("x", **options)
+
+
+def test_every_command_checks_its_words_and_converts_paths() -> None:
+    with pytest.raises(ValueError, match="format must be one of keep, png, jpg, webp, tiff, got 'exe'"):
+        config.DeblurConfig(("a.png",), "out", format="exe")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="metrics must be one of psnr, ssim, got 'lpips'"):
+        config.EvaluateConfig("data", metrics=["lpips"])  # type: ignore[arg-type]
+    assert TrainConfig("photos", out="runs/x").out == Path("runs/x")  # type: ignore[arg-type]
 
 
 def test_config_needs_neither_torch_nor_tyro() -> None:

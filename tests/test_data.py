@@ -20,6 +20,8 @@ from deblurgan.data import (
     PairedFolder,
     SharpFolder,
     SideBySide,
+    Stream,
+    derived_seed,
     open_dataset,
 )
 
@@ -45,7 +47,7 @@ def test_sharp_folder_blurs_on_the_fly(photos: Path) -> None:
     assert len(data) == 4
     blurred, sharp = data.whole(1)
     assert torch.equal(sharp.permute(1, 2, 0), torch.from_numpy(images.read(photos / "1.png").pixels))
-    assert torch.equal(blurred, apply_psf(sharp, blur.psf(1, seed=3, index=1)))
+    assert torch.equal(blurred, apply_psf(sharp, blur.psf(1, index=derived_seed(Stream.WHOLE, 3, 1))))
     pair = data.sample(1, epoch=2)
     assert pair.blurred.shape == pair.sharp.shape == (3, 32, 32)
     assert pair.blurred.dtype == torch.uint8
@@ -59,7 +61,7 @@ def test_crop_is_the_blurred_photo_s_own_crop(photos: Path) -> None:
         for epoch in range(3):
             blurred, sharp = data.sample(index, epoch=epoch)
             photo = torch.from_numpy(images.read(photos / f"{index}.png").pixels).permute(2, 0, 1)
-            whole = apply_psf(photo, blur.psf(1, seed=3, index=epoch * 2**32 + index))
+            whole = apply_psf(photo, blur.psf(1, index=derived_seed(Stream.KERNEL, 3, epoch, index, 0)))
             places = [
                 (i, j)
                 for i in range(72 - 31)
@@ -93,6 +95,16 @@ def test_flips_are_shared_and_half(tmp_path: Path) -> None:
     assert all(torch.equal(*data.sample(0, epoch=e)) for e in range(20))
     plain = SharpFolder(tmp_path, crops=Crops(32, flip=False))
     assert all((plain.sample(0, epoch=e).sharp[0, 0].int().diff() > 0).all() for e in range(20))
+
+
+def test_scale_reduces_pairs_alike(tmp_path: Path) -> None:
+    for kind in ("blur", "sharp"):
+        write(tmp_path / kind / "0.png", seed=0)
+    data = PairedFolder(tmp_path, crops=Crops(32, scale=(0.5, 0.9)))
+    crops = [data.sample(0, epoch=epoch) for epoch in range(5)]
+    assert all(torch.equal(*pair) for pair in crops)
+    whole = torch.from_numpy(texture(72, 96, seed=0)).permute(2, 0, 1).unfold(1, 32, 1).unfold(2, 32, 1)
+    assert not any((whole == crops[0].sharp[:, None, None]).all(-1).all(-1).all(0).flatten().tolist())
 
 
 def test_scale_reduces_the_photo(tmp_path: Path) -> None:
@@ -167,11 +179,46 @@ def test_mix_is_two_to_one_and_covers_both(photos: Path, tmp_path: Path) -> None
     mixed = Mixed(synthetic, pairs, ratio=2.0)
     assert len(mixed) == 18
     where = [mixed._locate(i, 0) for i in range(18)]
-    assert [index for data, index in where if data is pairs] == list(range(6))
-    assert [data is pairs for data, _ in where] == [False, False, True] * 6
-    assert {index for data, index in where if data is synthetic} == set(range(4))
+    assert [index for data, index, _ in where if data is pairs] == list(range(6))
+    assert [data is pairs for data, _, _ in where] == [False, False, True] * 6
     assert mixed.sample(0, epoch=0).sharp.shape == (3, 32, 32)
     assert mixed.name(2) == "blur/0.png"
+
+
+@pytest.mark.parametrize("ratio", [0.5, 2.0, 3.7])
+def test_mix_draws_every_photo_alike_and_no_crop_twice(photos: Path, tmp_path: Path, ratio: float) -> None:
+    write_pairs(tmp_path / "pairs", n=3)
+    synthetic, pairs = SharpFolder(photos, crops=SMALL), PairedFolder(tmp_path / "pairs", crops=SMALL)
+    mixed = Mixed(synthetic, pairs, ratio=ratio)
+    drawn = [mixed._locate(i, epoch) for epoch in range(20) for i in range(len(mixed))]
+    assert len({(id(data), index, epoch) for data, index, epoch in drawn}) == len(drawn)
+    counts = [sum(data is synthetic and index == i for data, index, _ in drawn) for i in range(4)]
+    assert max(counts) - min(counts) <= 1
+    assert sum(data is pairs for data, _, _ in drawn) == 20 * 3
+
+
+def test_bad_file_in_a_mix_is_named_and_only_it(photos: Path, tmp_path: Path) -> None:
+    (photos / "9.png").write_bytes(b"no picture")
+    write_pairs(tmp_path / "pairs", n=4)
+
+    def batches() -> Batches:
+        synthetic, pairs = SharpFolder(photos, crops=SMALL), PairedFolder(tmp_path / "pairs", crops=SMALL)
+        return Batches(Mixed(synthetic, pairs), 3)
+
+    one = batches()
+    straight = [one[step] for step in range(20)]
+    assert set().union(*(batch.bad for batch in straight)) == {str(photos / "9.png")}
+    for step in (19, 7, 0):
+        assert torch.equal(batches()[step].sharp, straight[step].sharp)
+
+
+def test_streams_never_share_a_seed() -> None:
+    seeds = [
+        derived_seed(stream, seed, *rest) for stream in Stream for seed in (0, 1, 7, 2**32) for rest in ((0,), (5,))
+    ]
+    seeds += [derived_seed(Stream.CROP, seed, e, i) for seed, e, i in ((7, 3, 5), (7 + 3 * 2**32, 5, 0), (7, 5, 3))]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
 
 
 def test_any_batch_can_be_made_again_from_its_number(photos: Path) -> None:
@@ -206,18 +253,17 @@ def test_bad_files_are_replaced_and_named(photos: Path) -> None:
     (photos / "empty.jpg").touch()
     write(photos / "small.png", seed=1, h=20, w=20)
     batches = Batches(SharpFolder(photos, crops=SMALL), 7)
-    bad = batches[0].bad | batches[1].bad
-    assert sorted(bad) == ["broken.png", "empty.jpg", "small.png"]
+    bad, small = batches[0].bad | batches[1].bad, batches[0].small | batches[1].small
+    assert sorted(bad) == ["broken.png", "empty.jpg"]
     assert bad["empty.jpg"] == "empty file"
-    assert "20x20 is below the crop of 32" in bad["small.png"]
+    assert small == {"small.png": "20x20 is below the crop of 32"}
     assert batches[0].sharp.shape == (7, 3, 32, 32)
-    good = {float(p.double().mean()) for p in batches[3].sharp}
-    assert len(good) >= 4
+    assert len({float(part.double().mean()) for part in batches[3].sharp}) == 7, "a stand-in repeats a crop"
 
 
 def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="data must hold a readable picture, found none of 1"):
+    with pytest.raises(ValueError, match=r"data must hold a usable picture, found none of 1; a\.png: damaged"):
         Batches(SharpFolder(tmp_path, crops=SMALL), 1)[0]
 
 
@@ -253,5 +299,19 @@ def test_missing_empty_and_mismatched_folders(tmp_path: Path, photos: Path) -> N
     with pytest.raises(ValueError, match="must hold the same names; 1 differ, such as 2"):
         PairedFolder(tmp_path / "pairs")
     write(tmp_path / "pairs" / "blur" / "2.png", seed=1, h=80)
-    with pytest.raises(images.ImageError, match="blurred but"):
+    with pytest.raises(images.ImageError, match="96x80 blurred but 96x72 sharp"):
         PairedFolder(tmp_path / "pairs").whole(2)
+    write(tmp_path / "pairs" / "blur" / "2.bmp", seed=1)
+    with pytest.raises(ValueError, match=r"one picture of each name, got 2\.(bmp|png) and 2\.(bmp|png)"):
+        PairedFolder(tmp_path / "pairs")
+
+
+def test_folders_of_blurred_pictures_are_never_taken_for_sharp_photos(tmp_path: Path) -> None:
+    for i in range(2):
+        for kind in ("blur", "blur_gamma", "sharp"):
+            write(tmp_path / "train" / "GOPR01" / kind / f"{i}.png", seed=i)
+    with pytest.raises(ValueError, match="in no known layout"):
+        open_dataset(tmp_path / "train")
+    with pytest.raises(ValueError, match="GoPro root with test/SEQUENCE"):
+        open_dataset(tmp_path, split="test")
+    assert len(open_dataset(tmp_path / "train", layout="sharp")) == 6

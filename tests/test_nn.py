@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from conftest import NET_TOLERANCE, assert_matches
-from deblurgan.nn import Critic, Generator, PerceptualFeatures, idle_biases
+from deblurgan.nn import Critic, Generator, PerceptualFeatures, trained_parameters
 from transcriptions import article_generator, released_critic, released_generator
 
 
@@ -28,7 +28,7 @@ def test_generator_parameter_counts(preset: str, count: int) -> None:
 
 def test_other_published_parameter_counts() -> None:
     assert sum(p.numel() for p in Generator("paper", blocks=6).parameters()) == 7_837_699
-    assert sum(p.numel() for p in Generator("paper", convs=1).parameters()) == 6_067_459
+    assert sum(p.numel() for p in Generator("paper", convs=1, dropout=0.0).parameters()) == 6_067_459
     assert sum(p.numel() for p in Critic().parameters()) == 2_764_737
 
 
@@ -123,13 +123,13 @@ def test_idle_biases_have_no_effect_and_are_not_trained() -> None:
     for net in (Generator("tiny", width=4, blocks=1).double(), Critic(width=4).double()):
         x = picture(1, 32, 32)
         before = net(x)
-        idle = idle_biases(net)
+        idle = net.idle_biases()
         assert idle
         for name, parameter in net.named_parameters():
             if name in idle:
                 parameter.data.normal_()
         assert_matches(net(x), before, table=NET_TOLERANCE)
-        trained = {id(p) for p in net.trained_parameters()}
+        trained = {id(p) for p in trained_parameters(net)}
         assert trained == {id(p) for name, p in net.named_parameters() if name not in idle}
 
 
@@ -161,6 +161,8 @@ def test_weights_start_as_released() -> None:
         ),
         (lambda: PerceptualFeatures("vgg11"), "preset must be 'vgg16' or 'vgg19', got 'vgg11'"),
         (lambda: PerceptualFeatures("vgg19"), "weights must name a VGG19 file"),
+        (lambda: PerceptualFeatures("vgg16", weights="x.pth"), 'weights go with preset "vgg19"'),
+        (lambda: Generator("article", dropout=0.5), "dropout must be 0 without a second convolution"),
     ],
 )
 def test_bad_input_is_named(call, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -222,3 +224,9 @@ def test_vgg_file_without_its_layers_is_refused(tmp_path) -> None:  # type: igno
     torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "vgg.pth")
     with pytest.raises(ValueError, match=r"lacks features\.0\.bias"):
         PerceptualFeatures("vgg19", weights=tmp_path / "vgg.pth")
+    for name in ("text.pth", "text.safetensors"):
+        (tmp_path / name).write_text("no weights")
+        with pytest.raises(ValueError, match=f"{name} is not"):
+            PerceptualFeatures("vgg19", weights=tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        PerceptualFeatures("vgg19", weights=tmp_path / "nowhere.pth")

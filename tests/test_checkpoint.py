@@ -1,0 +1,462 @@
+"""Weights files: what is saved comes back, every released layout is read, and nothing else is."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from conftest import NET_TOLERANCE, assert_matches, relative_error, texture
+from deblurgan import Generator, checkpoint, load_generator, save_generator, save_released
+from deblurgan.checkpoint import CheckpointError
+
+State = dict[str, Tensor]
+
+
+class ReleasedBlock(nn.Module):
+    def __init__(self, c: int, norm: Callable[[int], nn.Module], *, convs: int, dropout: bool) -> None:
+        super().__init__()
+        layers = [nn.ReflectionPad2d(1), nn.Conv2d(c, c, 3), norm(c), nn.ReLU(True)]
+        if dropout:
+            layers += [nn.Dropout(0.5)]
+        if convs == 2:
+            layers += [nn.ReflectionPad2d(1), nn.Conv2d(c, c, 3), norm(c)]
+        self.conv_block = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv_block(x)
+
+
+class Released(nn.Module):
+    """The generator of models/networks.py: two convolutions a block until 2018-10, one after 2019-03."""
+
+    def __init__(
+        self, width: int = 2, blocks: int = 2, *, convs: int = 2, dropout: bool = True, running: bool = False
+    ) -> None:
+        super().__init__()
+
+        def norm(c: int) -> nn.Module:
+            return nn.InstanceNorm2d(c, affine=False, track_running_stats=running)
+
+        w = width
+        layers = [nn.ReflectionPad2d(3), nn.Conv2d(3, w, 7), norm(w), nn.ReLU(True)]
+        for c in (w, 2 * w):
+            layers += [nn.Conv2d(c, 2 * c, 3, stride=2, padding=1), norm(2 * c), nn.ReLU(True)]
+        layers += [ReleasedBlock(4 * w, norm, convs=convs, dropout=dropout) for _ in range(blocks)]
+        for c in (4 * w, 2 * w):
+            up = nn.ConvTranspose2d(c, c // 2, 3, stride=2, padding=1, output_padding=1)
+            layers += [up, norm(c // 2), nn.ReLU(True)]
+        layers += [nn.ReflectionPad2d(3), nn.Conv2d(w, 3, 7), nn.Tanh()]
+        self.model = nn.Sequential(*layers)
+        randomise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.clamp(x + self.model(x), -1, 1)
+
+
+class Article(nn.Module):
+    """The article's generator: zero padding, one convolution and ReLU a block, biases on the first and last only."""
+
+    def __init__(self, width: int = 2, blocks: int = 9) -> None:
+        super().__init__()
+        w = width
+        self.first = nn.Sequential(nn.Conv2d(3, w, 7, padding=3), nn.InstanceNorm2d(w), nn.ReLU())
+        self.downsample = nn.Sequential(
+            *(nn.Conv2d(w, 2 * w, 3, 2, 1, bias=False), nn.InstanceNorm2d(2 * w), nn.ReLU()),
+            *(nn.Conv2d(2 * w, 4 * w, 3, 2, 1, bias=False), nn.InstanceNorm2d(4 * w), nn.ReLU()),
+        )
+        self.residual = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(4 * w, 4 * w, 3, padding=1, bias=False), nn.InstanceNorm2d(4 * w), nn.ReLU())
+            for _ in range(blocks)
+        )
+        self.upsample = nn.Sequential(
+            *(nn.ConvTranspose2d(4 * w, 2 * w, 3, 2, 1, 1, bias=False), nn.InstanceNorm2d(2 * w), nn.ReLU()),
+            *(nn.ConvTranspose2d(2 * w, w, 3, 2, 1, 1, bias=False), nn.InstanceNorm2d(w), nn.ReLU()),
+        )
+        self.last = nn.Conv2d(w, 3, 7, padding=3)
+        randomise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.downsample(self.first(x))
+        for block in self.residual:
+            y = y + block(y)
+        return torch.clamp(x + torch.tanh(self.last(self.upsample(y))), -1, 1)
+
+
+def randomise(net: nn.Module) -> None:
+    random = torch.Generator().manual_seed(0)
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, 0.0, 0.05, generator=random)
+
+
+def picture() -> Tensor:
+    """fp64 [1, 3, 24, 32] in [-1, 1]."""
+    return torch.from_numpy(texture(24, 32)).permute(2, 0, 1)[None].double() / 127.5 - 1
+
+
+def saved(tensors: Any, path: Path, *, legacy: bool = False) -> Path:
+    torch.save(tensors, path, _use_new_zipfile_serialization=not legacy)
+    return path
+
+
+def assert_same_network(generator: Generator, transcription: nn.Module) -> None:
+    """Both give the same picture in fp64, and not just the one they were given."""
+    x = picture()
+    for module in transcription.modules():
+        if isinstance(module, nn.Dropout):
+            module.eval()  # the rest stays in training mode: own statistics, as released
+    with torch.no_grad():
+        got, wanted = generator.double()(x), transcription.double()(x)
+    assert_matches(got, wanted, table=NET_TOLERANCE)
+    assert relative_error(wanted, x) > 0.05
+
+
+def assert_same_weights(got: Generator, wanted: Generator) -> None:
+    assert got.spec == wanted.spec
+    assert got.state_dict().keys() == wanted.state_dict().keys()
+    for name, tensor in wanted.state_dict().items():
+        assert torch.equal(got.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("preset", ["paper", "article", "tiny"])
+def test_save_and_load_give_the_same_bits(preset: str, tmp_path: Path) -> None:
+    generator = Generator(preset, width=2, blocks=1)
+    save_generator(generator, tmp_path / "g.safetensors")
+    loaded = load_generator(tmp_path / "g.safetensors")
+    assert_same_weights(loaded, generator)
+    assert not loaded.training
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+
+
+def test_half_storage_rounds_to_fp16_and_takes_half_the_bytes(small_generator: Generator, tmp_path: Path) -> None:
+    full, half = tmp_path / "full.safetensors", tmp_path / "half.safetensors"
+    save_generator(small_generator, full)
+    save_generator(small_generator, half, half=True)
+    assert half.stat().st_size < 0.6 * full.stat().st_size
+    assert_same_weights(load_generator(half), small_generator.half().float())
+
+
+def test_the_card_is_kept_in_the_header(small_generator: Generator, tmp_path: Path) -> None:
+    save_generator(small_generator, tmp_path / "g.safetensors", card={"psnr": 28.7})
+    _, metadata = checkpoint.load_tensors(tmp_path / "g.safetensors")
+    assert metadata["card"] == '{"psnr": 28.7}'
+
+
+def test_layers_have_the_released_names() -> None:
+    names = {name.removesuffix(".weight") for name in Released(blocks=9).state_dict() if name.endswith("weight")}
+    blocks = {f"model.{i}.conv_block.{k}" for i in range(10, 19) for k in (1, 6)}
+    assert names == blocks | {"model.1", "model.4", "model.7", "model.19", "model.22", "model.26"}
+
+
+@pytest.mark.parametrize("blocks", [1, 6, 9])
+@pytest.mark.parametrize("convs, dropout, last", [(2, True, 6), (2, False, 5), (1, True, 1)])
+def test_released_layouts_load(blocks: int, convs: int, dropout: bool, last: int, tmp_path: Path) -> None:
+    net = Released(blocks=blocks, convs=convs, dropout=dropout)
+    assert f"model.10.conv_block.{last}.weight" in net.state_dict()
+    generator = load_generator(saved(net.state_dict(), tmp_path / "net.pth"))
+    spec = generator.spec
+    assert (spec.width, spec.blocks, spec.convs, spec.border, spec.bias) == (2, blocks, convs, "reflect", True)
+    assert spec.dropout == (0.5 if last == 6 else 0)
+    assert_same_network(generator, net)
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("wrapper", [None, "model", "state_dict"])
+def test_wrapped_prefixed_and_legacy_files_load(prefix: str, wrapper: str | None, legacy: bool, tmp_path: Path) -> None:
+    net = Released()
+    state: Any = {prefix + name: tensor for name, tensor in net.state_dict().items()}
+    if wrapper is not None:
+        state = {"epoch": 7, wrapper: state}
+    assert_same_network(load_generator(saved(state, tmp_path / "net.pth", legacy=legacy)), net)
+
+
+def test_running_statistics_are_ignored(tmp_path: Path) -> None:
+    net = Released(running=True)
+    state = net.state_dict()
+    kinds = {name.rsplit(".", 1)[-1] for name in state}
+    assert kinds == {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
+    for name in state:
+        if "running" in name:
+            state[name].fill_(float("nan"))
+    assert_same_network(load_generator(saved(state, tmp_path / "net.pth")), net)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("blocks", [6, 9])
+def test_the_articles_network_loads(blocks: int, prefix: str, tmp_path: Path) -> None:
+    net = Article(blocks=blocks)
+    state = {prefix + name: tensor for name, tensor in net.state_dict().items()}
+    generator = load_generator(saved(state, tmp_path / "net.pth"))
+    assert generator.spec == Generator("article", width=2, blocks=blocks).spec
+    assert_same_network(generator, net)
+
+
+def test_released_names_in_safetensors_load(tmp_path: Path) -> None:
+    net = Released()
+    safetensors.torch.save_file(net.state_dict(), tmp_path / "net.safetensors")
+    assert_same_network(load_generator(tmp_path / "net.safetensors"), net)
+
+
+def without(name: str) -> Callable[[State], None]:
+    return lambda state: state.__delitem__(name)
+
+
+def with_tensor(name: str, *shape: int) -> Callable[[State], None]:
+    return lambda state: state.__setitem__(name, torch.zeros(shape))
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (without("model.11.conv_block.6.bias"), ["lacks {}model.11.conv_block.6.bias"]),
+        (without("model.1.weight"), ["lacks {}model.1.weight"]),
+        (without("model.12.weight"), ["lacks {}model.12.weight"]),
+        (with_tensor("model.2.weight", 2), ["holds {}model.2.weight beyond"]),
+        (with_tensor("fc.weight", 2), ["holds {}fc.weight beyond"]),
+        (with_tensor("model.4.weight", 4, 2, 5, 5), ["{}model.4.weight must be [4, 2, 3, 3]", "got [4, 2, 5, 5]"]),
+        (with_tensor("model.1.weight", 0, 3, 7, 7), ["{}model.1.weight"]),
+        (with_tensor("model.13.conv_block.1.weight", 8, 8, 3, 3), ["without a gap", "[10, 11, 13]"]),
+        (with_tensor("model.10.conv_block.5.weight", 8, 8, 3, 3), ["conv_block.5 and .6"]),
+        (with_tensor("model.10.conv_block.3.weight", 8, 8, 3, 3), ["with conv_block.3"]),
+    ],
+)
+def test_a_wrong_key_is_named_as_it_stands_in_the_file(
+    change: Callable[[State], None], words: list[str], prefix: str, tmp_path: Path
+) -> None:
+    state = dict(Released(blocks=2).state_dict())
+    change(state)
+    path = saved({prefix + name: tensor for name, tensor in state.items()}, tmp_path / "net.pth")
+    with pytest.raises(CheckpointError) as caught:
+        load_generator(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    for word in words:
+        assert word.format(prefix) in str(caught.value)
+
+
+def unet() -> State:
+    return {"model.model.0.weight": torch.zeros(4, 3, 4, 4), "model.model.0.bias": torch.zeros(4)}
+
+
+def vgg() -> State:
+    return {"features.0.weight": torch.zeros(4, 3, 3, 3), "features.0.bias": torch.zeros(4)}
+
+
+def three_layers() -> State:
+    return {f"{i}.weight": torch.zeros(shape) for i, shape in enumerate([(2, 3, 7, 7), (8, 8, 3, 3), (3, 2, 7, 7)])}
+
+
+def article_with(**more: Tensor) -> State:
+    return {**Article().state_dict(), **more}
+
+
+def article_without(name: str) -> State:
+    return {key: tensor for key, tensor in Article().state_dict().items() if key != name}
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (unet(), "an unknown network, its first tensor is model.model.0.weight"),
+        (vgg(), "an unknown network, its first tensor is features.0.weight"),
+        (three_layers(), "neither the released nor the article's network: 1.weight [8, 8, 3, 3] stands out"),
+        (article_with(extra=torch.zeros(3)), "neither the released nor the article's network: extra [3] stands out"),
+        (article_without("last.bias"), "neither the released nor the article's network: 16 tensors instead of 17"),
+        (article_without("downsample.0.weight"), "downsample.3.weight [8, 4, 3, 3] stands out"),
+        ({"a": torch.zeros(0, 3, 7, 7)}, "an unknown network"),
+        ({"x.running_mean": torch.zeros(3)}, "an unknown network"),
+        ({}, "holds no state dict"),
+        ({1: torch.zeros(3)}, "holds no state dict"),
+        ({"model": {"epoch": 3}}, "holds no state dict"),
+        ({"lr": 0.1}, "holds no state dict"),
+        ([torch.zeros(3)], "holds no state dict"),
+        (torch.zeros(3), "holds no state dict"),
+        (None, "holds no state dict"),
+    ],
+)
+def test_another_network_is_refused_in_words(content: Any, words: str, tmp_path: Path) -> None:
+    path = saved(content, tmp_path / "net.pth")
+    with pytest.raises(CheckpointError) as caught:
+        load_generator(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.full((2,), float("nan")),
+        torch.tensor([1.0, float("inf")]),
+        torch.tensor([1e300, 1.0], dtype=torch.float64),
+        torch.zeros(2, dtype=torch.int32),
+        torch.zeros(2).to_sparse(),
+        torch.zeros(2, device="meta"),
+    ],
+    ids=["nan", "infinite", "too large for fp32", "int", "sparse", "meta"],
+)
+def test_weights_that_are_no_finite_floats_are_refused_by_name(tensor: Tensor, tmp_path: Path) -> None:
+    state = {**Released().state_dict(), "model.1.bias": tensor}
+    with pytest.raises(CheckpointError, match=r"net.pth: model\.1\.bias (holds values that|must be a plain)"):
+        load_generator(saved(state, tmp_path / "net.pth"))
+
+
+def test_nan_in_our_own_file_is_refused(small_generator: Generator, tmp_path: Path) -> None:
+    nn.init.constant_(small_generator.stem.weight, float("nan"))
+    save_generator(small_generator, tmp_path / "g.safetensors")
+    with pytest.raises(CheckpointError, match=r"stem\.weight holds values that are not finite"):
+        load_generator(tmp_path / "g.safetensors")
+
+
+@pytest.mark.parametrize(
+    "config", ["null", "[1]", "{", '{"width": 2, "hidden": 3}', '{"width": -1}', '{"blocks": "x"}']
+)
+def test_a_description_of_no_generator_is_refused(config: str, tmp_path: Path) -> None:
+    checkpoint.save_tensors({"a": torch.zeros(1)}, tmp_path / "g.safetensors", metadata={"generator": config})
+    with pytest.raises(CheckpointError, match="describes no generator"):
+        load_generator(tmp_path / "g.safetensors")
+
+
+def test_our_file_with_a_key_too_many_or_too_few_is_refused(small_generator: Generator, tmp_path: Path) -> None:
+    save_generator(small_generator, tmp_path / "g.safetensors")
+    tensors, metadata = checkpoint.load_tensors(tmp_path / "g.safetensors")
+    checkpoint.save_tensors({**tensors, "tail": torch.zeros(1)}, tmp_path / "more.safetensors", metadata=metadata)
+    with pytest.raises(CheckpointError, match="holds tail beyond"):
+        load_generator(tmp_path / "more.safetensors")
+    del tensors["head.bias"]
+    checkpoint.save_tensors(tensors, tmp_path / "less.safetensors", metadata=metadata)
+    with pytest.raises(CheckpointError, match=r"lacks head\.bias"):
+        load_generator(tmp_path / "less.safetensors")
+
+
+@pytest.mark.parametrize("convs, dropout", [(2, 0.5), (2, 0.0), (1, 0.0)])
+def test_save_released_gives_what_the_released_code_loads(convs: int, dropout: float, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    generator = Generator("paper", width=2, blocks=2, convs=convs, dropout=dropout)
+    randomise(generator)
+    save_released(generator, tmp_path / "net.pth")
+    assert_same_weights(load_generator(tmp_path / "net.pth"), generator)
+    net = Released(convs=convs, dropout=convs == 1 or dropout > 0)
+    nn.init.zeros_(net.model[1].weight)
+    net.load_state_dict(torch.load(tmp_path / "net.pth", weights_only=True), strict=True)
+    assert_same_network(generator.eval(), net)
+
+
+@pytest.mark.parametrize("options", [{}, {"border": "reflect"}, {"bias": True}])
+def test_save_released_refuses_the_articles_network(options: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="reflect borders and biases"):
+        save_released(Generator("article", width=2, blocks=1, **options), tmp_path / "net.pth")
+    assert not list(tmp_path.iterdir())
+
+
+def damaged(data: bytes, count: int, *, seed: int) -> list[bytes]:
+    """Copies of the data with one byte changed or, one in four, cut short; half of the bytes lie near the ends."""
+    draw = random.Random(seed)
+    copies = []
+    for i in range(count):
+        near = draw.randrange(min(len(data), 2000))
+        at = (draw.randrange(len(data)), near, draw.randrange(len(data)), len(data) - 1 - near)[i % 4]
+        if draw.random() < 0.25:
+            copies.append(data[:at])
+        else:
+            copies.append(data[:at] + bytes([data[at] ^ draw.randrange(1, 256)]) + data[at + 1 :])
+    return copies
+
+
+def test_every_damage_to_our_file_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "g.safetensors"
+    save_generator(Generator("tiny", width=2, blocks=1), path, card={"made": "for this test"})
+    for copy in damaged(path.read_bytes(), 300, seed=0):
+        path.write_bytes(copy)
+        with pytest.raises(CheckpointError):
+            load_generator(path)
+
+
+def test_the_digest_is_found_missing(tmp_path: Path) -> None:
+    path = tmp_path / "g.safetensors"
+    save_generator(Generator("tiny", width=2, blocks=1), path)
+    path.write_bytes(path.read_bytes().replace(b'"sha256"', b'"sha257"'))
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        load_generator(path)
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_a_damaged_pth_is_refused_or_still_holds_tensors(legacy: bool, tmp_path: Path) -> None:
+    path = saved(Released(blocks=1).state_dict(), tmp_path / "net.pth", legacy=legacy)
+    refused = 0
+    for copy in damaged(path.read_bytes(), 300, seed=1):
+        path.write_bytes(copy)
+        try:
+            assert isinstance(load_generator(path), Generator)
+        except CheckpointError as error:
+            assert str(error).startswith(f"{path}: ")
+            refused += 1
+    assert refused > 100
+
+
+@pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"not weights at all\n" * 9], ids=["empty", "text"])
+def test_a_file_that_holds_no_weights_is_refused(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=name):
+        load_generator(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])
+def test_a_missing_file_and_a_folder_give_the_plain_error(name: str, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        load_generator(tmp_path / name)
+    (tmp_path / name).mkdir()
+    with pytest.raises(IsADirectoryError):
+        load_generator(tmp_path / name)
+
+
+class Hostile:
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.canary),)
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_code_in_a_pickle_is_refused_and_does_not_run(legacy: bool, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    pickle.loads(pickle.dumps(Hostile(canary)))
+    canary.rmdir()
+    state = {**Released().state_dict(), "model.1.bias": Hostile(canary)}
+    with pytest.raises(CheckpointError, match="not a file of plain weights"):
+        load_generator(saved(state, tmp_path / "net.pth", legacy=legacy))
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("save, name", [(save_generator, "g.safetensors"), (save_released, "net.pth")])
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_an_interrupted_save_leaves_the_old_file(
+    save: Callable[[Generator, Path], None],
+    name: str,
+    error: BaseException,
+    small_generator: Generator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    save(small_generator, tmp_path / name)
+    before = (tmp_path / name).read_bytes()
+
+    def interrupted(source: Path, target: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    nn.init.ones_(small_generator.head.weight)
+    with pytest.raises(type(error)):
+        save(small_generator, tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_bytes() == before

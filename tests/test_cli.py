@@ -1,0 +1,465 @@
+"""The command line: every command does its work, and every mistake ends with a message and the right exit code."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import deblurgan
+from conftest import texture
+from deblurgan import Generator, cli, images, load_generator, metrics, save_generator
+from deblurgan.blur import apply_psf
+from deblurgan.config import TRAIN_PRESETS
+from deblurgan.data import PairedFolder, open_dataset
+
+COMMANDS = ("train", "deblur", "blur", "evaluate", "demo", "info")
+NETWORK = ("--preset", "tiny", "--width", 4, "--blocks", 1)
+SMALL = (*NETWORK, "--crop", 32, "--batch-size", 2, "--steps", 3, "--device", "cpu")
+
+
+@pytest.fixture
+def weights(small_generator: Generator, tmp_path: Path) -> Path:
+    save_generator(small_generator, tmp_path / "small.safetensors")
+    return tmp_path / "small.safetensors"
+
+
+def run(*words: Any) -> int:
+    return cli.main([str(word) for word in words])
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in names(folder)}
+
+
+def in_new_process(*words: str, code: str | None = None) -> subprocess.CompletedProcess[str]:
+    program = ["-m", "deblurgan"] if code is None else ["-c", code]
+    return subprocess.run([sys.executable, *program, *words], capture_output=True, text=True)
+
+
+def pixels(path: Path) -> torch.Tensor:
+    """uint8 [3, h, w]."""
+    return torch.from_numpy(images.read(path).pixels).permute(2, 0, 1)
+
+
+# Help, version, exit codes
+
+
+def test_python_m_deblurgan_runs_and_exits_as_main_does() -> None:
+    version = in_new_process("--version")
+    assert (version.returncode, version.stdout, version.stderr) == (0, f"deblurgan {deblurgan.__version__}\n", "")
+    wrong = in_new_process("sharpen")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "unknown command 'sharpen': deblurgan has train, deblur, blur, evaluate, demo, info" in wrong.stderr
+
+
+def test_help_answers_without_torch() -> None:
+    code = (
+        "import sys\n"
+        "from deblurgan.cli import main\n"
+        f"codes = [main(words) for words in [['--help'], *([name, '--help'] for name in {COMMANDS})]]\n"
+        "heavy = {'torch', 'numpy', 'PIL', 'deblurgan._C'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else max(codes))"
+    )
+    done = in_new_process(code=code)
+    assert done.returncode == 0, done.stderr
+    for name in COMMANDS:
+        assert f"usage: deblurgan {name}" in done.stdout
+
+
+@pytest.mark.parametrize("word", ["-h", "--help"])
+def test_help_lists_the_commands(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(word) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("usage: deblurgan COMMAND")
+    for name in COMMANDS:
+        assert f"\n  {name} " in text
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("train", ["--preset", "--steps", "--gan", "--out", "-o", "--config"]),
+        ("deblur", ["--weights", "-m", "--overwrite", "--skip-existing", "--suffix", "--config"]),
+        ("blur", ["--pairs", "--exposure", "--anxiety", "-o", "--config"]),
+        ("evaluate", ["--metrics", "--kernels", "--csv", "--layout", "--config"]),
+        ("demo", ["--seed", "-o", "--config"]),
+        ("info", ["--help"]),
+    ],
+)
+def test_each_command_has_help(name: str, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(name, "--help") == 0
+    text = capsys.readouterr().out
+    assert cli.COMMANDS[name].options.__doc__ in text
+    for option in options:
+        assert option in text
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("", "usage: deblurgan COMMAND"),
+        ("sharpen", "unknown command 'sharpen'"),
+        ("--bogus", "unknown command '--bogus'"),
+        ("deblur", "Missing"),
+        ("deblur a.png", "--out"),
+        ("deblur nowhere -o out", "inputs must exist, got nowhere"),
+        ("deblur empty -o out", "found none in empty"),
+        ("deblur photos -o out --weights nowhere.pth", "nowhere.pth"),
+        ("deblur photos -o out --weights damaged.pth", "damaged.pth: "),
+        ("deblur photos -o out --weights damaged.safetensors", "damaged.safetensors: damaged"),
+        ("deblur photos -o out --dtype fp8", "fp8"),
+        ("deblur photos -o out --device tpu9", "tpu9"),
+        ("deblur photos -o out --bogus 1", "--bogus"),
+        ("deblur photos -o out --weights hub:owner/name", "pip install 'deblurgan[hub]'"),
+        ("blur photos", "--out"),
+        ("blur nowhere -o out", "inputs must exist, got nowhere"),
+        ("blur photos -o out --n 0", "n must be at least 1, got 0"),
+        ("blur photos -o out --exposure 2", "exposure"),
+        ("evaluate nowhere", "data must be a folder, got nowhere"),
+        ("evaluate empty", "found none in empty"),
+        ("evaluate photos --metrics lpips", "lpips"),
+        ("evaluate photos --kernels 0", "kernels must be at least 1, got 0"),
+        ("evaluate photos --exposure", "exposure must name at least one"),
+        ("train", "PATH"),
+        ("train nowhere --preset tiny", "data must be a folder, got nowhere"),
+        ("train empty --preset tiny", "found none in empty"),
+        ("train photos --preset huge", "preset must be one of paper, article, tiny, got 'huge'"),
+        ("train photos --preset tiny --crop 30", "crop must be a multiple of 4"),
+        ("train photos --steps many", "many"),
+        ("train photos --config nowhere.yaml", "nowhere.yaml"),
+        ("train photos --config", "--config"),
+        ("demo -o small.safetensors/grid.png", "small.safetensors"),
+        ("demo -o photos/0.png --no-overwrite", "0.png exists: replace it with --overwrite"),
+    ],
+)
+def test_a_mistake_is_exit_code_2_and_a_message(
+    words: str,
+    message: str,
+    photos: Path,
+    weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "damaged.pth").write_bytes(b"none")
+    (tmp_path / "damaged.safetensors").write_bytes(weights.read_bytes()[:-1])
+    before = contents(photos)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # as if not installed
+    assert run(*words.split()) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert "Traceback" not in said.err
+    assert contents(photos) == before
+    assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_is_exit_code_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(options: Any) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, "info", cli.Command(cli.COMMANDS["info"].options, interrupted))
+    assert run("info") == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+# YAML
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("bogus: 1", "unknown option 'bogus'"),
+        ("n: many", "n must be int, got 'many'"),
+        ("exposure: 1.0", "exposure must be a list, got 1.0"),
+        ("pairs: 1", "pairs must be bool, got 1"),
+        ("3: 4", "must hold options, name: value"),
+        ("- n", "must hold options, name: value"),
+        ("", "must hold options, name: value"),
+        ("n: [1,", "not YAML"),
+        ("\x00", "not YAML"),
+    ],
+)
+def test_a_wrong_config_is_exit_code_2_and_a_message(
+    text: str, message: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    assert run("blur", photos, "-o", tmp_path / "out", "--config", tmp_path / "c.yaml") == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("preset", ["huge", "[tiny]", "3"])
+def test_a_wrong_preset_in_a_config_is_named(
+    preset: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.yaml").write_text(f"preset: {preset}")
+    assert run("train", photos, "--config", tmp_path / "c.yaml") == 2
+    assert "preset must be one of paper, article, tiny, got" in capsys.readouterr().err
+
+
+def test_a_config_that_is_no_text_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.yaml").write_bytes(b"\xff\xfe\x00")
+    assert run("blur", "--config", tmp_path / "c.yaml") == 2
+    assert "c.yaml: not YAML" in capsys.readouterr().err
+
+
+def test_a_config_equals_its_flags_and_flags_win(photos: Path, tmp_path: Path) -> None:
+    flags = ["--n", 2, "--seed", 7, "--exposure", 0.5, 1.0, "--anxiety", 0.01, "--padding", "zero"]
+    run("blur", photos, "-o", tmp_path / "a", *flags)
+    values = {"n": 2, "seed": 7, "exposure": [0.5, 1], "anxiety": 0.01, "padding": "zero"}
+    values |= {"inputs": [str(photos)], "out": str(tmp_path / "b")}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(values))
+    assert run("blur", "--config", tmp_path / "c.yaml") == 0
+    assert len(names(tmp_path / "a")) == 8
+    assert contents(tmp_path / "b") == contents(tmp_path / "a")
+    assert run("blur", f"--config={tmp_path / 'c.yaml'}", "--n", 1, "--out", tmp_path / "d") == 0
+    assert names(tmp_path / "d") == ["0.png", "1.png", "2.png", "3.png"]
+
+
+# blur
+
+
+def test_blur_pairs_writes_a_training_set_whose_kernels_reproduce_it(photos: Path, tmp_path: Path) -> None:
+    (photos / "deep").mkdir()
+    (photos / "3.png").rename(photos / "deep" / "3.png")
+    images.write(images.Picture(texture(40, 50, seed=9)), photos / "4.jpg")
+    out = tmp_path / "set"
+    assert run("blur", photos, "-o", out, "--pairs", "--seed", 3) == 0
+    pictures = ["0.png", "1.png", "2.png", "4.png", "deep/3.png"]
+    assert names(out) == [*(f"blur/{n}" for n in pictures), "psf.npz", *(f"sharp/{n}" for n in pictures)]
+
+    dataset = open_dataset(out)
+    assert isinstance(dataset, PairedFolder)
+    with np.load(out / "psf.npz", allow_pickle=False) as file:
+        kernels = dict(zip(file["names"].tolist(), file["psf"], strict=True))
+    assert sorted(kernels) == pictures
+    for i in range(len(dataset)):
+        blurred, sharp = dataset.whole(i)
+        name = dataset.path(i).relative_to(out / "blur").as_posix()
+        original = photos / name if (photos / name).exists() else photos / "4.jpg"
+        assert torch.equal(sharp, pixels(original))
+        assert torch.equal(apply_psf(sharp, torch.from_numpy(kernels[name])), blurred)
+        assert not torch.equal(blurred, sharp)
+    assert len({kernel.tobytes() for kernel in kernels.values()}) == 5
+
+
+def test_blur_n_writes_different_versions(photos: Path, tmp_path: Path) -> None:
+    assert run("blur", photos / "0.png", photos / "1.png", "-o", tmp_path / "out", "--n", 3) == 0
+    files = contents(tmp_path / "out")
+    assert list(files) == ["0_000.png", "0_001.png", "0_002.png", "1_000.png", "1_001.png", "1_002.png"]
+    assert len(set(files.values())) == 6
+
+
+@pytest.mark.parametrize("n, wanted", [(1, ["one.png"]), (2, ["one_000.png", "one_001.png"])])
+def test_blur_may_name_its_file(n: int, wanted: list[str], photos: Path, tmp_path: Path) -> None:
+    assert run("blur", photos / "0.png", "-o", tmp_path / "out" / "one.png", "--n", n) == 0
+    assert names(tmp_path / "out") == wanted
+
+
+def test_blur_is_repeatable_by_seed(photos: Path, tmp_path: Path) -> None:
+    for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run("blur", photos, "-o", tmp_path / folder, "--seed", seed)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert contents(tmp_path / "a") != contents(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    "option, values",
+    [("--padding", ("reflect", "replicate", "zero")), ("--length", (20, 60)), ("--exposure", (0.1, 1.0))],
+)
+def test_blur_options_reach_the_blur(option: str, values: tuple[Any, ...], photos: Path, tmp_path: Path) -> None:
+    for value in values:
+        assert run("blur", photos / "0.png", "-o", tmp_path / f"{value}.png", option, value) == 0
+    assert len({(tmp_path / f"{value}.png").read_bytes() for value in values}) == len(values)
+
+
+def test_blur_replaces_nothing_unasked(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "set"
+    assert run("blur", photos, "-o", out, "--pairs") == 0
+    before = contents(out)
+    assert run("blur", photos / "0.png", "-o", out, "--pairs", "--seed", 1) == 2
+    assert "psf.npz exists: replace the training set with --overwrite" in capsys.readouterr().err
+    assert run("blur", photos, "-o", photos, "--seed", 1) == 1
+    assert "0.png exists: replace it with --overwrite" in capsys.readouterr().err
+    assert contents(out) == before
+    assert run("blur", photos, "-o", out, "--pairs", "--seed", 1, "--overwrite") == 0
+    assert contents(out).keys() == before.keys()
+    assert contents(out)["psf.npz"] != before["psf.npz"]
+
+
+# deblur
+
+
+def test_deblur_restores_a_folder(photos: Path, weights: Path, tmp_path: Path) -> None:
+    assert run("deblur", photos, "-o", tmp_path / "out", "-m", weights, "--device", "cpu") == 0
+    wanted = deblurgan.Deblurrer.from_pretrained(weights, device="cpu")
+    assert names(tmp_path / "out") == ["0.png", "1.png", "2.png", "3.png"]
+    for name in names(tmp_path / "out"):
+        assert torch.equal(pixels(tmp_path / "out" / name), wanted(pixels(photos / name)))
+
+
+def test_deblur_lists_bad_files_and_exits_with_1(
+    photos: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "bad.png").write_bytes(b"not a picture")
+    assert run("deblur", photos, "-o", tmp_path / "out", "--weights", weights) == 1
+    said = capsys.readouterr()
+    assert "4 written, 0 left out, 1 failed" in said.out
+    assert f"deblurgan: {photos / 'bad.png'}: damaged, or not a JPEG" in said.err
+    assert len(names(tmp_path / "out")) == 4
+
+
+def test_deblur_needs_overwrite_to_replace_its_input(
+    photos: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(photos)
+    assert run("deblur", photos / "0.png", "-o", photos / "0.png", "-m", weights) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert contents(photos) == before
+    assert run("deblur", photos / "0.png", "-o", photos / "0.png", "-m", weights, "--overwrite") == 0
+    assert contents(photos)["0.png"] != before["0.png"]
+
+
+def test_deblur_options_reach_the_work(photos: Path, weights: Path, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "out"
+    run("deblur", photos / "0.png", "-o", out, "-m", weights, "--suffix", "_sharp", "--format", "webp")
+    assert names(out) == ["0_sharp.webp"]
+    for quality in (10, 90):
+        run("deblur", photos, "-o", out / str(quality), "-m", weights, "--format", "jpg", "--quality", quality)
+    assert (out / "10" / "0.jpg").stat().st_size < (out / "90" / "0.jpg").stat().st_size
+    capsys.readouterr()
+    assert run("deblur", photos, "-o", out / "10", "-m", weights, "--format", "jpg", "--skip-existing") == 0
+    assert "0 written, 4 left out, 0 failed" in capsys.readouterr().out
+
+
+def test_deblur_stochastic_draws_dropout_by_seed(photos: Path, small_generator: Generator, tmp_path: Path) -> None:
+    generator = Generator("tiny", width=4, blocks=1, dropout=0.5)
+    generator.load_state_dict(small_generator.state_dict())
+    save_generator(generator, tmp_path / "drop.safetensors")
+    results = []
+    for i, flags in enumerate([(), ("--stochastic",), ("--stochastic",), ("--stochastic", "--seed", 1)]):
+        target = tmp_path / f"{i}.png"
+        assert run("deblur", photos / "0.png", "-o", target, "-m", tmp_path / "drop.safetensors", *flags) == 0
+        results.append(target.read_bytes())
+    assert results[1] == results[2]
+    assert len(set(results)) == 3
+
+
+def test_deblur_to_a_place_that_cannot_be_written_exits_with_1(
+    photos: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert run("deblur", photos, "-o", tmp_path / "file" / "out", "-m", weights) == 1
+    assert "0 written, 0 left out, 4 failed" in capsys.readouterr().out
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_deblur_reads_released_weights(photos: Path, small_generator: Generator, tmp_path: Path) -> None:
+    deblurgan.save_released(small_generator, tmp_path / "net.pth")
+    assert run("deblur", photos / "0.png", "-o", tmp_path / "out", "-m", tmp_path / "net.pth") == 0
+    assert names(tmp_path / "out") == ["0.png"]
+
+
+# The whole way, and the rest
+
+
+def test_blur_train_deblur_and_evaluate_in_a_row(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs, out = tmp_path / "pairs", tmp_path / "run"
+    assert run("blur", photos, "-o", pairs, "--pairs") == 0
+    assert run("train", pairs, "-o", out, *SMALL) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"\n3 steps, best validation PSNR \d+\.\d\d dB, weights .*best\.safetensors\n", said)
+    assert "step 3/3" in said
+    assert load_generator(out / "best.safetensors").spec.width == 4
+
+    assert run("deblur", pairs / "blur", "-o", tmp_path / "restored", "-m", out, "--device", "cpu") == 0
+    assert names(tmp_path / "restored") == names(photos)
+
+    figures = tmp_path / "new" / "figures.csv"
+    capsys.readouterr()
+    assert run("evaluate", pairs, "-m", out, "--csv", figures, "--device", "cpu") == 0
+    said = capsys.readouterr().out
+    lines = figures.read_text().splitlines()
+    assert len(lines) == 5
+    name, *_, after, _ = lines[1].split(",")
+    restored, sharp = (pixels(tmp_path / folder / Path(name).name) for folder in ("restored", "pairs/sharp"))
+    assert float(after) == pytest.approx(float(metrics.psnr(restored, sharp, 255.0)), abs=1e-4)
+    assert "psnr blurred" in said
+    assert "PSNR gain: mean" in said
+
+
+def test_the_config_of_a_run_repeats_it(photos: Path, tmp_path: Path) -> None:
+    assert run("train", photos, "-o", tmp_path / "a", *SMALL, "--seed", 5) == 0
+    assert run("train", "--config", tmp_path / "a" / "config.yaml", "-o", tmp_path / "b") == 0
+    first, again = ((tmp_path / folder / "last.safetensors") for folder in "ab")
+    a, b = (load_generator(path).state_dict() for path in (first, again))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_preset_of_train_sets_defaults_that_flags_override(photos: Path, tmp_path: Path) -> None:
+    assert run("train", photos, "-o", tmp_path / "run", *SMALL, "--lr", 0.001) == 0
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    preset = TRAIN_PRESETS["tiny"]
+    assert (config["preset"], config["gan"], config["pixel"]) == ("tiny", preset["gan"], preset["pixel"])
+    assert (config["lr"], config["crop"], config["width"]) == (0.001, 32, 4)
+
+
+def test_evaluate_lists_bad_files_and_exits_with_1(
+    photos: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "bad.png").write_bytes(b"not a picture")
+    assert run("evaluate", photos, "-m", weights, "--kernels", 1, "--exposure", 1.0, "--metrics", "psnr") == 1
+    assert "left out bad.png: " in capsys.readouterr().out
+
+
+def test_evaluate_options_reach_the_work(photos: Path, weights: Path, tmp_path: Path) -> None:
+    shared = ("-m", weights, "--kernels", 1, "--exposure", 1.0)
+    reports = []
+    for i, flags in enumerate([("--seed", 1), ("--seed", 1), ("--seed", 2), ("--metrics", "ssim")]):
+        assert run("evaluate", photos, *shared, *flags, "--csv", tmp_path / f"{i}.csv") == 0
+        reports.append((tmp_path / f"{i}.csv").read_text())
+    assert reports[0] == reports[1] != reports[2]
+    assert len(reports[0].splitlines()) == 5
+    assert reports[3].startswith("name,exposure,kernel,blurred_ssim,ssim")
+
+
+def test_demo_restores_its_picture_with_the_weights_that_ship(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the shipped weights, so this is also the test that they are worth shipping."""
+    assert run("demo", "-o", tmp_path / "new" / "grid.png") == 0
+    said = capsys.readouterr().out
+    grid = pixels(tmp_path / "new" / "grid.png")
+    assert tuple(grid.shape) == (3, 400, 1800)
+    blurred, restored, sharp = grid.split(600, 2)
+    assert torch.equal(sharp, pixels(Path(deblurgan.__file__).parent / "assets" / "demo.png"))
+    before, after = (
+        [float(metric(picture, sharp, 255.0)) for metric in (metrics.psnr, metrics.ssim)]
+        for picture in (blurred, restored)
+    )
+    assert f"blurred   PSNR {before[0]:.2f} dB  SSIM {before[1]:.4f}\n" in said
+    assert f"restored  PSNR {after[0]:.2f} dB  SSIM {after[1]:.4f}\n" in said
+    assert f"{tmp_path / 'new' / 'grid.png'}: blurred | restored | sharp" in said
+    assert after[0] > before[0]
+    assert after[1] > before[1]
+
+
+def test_info_prints_which_path_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("info") == 0
+    assert capsys.readouterr().out == deblurgan.info() + "\n"

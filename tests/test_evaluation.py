@@ -1,0 +1,225 @@
+"""Figures agree with scikit-image's; every layout is read; what cannot be measured is said."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from conftest import texture
+from deblurgan import Deblurrer, Generator, evaluate, images
+from deblurgan.blur import apply_psf, random_trajectories, rasterize_psf
+
+
+@pytest.fixture
+def deblurrer(small_generator: Generator) -> Deblurrer:
+    return Deblurrer(small_generator, device="cpu")
+
+
+@pytest.fixture
+def identity(small_generator: Generator) -> Deblurrer:
+    """Gives every picture back as it is: the last convolution is zero."""
+    torch.nn.init.zeros_(small_generator.head.weight)
+    torch.nn.init.zeros_(small_generator.head.bias)
+    return Deblurrer(small_generator, device="cpu")
+
+
+def figures(picture: np.ndarray, sharp: np.ndarray) -> dict[str, float]:
+    """scikit-image's, of uint8 pictures [h, w, 3]."""
+    ssim = structural_similarity(
+        sharp, picture, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, channel_axis=2, data_range=255
+    )
+    return {"psnr": peak_signal_noise_ratio(sharp, picture, data_range=255), "ssim": ssim}
+
+
+def add(path: Path, pixels: np.ndarray) -> np.ndarray:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images.write(images.Picture(pixels), path)
+    return pixels
+
+
+def soft(sharp: np.ndarray) -> np.ndarray:
+    """A blurred version: each pixel the mean of itself and its right neighbour."""
+    return ((sharp.astype(int) + np.roll(sharp, -1, 1)) // 2).astype(np.uint8)
+
+
+def paired(root: Path, count: int = 2) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """A paired folder; gives (blurred, sharp) by name."""
+    pairs = {}
+    for i in range(count):
+        sharp = add(root / "sharp" / f"{i}.png", texture(30, 41, seed=i))
+        pairs[f"blur/{i}.png"] = add(root / "blur" / f"{i}.png", soft(sharp)), sharp
+    return pairs
+
+
+def gopro(root: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """A GoPro tree whose training split must not be measured."""
+    pairs = {}
+    for sequence in ("GOPR01", "GOPR02"):
+        for folder in ("train", "test"):
+            sharp = add(root / folder / sequence / "sharp" / "000001.png", texture(30, 41, seed=len(pairs)))
+            blurred = add(root / folder / sequence / "blur" / "000001.png", soft(sharp))
+            add(root / folder / sequence / "blur_gamma" / "000001.png", sharp)
+        pairs[f"test/{sequence}/blur/000001.png"] = blurred, sharp
+    return pairs
+
+
+def side_by_side(root: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    sharp = texture(30, 41)
+    add(root / "ab.png", np.concatenate([soft(sharp), sharp], 1))
+    return {"ab.png": (soft(sharp), sharp)}
+
+
+@pytest.mark.parametrize(
+    "make, layout",
+    [(paired, "auto"), (paired, "paired"), (gopro, "auto"), (gopro, "gopro"), (side_by_side, "side-by-side")],
+)
+def test_figures_of_pairs_are_scikit_images(
+    deblurrer: Deblurrer, make: Callable[[Path], dict], layout: str, tmp_path: Path
+) -> None:
+    pairs = make(tmp_path)
+    report = evaluate(deblurrer, tmp_path, layout=layout)
+    assert [row.name for row in report.rows] == list(pairs)
+    for row in report.rows:
+        blurred, sharp = pairs[row.name]
+        assert row.before == pytest.approx(figures(blurred, sharp), abs=1e-4)
+        assert row.after == pytest.approx(figures(deblurrer(blurred), sharp), abs=1e-4)
+        assert row.before != row.after
+        assert (row.exposure, row.kernel) == (None, None)
+    assert report.mean("ssim") == pytest.approx(np.mean([row.after["ssim"] for row in report.rows]))
+    assert report.mean("psnr", after=False) == pytest.approx(np.mean([row.before["psnr"] for row in report.rows]))
+    assert report.gains() == [row.after["psnr"] - row.before["psnr"] for row in report.rows]
+    assert (report.sharp, report.failed) == ({}, [])
+
+
+def test_sharp_photos_are_blurred_by_fixed_centred_kernels(deblurrer: Deblurrer, photos: Path) -> None:
+    report = evaluate(deblurrer, photos, kernels=2, exposure=(0.5, 1.0), seed=3)
+    assert [(row.name, row.exposure, row.kernel) for row in report.rows] == [
+        (f"{i}.png", exposure, k) for i in range(4) for exposure in (0.5, 1.0) for k in range(2)
+    ]
+    paths = random_trajectories(2, seed=3)
+    for row in report.rows:
+        sharp = images.read(photos / row.name).pixels
+        psf = rasterize_psf(paths, exposure=row.exposure)[row.kernel]
+        blurred = apply_psf(torch.from_numpy(sharp).permute(2, 0, 1), psf).permute(1, 2, 0).numpy()
+        assert row.before == pytest.approx(figures(blurred, sharp), abs=1e-4)
+        assert row.after == pytest.approx(figures(deblurrer(blurred), sharp), abs=1e-4)
+    wanted = {f"{i}.png": figures(deblurrer(s), s)["psnr"] for i in range(4) for s in [texture(72, 96, seed=i)]}
+    assert report.sharp == pytest.approx(wanted, abs=1e-4)
+    assert report.mean(exposure=0.5) != report.mean(exposure=1.0)
+    assert len(report.gains(exposure=1.0)) == 8
+
+
+def test_the_same_seed_gives_the_same_report(deblurrer: Deblurrer, photos: Path) -> None:
+    first, again = (evaluate(deblurrer, photos, kernels=1, exposure=(1.0,), seed=5) for _ in range(2))
+    assert first == again
+    other = evaluate(deblurrer, photos, kernels=1, exposure=(1.0,), seed=6)
+    assert first.rows[0].before != other.rows[0].before
+    more = evaluate(deblurrer, photos, kernels=2, exposure=(1.0,), seed=5)
+    assert more.rows[::2] == first.rows
+
+
+def test_an_identity_gains_nothing_and_returns_sharp_pictures_at_100_db(identity: Deblurrer, photos: Path) -> None:
+    report = evaluate(identity, photos, kernels=1)
+    assert all(row.before == row.after for row in report.rows)
+    assert set(report.gains()) == {0.0}
+    assert report.sharp == dict.fromkeys(["0.png", "1.png", "2.png", "3.png"], 100.0)
+    assert "sharp pictures come back at 100.00 dB, the worst at 100.00" in str(report)
+    assert "mean +0.00 dB, worst +0.00, best +0.00" in str(report)
+
+
+def test_metrics_can_be_chosen(deblurrer: Deblurrer, tmp_path: Path) -> None:
+    paired(tmp_path)
+    report = evaluate(deblurrer, tmp_path, ["ssim"])
+    assert all(list(row.before) == list(row.after) == ["ssim"] for row in report.rows)
+    assert "ssim" in str(report)
+    assert "dB" not in str(report)
+
+
+def test_a_dataset_may_stand_in_for_a_folder(deblurrer: Deblurrer, tmp_path: Path) -> None:
+    from deblurgan.data import PairedFolder
+
+    paired(tmp_path)
+    assert evaluate(deblurrer, PairedFolder(tmp_path)) == evaluate(deblurrer, tmp_path)
+
+
+def test_a_bad_or_too_small_picture_is_listed_and_counted_nowhere(deblurrer: Deblurrer, photos: Path) -> None:
+    (photos / "bad.png").write_bytes(b"not a picture")
+    add(photos / "small.png", texture(10, 40))
+    lines: list[str] = []
+    report = evaluate(deblurrer, photos, kernels=1, log=lines.append)
+    assert [name for name, _ in report.failed] == ["bad.png", "small.png"]
+    assert "at least 11" in report.failed[1][1]
+    assert {row.name for row in report.rows} == set(report.sharp) == {"0.png", "1.png", "2.png", "3.png"}
+    assert f"left out bad.png: {report.failed[0][1]}" in str(report)
+    assert len(lines) == 6
+
+
+def test_the_report_says_mean_worst_best_and_the_hard_ones(deblurrer: Deblurrer, photos: Path) -> None:
+    report = evaluate(deblurrer, photos, kernels=1)
+    gains = report.gains()
+    text = str(report)
+    assert f"PSNR gain: mean {np.mean(gains):+.2f} dB, worst {min(gains):+.2f}, best {max(gains):+.2f}" in text
+    hard = [gain for gain, row in zip(gains, report.rows, strict=True) if row.before["psnr"] < 30]
+    assert hard
+    assert report.gains(below=30) == hard
+    assert f"PSNR gain of the {len(hard)} that start below 30 dB: mean {np.mean(hard):+.2f} dB" in text
+    for line in ("all", "exposure 0.5", "exposure 1"):
+        assert any(row.startswith(line) for row in text.splitlines())
+    assert f"{report.mean(after=False):.2f}" in text
+    assert f"{report.mean(exposure=0.5):.2f}" in text
+
+
+def test_csv_holds_every_row(deblurrer: Deblurrer, photos: Path, tmp_path: Path) -> None:
+    report = evaluate(deblurrer, photos, kernels=1)
+    report.to_csv(tmp_path / "figures.csv")
+    with (tmp_path / "figures.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["name", "exposure", "kernel", "blurred_psnr", "blurred_ssim", "psnr", "ssim"]
+    assert len(rows) == len(report.rows) == 8
+    for read, row in zip(rows, report.rows, strict=True):
+        assert (read["name"], float(read["exposure"]), int(read["kernel"])) == (row.name, row.exposure, row.kernel)
+        assert float(read["blurred_psnr"]) == pytest.approx(row.before["psnr"], abs=1e-6)
+        assert float(read["ssim"]) == pytest.approx(row.after["ssim"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"metrics": ["psnr", "lpips"]}, "metrics must be of psnr, ssim, got lpips"),
+        ({"metrics": []}, "metrics must be of psnr, ssim, got none"),
+        ({"kernels": 0}, "kernels must be at least 1, got 0"),
+        ({"exposure": ()}, "exposure must name at least one"),
+        ({"exposure": (0.0,)}, "exposure"),
+        ({"exposure": (1.5,)}, "exposure"),
+        ({"layout": "zip"}, "layout must be"),
+    ],
+)
+def test_wrong_options_are_refused(deblurrer: Deblurrer, photos: Path, options: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        evaluate(deblurrer, photos, **options)
+
+
+def test_data_without_a_readable_picture_is_refused(deblurrer: Deblurrer, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="data must be a folder"):
+        evaluate(deblurrer, tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="data must hold pictures, found none"):
+        evaluate(deblurrer, tmp_path)
+    (tmp_path / "bad.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"data must hold a readable picture, got bad.png: empty file"):
+        evaluate(deblurrer, tmp_path)
+
+
+def test_an_empty_report_prints(tmp_path: Path) -> None:
+    from deblurgan import Report
+
+    assert str(Report()) == "no picture was measured"
+    assert math.isnan(Report().mean())
+    Report().to_csv(tmp_path / "empty.csv")
+    assert (tmp_path / "empty.csv").read_text().startswith("name,exposure,kernel")
