@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deblurgan import blur, losses, metrics, nn, ops
+    from deblurgan import blur, data, images, losses, metrics, nn, ops, reference
     from deblurgan.blur import MotionBlur
     from deblurgan.checkpoint import load_generator, save_generator, save_released
     from deblurgan.config import TrainConfig
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # Loaded when first used: the command line's --help must not wait for torch.
-_MODULES = ("blur", "losses", "metrics", "nn", "ops")
+_MODULES = ("blur", "data", "images", "losses", "metrics", "nn", "ops", "reference")
 _NAMES = {
     "Critic": "nn",
     "Deblurrer": "inference",
@@ -51,13 +51,16 @@ __all__ = [
     "TrainResult",
     "Trainer",
     "blur",
+    "data",
     "evaluate",
+    "images",
     "info",
     "load_generator",
     "losses",
     "metrics",
     "nn",
     "ops",
+    "reference",
     "save_generator",
     "save_released",
     "train",

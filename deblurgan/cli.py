@@ -85,7 +85,6 @@ def _parse(name: str, command: Command, words: list[str]) -> Any:
         description=f"{command.options.__doc__}\n\n--config FILE reads these options from YAML.",
         args=rest,
         default=default,
-        compact_help=True,
     )
 
 

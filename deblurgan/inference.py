@@ -8,7 +8,7 @@ import platform
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -21,8 +21,6 @@ from deblurgan import _C, images
 from deblurgan.checkpoint import DEFAULT_WEIGHTS, load_generator
 from deblurgan.nn import Generator
 from deblurgan.reference import border_index
-
-P = TypeVar("P", str, Path, Image.Image, NDArray[Any], Tensor)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -93,7 +91,13 @@ class Deblurrer:
             path = path / "best.safetensors" if path.is_dir() else path
         return cls(load_generator(path), **options)
 
-    def __call__(self, picture: P) -> Any:
+    @overload
+    def __call__(self, picture: str | Path | Image.Image) -> Image.Image: ...
+    @overload
+    def __call__(self, picture: NDArray[Any]) -> NDArray[Any]: ...
+    @overload
+    def __call__(self, picture: Tensor) -> Tensor: ...
+    def __call__(self, picture: Any) -> Any:
         """The restored picture, of the same kind, size and dtype.
 
         Takes a PIL image (alpha is kept as it is), an ndarray [h, w, 3] or [h, w], a Tensor [3, h, w] or [n, 3, h, w]

@@ -56,6 +56,17 @@ PUBLIC = [
     "nn.Generator",
     "nn.Critic",
     "ops.apply_psf",
+    "data.open_dataset",
+    "data.SharpFolder",
+    "data.PairedFolder",
+    "data.GoPro",
+    "data.SideBySide",
+    "data.Mixed",
+    "images.read",
+    "images.write",
+    "reference.conv_norm_relu",
+    "reference.instance_norm",
+    "reference.output_tail",
 ]
 
 
