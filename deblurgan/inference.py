@@ -266,7 +266,7 @@ def info() -> str:
     """Which path each part takes on this machine, and why, as lines of text."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     if _C.built_with_cuda:
-        native = f"C++ and CUDA ({_C.cuda_device_count()} devices)"
+        native = f"C++, linked with the CUDA runtime, which sees {_C.cuda_device_count()} devices"
     else:
         native = "C++ only (no CUDA toolkit when it was built)"
     lines = {
@@ -275,7 +275,7 @@ def info() -> str:
         "torch": f"{torch.__version__}, {torch.get_num_threads()} threads",
         "device": f"cuda: {gpu}" if gpu else "cpu (torch sees no CUDA device)",
         "deblurgan._C": native,
-        "generator, critic": "plain torch (deblurgan.reference), on any device",
+        "generator, critic": "plain torch (deblurgan.reference) on any device; there are no fused kernels yet",
         "blur": "C++ for uint8 and fp32 on the CPU; elsewhere PSFs from C++, applied by plain torch",
         "default weights": _described(DEFAULT_WEIGHTS),
     }
