@@ -29,7 +29,7 @@ Preset = Literal["paper", "article", "tiny"]
 Layout = Literal["auto", "sharp", "paired", "gopro", "side-by-side"]
 Gan = Literal["wgan-gp", "lsgan", "lsgan-l1", "vanilla"]
 Norm = Literal["sample", "pixel"]
-Pixel = Literal["l1", "l2", "psnr"]
+Pixel = Literal["l1", "l2"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
@@ -100,7 +100,7 @@ class TrainConfig(Options):
     """Features after conv3_3's activation (paper text) rather than before it (released code)."""
     content_weight: float = 100.0
     pixel: Pixel | Literal["none"] = "none"
-    """Direct difference of the pictures: absolute, squared, or in decibels."""
+    """Direct difference of the pictures: absolute or squared."""
     pixel_weight: float = 1.0
     tv_weight: float = 0.0
     """Total variation of the restored picture."""
