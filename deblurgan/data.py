@@ -128,7 +128,10 @@ class PairDataset(Dataset[Pair]):
 
     def name(self, index: int, *, epoch: int = 0) -> str:
         """The picture's path below the root."""
-        path = self.path(index, epoch=epoch)
+        return self.below_root(self.path(index, epoch=epoch))
+
+    def below_root(self, path: Path) -> str:
+        """The path as reports name it."""
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
 
     def whole(self, index: int) -> Pair:
@@ -408,7 +411,8 @@ class Batches(Dataset[Batch]):
                 return self.dataset.sample(index, epoch=epoch, attempt=attempt)
             except (images.ImageError, OSError) as error:
                 listed = small if isinstance(error, BelowCrop) else bad
-                listed[self.dataset.name(index, epoch=epoch)] = getattr(error, "reason", None) or str(error)
+                path = Path(getattr(error, "path", None) or self.dataset.path(index, epoch=epoch))
+                listed[self.dataset.below_root(path)] = getattr(error, "reason", None) or str(error)
         name, reason = next(iter((bad | small).items()))
         raise ValueError(f"data must hold a usable picture, found none of {n}; {name}: {reason}")
 

@@ -261,6 +261,13 @@ def test_bad_files_are_replaced_and_named(photos: Path) -> None:
     assert len({float(part.double().mean()) for part in batches[3].sharp}) == 7, "a stand-in repeats a crop"
 
 
+def test_the_bad_one_of_a_pair_is_named(tmp_path: Path) -> None:
+    write_pairs(tmp_path)
+    (tmp_path / "sharp" / "1.png").write_bytes(b"no picture")
+    batch = Batches(PairedFolder(tmp_path, crops=SMALL), 3)[0]
+    assert list(batch.bad) == ["sharp/1.png"]
+
+
 def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"data must hold a usable picture, found none of 1; a\.png: damaged"):
