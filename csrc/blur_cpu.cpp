@@ -10,10 +10,12 @@
 
 // The inner loop is built for three instruction sets and picked when the library loads. Contraction into fma is off, so
 // all three give the same bytes.
+#ifndef DEBLURGAN_CLONES
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
 #define DEBLURGAN_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define DEBLURGAN_CLONES
+#endif
 #endif
 
 namespace deblurgan {
