@@ -1,4 +1,4 @@
-"""The `deblurgan` command. Exit codes: 0 ok, 1 some files failed, 2 usage, 130 interrupted.
+"""The `deblurgan` command. Exit codes: 0 ok, 1 files or training failed, 2 usage, 130 interrupted.
 
 Each command's options are the fields of a dataclass in `deblurgan.config`; `--config FILE` reads them from YAML.
 Torch is imported when a command runs, so that help answers at once.
@@ -53,8 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     try:
         return COMMANDS[name].run(options)
-    except (ValueError, TypeError, OSError, MemoryError, RuntimeError, ArithmeticError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         return _fail(str(error))
+    except (MemoryError, RuntimeError, ArithmeticError) as error:  # the words were right, the work failed
+        _fail(str(error))
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

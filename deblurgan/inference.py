@@ -19,7 +19,7 @@ from torch import Tensor
 import deblurgan
 from deblurgan import _C, images
 from deblurgan.checkpoint import DEFAULT_WEIGHTS, load_generator
-from deblurgan.nn import Generator
+from deblurgan.nn import Generator, pick_device
 from deblurgan.reference import border_index
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -60,9 +60,7 @@ class Deblurrer:
             raise ValueError(f"dtype must be auto, {', '.join(DTYPES)}, got {dtype!r}")
         if max_memory != "auto" and (not isinstance(max_memory, int) or max_memory <= 0):
             raise ValueError(f"max_memory must be 'auto' or a positive number of bytes, got {max_memory!r}")
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device)
+        self.device = pick_device(device)
         if dtype == "auto":
             dtype = "fp16" if self.device.type == "cuda" else "fp32"
         self.dtype = DTYPES[dtype]

@@ -239,6 +239,22 @@ class PerceptualFeatures(nn.Module):
         return y / 127.5 if self.preset == "vgg16" else y
 
 
+def pick_device(name: str | torch.device) -> torch.device:
+    """The device of that name; "auto" is CUDA where torch sees a GPU, else the CPU.
+
+    Raises ValueError for a name that torch does not know, and for CUDA where there is none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device must be auto, cpu, cuda or another of torch's, got {name!r}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device must be there, got {name!r}, but torch sees no CUDA device")
+    return device
+
+
 def trained_parameters(net: Generator | Critic) -> list[nn.Parameter]:
     """All parameters but the idle biases, which have no effect and no gradient but rounding."""
     idle = net.idle_biases()

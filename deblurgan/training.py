@@ -43,7 +43,7 @@ from deblurgan.data import (
     derived_seed,
     open_dataset,
 )
-from deblurgan.nn import Critic, Generator, PerceptualFeatures, trained_parameters
+from deblurgan.nn import Critic, Generator, PerceptualFeatures, pick_device, trained_parameters
 
 LOSSES = ("critic", "penalty", "adversarial", "content", "pixel", "tv")
 HISTORY = ("step", "epoch", "lr", *LOSSES, "seconds", "blurred_psnr", "val_psnr", "val_ssim")
@@ -96,7 +96,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, *, log: Callable[[str], None] | None = None) -> None:
         self.config = config
         self.log = log or (lambda line: None)
-        self.device = torch.device(_device(config.device))
+        self.device = pick_device(config.device)
         self.train_set, self.val_set = _datasets(config)
         self.batches = Batches(self.train_set, config.batch_size, seed=config.seed)
         self.epoch_steps = math.ceil(len(self.train_set) / config.batch_size)
@@ -439,12 +439,6 @@ class History:
     def write(self, row: dict[str, float]) -> None:
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, HISTORY).writerow(row)
-
-
-def _device(name: str) -> str:
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _generator(config: TrainConfig) -> Generator:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from conftest import NET_TOLERANCE, assert_matches
-from deblurgan.nn import Critic, Generator, PerceptualFeatures, trained_parameters
+from deblurgan.nn import Critic, Generator, PerceptualFeatures, pick_device, trained_parameters
 from transcriptions import article_generator, released_critic, released_generator
 
 
@@ -119,6 +119,15 @@ def test_dropout_keeps_the_mean() -> None:
     assert abs(float((dropped == 0).double().mean()) - float((plain == 0).double().mean() / 2 + 0.5)) < 0.02
 
 
+def test_device_is_picked_by_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for available, wanted in ((False, "cpu"), (True, "cuda")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
+        assert pick_device("auto").type == wanted
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="torch sees no CUDA device"):
+        pick_device("cuda:1")
+
+
 def test_idle_biases_have_no_effect_and_are_not_trained() -> None:
     for net in (Generator("tiny", width=4, blocks=1).double(), Critic(width=4).double()):
         x = picture(1, 32, 32)
@@ -159,6 +168,7 @@ def test_weights_start_as_released() -> None:
             lambda: Critic()(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)),
             "floating point in \\[-1, 1\\], got torch.uint8",
         ),
+        (lambda: pick_device("tpu9"), "device must be auto, cpu, cuda or another of torch's, got 'tpu9'"),
         (lambda: PerceptualFeatures("vgg11"), "preset must be 'vgg16' or 'vgg19', got 'vgg11'"),
         (lambda: PerceptualFeatures("vgg19"), "weights must name a VGG19 file"),
         (lambda: PerceptualFeatures("vgg16", weights="x.pth"), 'weights go with preset "vgg19"'),
