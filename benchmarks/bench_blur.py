@@ -1,88 +1,161 @@
-"""A picture blurred with a kernel of its own, kernel included: ours against the plain Python way."""
+"""Camera shake on pictures: the whole blur, its kernels alone, its application alone, and how they scale."""
 
 from __future__ import annotations
 
-import cmath
-import math
-import random
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-import numpy as np
 import pytest
 import torch
-from harness import measure
+from harness import Work, measure
+from peers import APPLICATIONS, PLAIN_PYTHON, rounded, torch_fft
 from pytest_benchmark.fixture import BenchmarkFixture
-from scipy.signal import fftconvolve
 from torch import Tensor
 
 from deblurgan import reference
-from deblurgan.blur import MotionBlur, apply_psf
+from deblurgan.blur import MotionBlur, apply_psf, rasterize_psf
 
-SIZES = [(256, 256), (720, 1280)]
-
-
-def python_trajectory(steps: int = 2000, length: float = 60.0, anxiety: float = 0.005) -> list[complex]:
-    """The recurrence as a loop over complex numbers, as a user would write it."""
-    step = length / (steps - 1)
-    spring, shake, gauss = 0.7 * random.random(), 0.2 * random.random(), 10 * random.random()
-    v = anxiety * cmath.exp(2j * math.pi * random.random())
-    path = [0j]
-    for _ in range(steps - 1):
-        thrown = 0j
-        if random.random() < shake * anxiety:
-            thrown = 2 * v * cmath.exp(1j * (math.pi + random.random() - 0.5))
-        noise = complex(random.gauss(0, 1), random.gauss(0, 1))
-        v += thrown + anxiety * (gauss * noise - spring * path[-1]) * step
-        v *= step / abs(v)
-        path.append(path[-1] + v)
-    return path
+DTYPES = {"uint8": torch.uint8, "fp32": torch.float32}
+TOLERANCE = {torch.uint8: 1e-3, torch.float32: 1e-5}  # uint8: a tie may be rounded either way
+BLUR = MotionBlur(exposure=1.0, anxiety=0.005)
 
 
-def python_psf(path: list[complex], size: int = 65) -> np.ndarray:
-    """Bilinear splats in a loop, centred, unit sum."""
-    centre = sum(path[1:]) / (len(path) - 1)
-    psf = np.zeros((size, size))
-    for point in path[1:]:
-        x, y = point.real - centre.real + size // 2, point.imag - centre.imag + size // 2
-        column, row = int(x), int(y)
-        for i in (row, row + 1):
-            for j in (column, column + 1):
-                psf[i, j] += (1 - abs(x - j)) * (1 - abs(y - i))
-    return psf / psf.sum()
+@dataclass(frozen=True)
+class Pictures:
+    n: int
+    height: int
+    width: int
+    dtype: str
+    device: str = "cpu"
+
+    def __str__(self) -> str:
+        count = f"{self.n} of " if self.n > 1 else ""
+        return f"{count}{self.height}x{self.width} {self.dtype}{' cuda' if self.device == 'cuda' else ''}"
+
+    def draw(self) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.rand(self.n, 3, self.height, self.width, generator=generator)
+        return (rounded(255 * x, torch.uint8) if self.dtype == "uint8" else x).to(self.device)
 
 
-def python_apply(picture: np.ndarray, psf: np.ndarray) -> np.ndarray:
-    """A reflected border and one FFT convolution a channel."""
-    r = psf.shape[0] // 2
-    padded = np.pad(picture, ((0, 0), (r, r), (r, r)), mode="reflect")
-    return np.stack([fftconvolve(channel, psf, mode="valid") for channel in padded])
+ON_CPU = [Pictures(1, *size, dtype) for size in ((256, 256), (720, 1280)) for dtype in DTYPES]
+CUDA_PICTURES = [Pictures(256, 256, 256, "uint8", "cuda"), *(Pictures(1, 720, 1280, d, "cuda") for d in DTYPES)]
+NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+ON_CUDA = [pytest.param(pictures, marks=NO_CUDA) for pictures in CUDA_PICTURES]
+
+FRAME = Pictures(1, 720, 1280, "fp32")
+CORES = torch.get_num_threads()
+THREADS = sorted({*(2**i for i in range(CORES.bit_length())), CORES})
 
 
-def picture(size: tuple[int, int]) -> Tensor:
-    return torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+def truth(x: Tensor, psf: Tensor) -> Tensor:
+    """x blurred by psf in fp64."""
+    return rounded(torch_fft(x.double(), psf.double()), x.dtype)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-def bench_ours(benchmark: BenchmarkFixture, size: tuple[int, int]) -> None:
-    x, blur = picture(size), MotionBlur(exposure=1.0, anxiety=0.005)
-    wanted = torch.from_numpy(python_apply(x[0].double().numpy(), blur.psf(1)[0].double().numpy()))[None]
-    measure(benchmark, lambda: blur(x, seed=0, index=0), wanted, tolerance=1e-5)
+def facts(x: Tensor, psf: Tensor) -> dict[str, object]:
+    """What blurring x by psf takes."""
+    n, c, h, w = x.shape
+    taps = int(torch.count_nonzero(psf))
+    work = Work(multiply_adds=h * w * c * taps, bytes=2 * x.nbytes)
+    return {"pictures": n, "megapixels": n * h * w / 1e6, "taps": taps / n, "work": work}
 
 
-@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-def bench_plain_python(benchmark: BenchmarkFixture, size: tuple[int, int]) -> None:
-    x = picture(size)
-
-    def call() -> Tensor:
-        random.seed(0)
-        return torch.from_numpy(python_apply(x[0].numpy(), python_psf(python_trajectory())))[None]
-
-    random.seed(0)
-    psf = torch.from_numpy(python_psf(python_trajectory()))
-    measure(benchmark, call, apply_psf(x, psf), tolerance=1e-5)
+@pytest.fixture
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
 
 
-def bench_kernels_alone(benchmark: BenchmarkFixture) -> None:
-    blur = MotionBlur(exposure=1.0, anxiety=0.005)
-    paths = reference.random_trajectories(torch.full((16,), 0.005), seed=0)
-    wanted = reference.rasterize_psf(paths, torch.ones(16), 65)
-    measure(benchmark, lambda: blur.psf(16, seed=0), wanted, tolerance=1e-2, kernels=16)
+def measure_blur(benchmark: BenchmarkFixture, pictures: Pictures, group: str, path: str) -> None:
+    x = pictures.draw()
+    psf = BLUR.psf(pictures.n, seed=0).to(x.device)
+    measure(
+        benchmark,
+        lambda: BLUR(x, seed=0, index=0),
+        truth(x, psf),
+        group=group,
+        path=path,
+        tolerance=TOLERANCE[x.dtype],
+        **facts(x, psf),
+    )
+
+
+def measure_application(benchmark: BenchmarkFixture, x: Tensor, psf: Tensor, group: str, path: str) -> None:
+    if x.is_cuda and path == "scipy fftconvolve":
+        pytest.skip("scipy works on the CPU")
+    apply = apply_psf if path == "ours" else APPLICATIONS[path]
+    measure(
+        benchmark,
+        lambda: apply(x, psf),
+        truth(x, psf),
+        group=group,
+        path=path,
+        tolerance=TOLERANCE[x.dtype],
+        **facts(x, psf),
+    )
+
+
+def measure_plain_python(benchmark: BenchmarkFixture, pictures: Pictures, group: str, path: str) -> None:
+    if pictures.device != "cpu":
+        pytest.skip("plain Python works on the CPU")
+    x, peer = pictures.draw(), PLAIN_PYTHON[path]
+    psf = rasterize_psf(peer.paths(pictures.n), mode=peer.mode)
+    measure(
+        benchmark,
+        lambda: peer.blur(x),
+        apply_psf(x, psf),
+        group=group,
+        path=path,
+        tolerance=TOLERANCE[x.dtype],
+        **facts(x, psf),
+    )
+
+
+@pytest.mark.parametrize("path", ["ours", *PLAIN_PYTHON])
+@pytest.mark.parametrize("pictures", ON_CPU + ON_CUDA, ids=str)
+def bench_blur(benchmark: BenchmarkFixture, pictures: Pictures, path: str) -> None:
+    measure_as = measure_blur if path == "ours" else measure_plain_python
+    measure_as(benchmark, pictures, f"blur {pictures}", path)
+
+
+@pytest.mark.parametrize("path", ["ours", *PLAIN_PYTHON])
+@pytest.mark.parametrize("n", [1, 16])
+def bench_kernels(benchmark: BenchmarkFixture, n: int, path: str) -> None:
+    if path == "ours":
+        paths = reference.random_trajectories(torch.full((n,), 0.005), seed=0)
+        wanted = reference.rasterize_psf(paths, torch.ones(n), BLUR.size)
+        tolerance = 1e-2  # 2000 steps of fp32 drift from those of fp64
+        measure(benchmark, lambda: BLUR.psf(n, seed=0), wanted, group=f"kernels n={n}", path=path, tolerance=tolerance)
+    else:
+        peer = PLAIN_PYTHON[path]
+        wanted = rasterize_psf(peer.paths(n), mode=peer.mode)
+        measure(benchmark, lambda: peer.kernels(n), wanted, group=f"kernels n={n}", path=path, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("path", ["ours", *APPLICATIONS])
+@pytest.mark.parametrize("pictures", ON_CPU + ON_CUDA, ids=str)
+def bench_application(benchmark: BenchmarkFixture, pictures: Pictures, path: str) -> None:
+    x = pictures.draw()
+    psf = BLUR.psf(pictures.n, seed=0).to(x.device)
+    measure_application(benchmark, x, psf, f"application {pictures}", path)
+
+
+@pytest.mark.parametrize("path", ["ours", "torch FFT", "grouped conv2d"])
+@pytest.mark.parametrize("kernel", [0.1, 0.5, 1.0, "dense 31x31"], ids=str)
+def bench_scaling_over_support(benchmark: BenchmarkFixture, kernel: float | str, path: str) -> None:
+    if isinstance(kernel, str):
+        psf = torch.rand(1, 31, 31, generator=torch.Generator().manual_seed(0))
+        psf, name = psf / psf.sum(), f"a {kernel} PSF"
+    else:
+        psf, name = MotionBlur(exposure=kernel, anxiety=0.005).psf(1, seed=0), f"exposure {kernel}"
+    measure_application(benchmark, FRAME.draw(), psf, f"scaling over support: {name}, {FRAME}", path)
+
+
+@pytest.mark.parametrize("threads", THREADS, indirect=True)
+@pytest.mark.parametrize("pictures", [FRAME, Pictures(16, 256, 256, "uint8")], ids=str)
+def bench_scaling_over_threads(benchmark: BenchmarkFixture, pictures: Pictures, threads: int) -> None:
+    path = f"{threads} thread{'s' if threads > 1 else ''}"
+    measure_blur(benchmark, pictures, f"scaling over threads: {pictures}", path)

@@ -1,9 +1,13 @@
-"""What the benchmarks share: a call is timed once it agreed with the reference on the same inputs."""
+"""What the benchmarks share: parity before time, the facts of the machine, the floors of a piece of work."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import platform
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +15,89 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
+torch.backends.cudnn.allow_tf32 = False  # fp32 is to mean fp32, for the peers too
+
+# By torch's name of the GPU: multiply-adds/s by precision (documented fp32, reachable half), bytes/s reachable
+GPU_RATES: dict[str, tuple[dict[torch.dtype, float], float]] = {
+    "NVIDIA H200": ({torch.float32: 33.5e12, torch.float16: 395e12, torch.bfloat16: 395e12}, 4.3e12),
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a job cannot avoid: its multiply-adds, and its bytes, each read or written once."""
+
+    multiply_adds: int
+    bytes: int
+    precision: torch.dtype = torch.float32
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
 
 def machine() -> dict[str, str]:
     """Where a figure was taken."""
     cpuinfo = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return {
         "cpu": names[0] if names else platform.processor(),
         "threads": str(torch.get_num_threads()),
-        "gpu": gpu,
-        "torch": torch.__version__,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "python": platform.python_version(),
+        **{package: _version(package) for package in ("torch", "triton", "deblurgan")},
     }
+
+
+def seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def best(call: Callable[[], object], rounds: int = 20) -> float:
+    """The shortest of some calls, in seconds, after one to warm up."""
+    call()
+    return min(seconds(call) for _ in range(rounds))
+
+
+@cache
+def cpu_multiply_add_rate(precision: torch.dtype, threads: int) -> float:
+    """Multiply-adds a second of torch.mm; `threads`, those that torch uses now, tells the cache's entries apart."""
+    side = 1536
+    a, b = torch.ones(2, side, side, dtype=precision)
+    return side**3 / best(lambda: torch.mm(a, b))
+
+
+@cache
+def cpu_copy_rate(threads: int) -> float:
+    """Bytes a second, read and written, of a copy that no cache holds."""
+    source, target = torch.ones(2, 2**26)
+    return 2 * source.nbytes / best(lambda: target.copy_(source))
+
+
+def rates(device: torch.device, precision: torch.dtype) -> tuple[float, float] | None:
+    """Multiply-adds and bytes a second that `device` can reach: measured on a CPU, from the table on a GPU."""
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        return cpu_multiply_add_rate(precision, threads), cpu_copy_rate(threads)
+    by_precision, copy = GPU_RATES.get(torch.cuda.get_device_name(device), ({}, 0.0))
+    return (by_precision[precision], copy) if precision in by_precision else None
+
+
+def work_facts(work: Work, device: torch.device) -> dict[str, Any]:
+    """The work, the rates and the two floors, in JSON's terms. No floors where the rates are not known."""
+    facts: dict[str, Any] = {"multiply_adds": work.multiply_adds, "bytes": work.bytes}
+    facts["precision"] = str(work.precision).removeprefix("torch.")
+    known = rates(device, work.precision)
+    if known is not None:
+        facts.update(multiply_adds_per_s=known[0], bytes_per_s=known[1])
+        facts.update(multiply_adds_floor_s=work.multiply_adds / known[0], bytes_floor_s=work.bytes / known[1])
+    return facts
 
 
 def measure(
@@ -30,12 +105,35 @@ def measure(
     call: Callable[[], Tensor],
     wanted: Tensor,
     *,
+    group: str,
+    path: str,
     tolerance: float,
+    work: Work | None = None,
     **facts: Any,
 ) -> None:
-    """Times `call` once its result is within `tolerance` (relative error) of `wanted`."""
-    got = call().double()
-    error = float((got - wanted.double()).norm() / wanted.double().norm())
+    """Times `call` once its result is within `tolerance` (relative error) of `wanted`.
+
+    `group` names the job, its first word the report's table; `path` who does it: "ours" or a peer.
+    """
+
+    def finished() -> Tensor:
+        result = call()
+        if result.is_cuda:
+            torch.cuda.synchronize()
+        return result
+
+    got = finished()
+    assert got.shape == wanted.shape, f"parity lost: shape {tuple(got.shape)} instead of {tuple(wanted.shape)}"
+    error = float((got.double() - wanted.double()).norm() / wanted.double().norm())
     assert error <= tolerance, f"parity lost: relative error {error:.3g} above {tolerance:.3g}"
-    benchmark.extra_info.update(machine(), error=error, **facts)
-    benchmark.pedantic(call, rounds=5, warmup_rounds=1)
+
+    rounds = min(50, max(5, int(1 / seconds(finished))))
+    benchmark.group = group
+    benchmark.pedantic(finished, rounds=rounds, warmup_rounds=3 if got.is_cuda else 1)
+    info = benchmark.extra_info
+    info.update(machine(), path=path, device=got.device.type, error=error, **facts)
+    if work is not None:
+        info.update(work_facts(work, got.device))
+    if benchmark.enabled and "bytes_floor_s" in info:
+        floor = max(info["multiply_adds_floor_s"], info["bytes_floor_s"])
+        info.update(floor_s=floor, share_of_floor=floor / benchmark.stats.stats.median)

@@ -1,30 +1,122 @@
-#include "blur.h"
-
 #include <algorithm>
-#include <atomic>
 #include <cmath>
+#include <limits>
 #include <vector>
 
+#include "blur.h"
 #include "parallel.h"
-#include "trajectory.h"
+#include "psf.h"
 
-// The inner loop is built for three instruction sets and picked when the library loads. Contraction into fma is off, so
-// all three give the same bytes.
+// Loops over arrays are built for three instruction sets and picked when the library loads.
 #ifndef DEBLURGAN_CLONES
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
 #define DEBLURGAN_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#define DEBLURGAN_FMA_CLONES __attribute__((target_clones("avx512f", "fma", "default"), optimize("fp-contract=fast")))
 #else
 #define DEBLURGAN_CLONES
+#define DEBLURGAN_FMA_CLONES
 #endif
 #endif
 
 namespace deblurgan {
 namespace {
 
-struct Tap {
-  int64_t dy, dx;  // where the tap reads, relative to the output pixel
-  float weight;
+struct NoScratch {};
+
+constexpr int64_t kWorthAThread = 4096;  // draws that take as long as starting a thread
+
+constexpr int64_t kKicks = 256;
+
+// Kicks drawn ahead, in arrays of each part, so that drawing them is vector code.
+struct Kicks {
+  float noise_re[kKicks], noise_im[kKicks], thrown_re[kKicks], thrown_im[kKicks];
 };
+
+DEBLURGAN_CLONES void draw_kicks(const Shake& drawn, uint64_t seed, uint64_t index, int64_t first, int64_t count,
+                                 Kicks& kicks) {
+  const Shake shake = drawn;
+  for (int32_t i = 0; i < static_cast<int32_t>(count); ++i) {
+    const Kick kick = draw_kick(shake, seed, index, static_cast<uint32_t>(first) + static_cast<uint32_t>(i));
+    kicks.noise_re[i] = kick.noise.re;
+    kicks.noise_im[i] = kick.noise.im;
+    kicks.thrown_re[i] = kick.thrown.re;
+    kicks.thrown_im[i] = kick.thrown.im;
+  }
+}
+
+void random_trajectory(const TrajectoryArgs& a, int64_t i, Kicks& kicks) {
+  const uint64_t seed = a.draws.the_seed(), index = a.draws.index(i);
+  const Shake shake = draw_shake(a.steps, a.length, a.anxiety[i], seed, index);
+  PathState path{{0.0f, 0.0f}, shake.velocity};
+  float* out = a.out + i * a.steps * 2;
+  *out++ = 0.0f;
+  *out++ = 0.0f;
+  for (int64_t t = 0; t + 1 < a.steps; t += kKicks) {
+    const int64_t count = std::min(kKicks, a.steps - 1 - t);
+    draw_kicks(shake, seed, index, t, count, kicks);
+    for (int64_t k = 0; k < count; ++k) {
+      const Kick kick{{kicks.noise_re[k], kicks.noise_im[k]}, {kicks.thrown_re[k], kicks.thrown_im[k]}};
+      path = advance(path, shake, kick);
+      *out++ = path.at.re;
+      *out++ = path.at.im;
+    }
+  }
+}
+
+struct Shift {
+  double x, y;
+};
+
+Shift centroid_shift(const float* path, const Exposure& e, int64_t size) {
+  int64_t x = 0, y = 0;
+  for (int64_t t = 1; t <= e.full; ++t) {
+    x += fixed_position(path[2 * t]);
+    y += fixed_position(path[2 * t + 1]);
+  }
+  const float* last = path + 2 * samples_of(e);
+  return {centroid_offset(e, x, fixed_position(last[0]), size), centroid_offset(e, y, fixed_position(last[1]), size)};
+}
+
+Shift released_shift(const float* path, int64_t steps, int64_t size) {
+  float low[2] = {path[0], path[1]}, high[2] = {path[0], path[1]};
+  for (int64_t k = 0; k < 2 * steps; ++k) {
+    low[k & 1] = std::min(low[k & 1], path[k]);
+    high[k & 1] = std::max(high[k & 1], path[k]);
+  }
+  return {released_offset(path[0], low[0], high[0], size), released_offset(path[1], low[1], high[1], size)};
+}
+
+// False where the path leaves the canvas.
+bool draw_path(const PsfArgs& a, const float* path, const Exposure& e, int64_t* canvas) {
+  if (!std::all_of(path, path + 2 * a.steps, in_reach)) return false;
+  const Shift shift = a.centered ? centroid_shift(path, e, a.size) : released_shift(path, a.steps, a.size);
+  for (int64_t t = 1; t <= samples_of(e); ++t) {
+    const Splat s = splat(path[2 * t] + shift.x, path[2 * t + 1] + shift.y, weight_of(e, t), a.size);
+    if (!s.inside) return false;
+    int64_t* cell = canvas + s.cell;
+    cell[0] += s.part[0];
+    cell[1] += s.part[1];
+    cell[a.size] += s.part[2];
+    cell[a.size + 1] += s.part[3];
+  }
+  return true;
+}
+
+void rasterize_psf(const PsfArgs& a, int64_t i, std::vector<int64_t>& canvas) {
+  const Exposure e = exposure_of(a.exposure[i], a.steps);
+  canvas.assign(a.size * a.size, 0);
+  float* out = a.out + i * a.size * a.size;
+  if (!draw_path(a, a.trajectories + i * a.steps * 2, e, canvas.data())) {
+    std::fill_n(out, canvas.size(), std::numeric_limits<float>::quiet_NaN());
+    return;
+  }
+  const double total = total_of(e, a.steps, a.centered);
+  for (size_t k = 0; k < canvas.size(); ++k)
+    if (canvas[k] == 0)
+      out[k] = 0.0f;  // most cells, and a division less
+    else
+      out[k] = static_cast<float>(static_cast<double>(canvas[k]) / total);
+}
 
 // A tap of one strip: how far its pixel lies from the output's in the strip's buffer.
 struct FlatTap {
@@ -32,201 +124,268 @@ struct FlatTap {
   float weight;
 };
 
-struct Support {
-  std::vector<Tap> taps;
-  int64_t top = 0, bottom = 0, left = 0, right = 0;  // how far the taps reach, each >= 0
+// How far a picture's taps reach beyond the output pixel, each >= 0.
+struct Reach {
+  int64_t top = 0, bottom = 0, left = 0, right = 0;
 };
 
-Support support_of(const float* psf, int64_t size) {
-  Support support;
-  const int64_t origin = size / 2;
-  for (int64_t p = 0; p < size; ++p)
-    for (int64_t q = 0; q < size; ++q) {
-      const float weight = psf[p * size + q];
-      if (weight == 0.0f) continue;
-      const Tap tap{origin - p, origin - q, weight};
-      support.taps.push_back(tap);
-      support.top = std::max(support.top, -tap.dy);
-      support.bottom = std::max(support.bottom, tap.dy);
-      support.left = std::max(support.left, -tap.dx);
-      support.right = std::max(support.right, tap.dx);
-    }
-  return support;
-}
-
-// The pixel that stands at position i of a line of n pixels continued past its ends; -1 where it is zero.
-int64_t border_index(int64_t i, int64_t n, Padding padding) {
-  if (i >= 0 && i < n) return i;
-  if (padding == Padding::kZero) return -1;
-  if (padding == Padding::kReplicate || n == 1) return i < 0 ? 0 : n - 1;
-  const int64_t period = 2 * (n - 1);
-  i = std::abs(i) % period;
-  return i < n ? i : period - i;
+Reach reach_of(const ApplyArgs& a, int64_t picture) {
+  Reach reach;
+  const int32_t* offset = a.offset + picture * a.capacity * 2;
+  for (int64_t t = 0; t < taps_of(a, picture); ++t) {
+    const int64_t dy = offset[2 * t], dx = offset[2 * t + 1];
+    reach.top = std::max(reach.top, -dy);
+    reach.bottom = std::max(reach.bottom, dy);
+    reach.left = std::max(reach.left, -dx);
+    reach.right = std::max(reach.right, dx);
+  }
+  return reach;
 }
 
 constexpr int64_t kStrip = 32;  // output rows a task
 
-// Sixteen neighbouring pixels, at any address.
+// Sixteen neighbouring elements, at any address.
 typedef float Lanes __attribute__((vector_size(64), aligned(4), may_alias));
-constexpr int kSums = 8;               // Lanes whose sums stay in registers
+constexpr int kSums = 8;                // Lanes whose sums stay in registers
 constexpr int64_t kBlock = 16 * kSums;  // output columns at a time
 
-// out[j] = sum over taps of weight * source[j + offset], j in [0, width), width a multiple of kBlock
-DEBLURGAN_CLONES void convolve_row(const float* source, const FlatTap* taps, int64_t tap_count, float* out,
-                                   int64_t width) {
-  for (int64_t j = 0; j < width; j += kBlock) {
-    Lanes sums[kSums] = {};
-    for (int64_t t = 0; t < tap_count; ++t) {
-      const Lanes* x = reinterpret_cast<const Lanes*>(source + j + taps[t].offset);
-      const float weight = taps[t].weight;
+// out[j] = sum over taps of weight * source[j + offset], j in [0, kBlock)
+DEBLURGAN_FMA_CLONES void convolve_block(const float* source, const FlatTap* taps, int64_t tap_count, float* out) {
+  Lanes sums[kSums] = {};
+  for (int64_t t = 0; t < tap_count; ++t) {
+    const Lanes* x = reinterpret_cast<const Lanes*>(source + taps[t].offset);
+    const float weight = taps[t].weight;
 #pragma GCC unroll 8
-      for (int k = 0; k < kSums; ++k) sums[k] += weight * x[k];
-    }
-    Lanes* to = reinterpret_cast<Lanes*>(out + j);
+    for (int k = 0; k < kSums; ++k) sums[k] += weight * x[k];
+  }
+  Lanes* to = reinterpret_cast<Lanes*>(out);
 #pragma GCC unroll 8
-    for (int k = 0; k < kSums; ++k) to[k] = sums[k];
+  for (int k = 0; k < kSums; ++k) to[k] = sums[k];
+}
+
+DEBLURGAN_CLONES void load(const float* from, float* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = from[i];
+}
+DEBLURGAN_CLONES void load(const uint8_t* from, float* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = to_float(from[i]);
+}
+DEBLURGAN_CLONES void load(const Half* from, float* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = to_float(from[i]);
+}
+DEBLURGAN_CLONES void load(const BFloat16* from, float* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = to_float(from[i]);
+}
+
+DEBLURGAN_CLONES void store(const float* from, float* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = from[i];
+}
+DEBLURGAN_CLONES void store(const float* from, uint8_t* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) from_float(from[i], to[i]);
+}
+DEBLURGAN_CLONES void store(const float* from, Half* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) from_float(from[i], to[i]);
+}
+DEBLURGAN_CLONES void store(const float* from, BFloat16* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) from_float(from[i], to[i]);
+}
+
+DEBLURGAN_CLONES void to_power(float* x, int64_t n, float scale, float power, float unscale) {
+  for (int64_t i = 0; i < n; ++i) x[i] = power_positive(scale * x[i], power) * unscale;
+}
+
+DEBLURGAN_CLONES void to_signed(float* x, int64_t n, float white) {
+  for (int64_t i = 0; i < n; ++i) x[i] = signed_value(x[i], white);
+}
+
+// Noise for elements first, first + stride, ... of a picture.
+DEBLURGAN_CLONES void add_noise(float* x, int64_t n, float deviation, uint64_t seed, uint64_t index, uint64_t first) {
+  for (int64_t i = 0; i < n; ++i) x[i] += deviation * pixel_noise(seed, index, first + static_cast<uint64_t>(i));
+}
+
+void load(DType type, const void* from, int64_t offset, float* to, int64_t n) {
+  switch (type) {
+    case DType::kUint8: return load(static_cast<const uint8_t*>(from) + offset, to, n);
+    case DType::kHalf: return load(static_cast<const Half*>(from) + offset, to, n);
+    case DType::kBFloat16: return load(static_cast<const BFloat16*>(from) + offset, to, n);
+    case DType::kFloat: return load(static_cast<const float*>(from) + offset, to, n);
   }
 }
 
-float load(float value) { return value; }
-float load(uint8_t value) { return static_cast<float>(value); }
-void store(float value, float& out) { out = value; }
-void store(float value, uint8_t& out) { out = static_cast<uint8_t>(std::min(255.0f, std::max(0.0f, value + 0.5f))); }
-
-// Rows [row, row + rows) of one plane.
-template <class T>
-void blur_strip(const T* image, T* out, int64_t h, int64_t w, int64_t row, int64_t rows, const Support& support,
-                Padding padding) {
-  const int64_t blocks = (w + kBlock - 1) / kBlock * kBlock;
-  const int64_t pitch = blocks + support.left + support.right;
-  std::vector<int64_t> column(w + support.left + support.right);
-  for (size_t j = 0; j < column.size(); ++j)
-    column[j] = border_index(static_cast<int64_t>(j) - support.left, w, padding);
-  std::vector<float> source((rows + support.top + support.bottom) * pitch);
-  for (int64_t i = 0; i < rows + support.top + support.bottom; ++i) {
-    const int64_t from = border_index(row + i - support.top, h, padding);
-    if (from < 0) continue;
-    for (size_t j = 0; j < column.size(); ++j)
-      if (column[j] >= 0) source[i * pitch + j] = load(image[from * w + column[j]]);
+void store(DType type, const float* from, void* to, int64_t offset, int64_t n) {
+  switch (type) {
+    case DType::kUint8: return store(from, static_cast<uint8_t*>(to) + offset, n);
+    case DType::kHalf: return store(from, static_cast<Half*>(to) + offset, n);
+    case DType::kBFloat16: return store(from, static_cast<BFloat16*>(to) + offset, n);
+    case DType::kFloat: return store(from, static_cast<float*>(to) + offset, n);
   }
+}
+
+// Buffers that one thread uses for one strip after another.
+struct Strip {
+  std::vector<float> source, sums, row;
   std::vector<FlatTap> taps;
-  taps.reserve(support.taps.size());
-  for (const Tap& tap : support.taps) taps.push_back({tap.dy * pitch + tap.dx, tap.weight});
-  std::vector<float> sums(blocks);
-  for (int64_t i = 0; i < rows; ++i) {
-    convolve_row(source.data() + (i + support.top) * pitch + support.left, taps.data(),
-                 static_cast<int64_t>(taps.size()), sums.data(), blocks);
-    for (int64_t j = 0; j < w; ++j) store(sums[j], out[(row + i) * w + j]);
-  }
-}
-
-template <class T>
-void apply_psf(const ApplyArgs& a, int64_t threads) {
-  std::vector<Support> supports(a.n);
-  parallel_for(a.n, threads, [&](int64_t i) { supports[i] = support_of(a.psf + i * a.size * a.size, a.size); });
-  const int64_t strips = (a.h + kStrip - 1) / kStrip;
-  parallel_for(a.n * a.c * strips, threads, [&](int64_t task) {
-    const int64_t plane = task / strips, row = task % strips * kStrip;
-    blur_strip(static_cast<const T*>(a.image) + plane * a.h * a.w, static_cast<T*>(a.out) + plane * a.h * a.w, a.h, a.w,
-               row, std::min(kStrip, a.h - row), supports[plane / a.c], a.padding);
-  });
-}
-
-// How much of the interval between samples t - 1 and t is exposed; sample 0 is never used, as released.
-double exposed(double end, int64_t t) { return std::min(1.0, std::max(0.0, end - static_cast<double>(t - 1))); }
-
-struct Shift {
-  double x, y;
 };
 
-// Puts the exposed path's centroid on the origin cell.
-Shift centroid_shift(const float* path, int64_t steps, double end, int64_t size) {
-  double sum = 0.0, x = 0.0, y = 0.0;
-  for (int64_t t = 1; t < steps; ++t) {
-    const double weight = exposed(end, t);
-    sum += weight;
-    x += weight * path[2 * t];
-    y += weight * path[2 * t + 1];
-  }
-  const double origin = static_cast<double>(size / 2);
-  return {origin - x / sum, origin - y / sum};
-}
+// Rows [row, row + rows) of one plane of the output. A plane of `group` interleaved channels is blurred like one of a
+// single channel whose taps stand `group` elements apart.
+class Plane {
+ public:
+  Plane(const ApplyArgs& args, const Reach& reach, int64_t picture, int64_t channel, int64_t group)
+      : a(args), reach(reach), picture(picture), channel(channel), group(group),
+        window(args.windows ? args.windows[picture] : Window{0, 0, 0}),
+        width(args.out_w * group), blocks((width + kBlock - 1) / kBlock * kBlock),
+        pitch(blocks + (reach.left + reach.right) * group) {}
 
-// The released centring of one axis: start on a whole pixel, then push by half the room that the maximum leaves.
-double released_shift(const float* path, int64_t steps, int64_t size) {
-  double lowest = path[0], highest = path[0];
-  for (int64_t t = 1; t < steps; ++t) {
-    lowest = std::min(lowest, static_cast<double>(path[2 * t]));
-    highest = std::max(highest, static_cast<double>(path[2 * t]));
+  void blur(Strip& strip, int64_t row, int64_t rows) const {
+    stage(strip, row, rows);
+    const int32_t* offset = a.offset + picture * a.capacity * 2;
+    const float* weight = a.weight + picture * a.capacity;
+    strip.taps.clear();
+    for (int64_t t = 0; t < taps_of(a, picture); ++t)
+      strip.taps.push_back({offset[2 * t] * pitch + offset[2 * t + 1] * group, weight[t]});
+    strip.sums.resize(std::max<size_t>(strip.sums.size(), rows * blocks));
+    const float* origin = strip.source.data() + reach.top * pitch + reach.left * group;
+    for (int64_t j = 0; j < blocks; j += kBlock)  // a block's columns of all rows stay in the first cache
+      for (int64_t i = 0; i < rows; ++i)
+        convolve_block(origin + i * pitch + j, strip.taps.data(), static_cast<int64_t>(strip.taps.size()),
+                       strip.sums.data() + i * blocks + j);
+    for (int64_t i = 0; i < rows; ++i) finish(strip, strip.sums.data() + i * blocks, row + i);
   }
-  const double start = path[0] - lowest;
-  double shift = -lowest - (start - std::floor(start)) + 1.0;
-  shift += std::ceil((static_cast<double>(size) - (highest + shift)) / 2.0);
-  return shift;
-}
 
-// False where the path leaves the canvas.
-bool rasterize(const float* path, int64_t steps, double end, Shift shift, int64_t size, std::vector<double>& canvas) {
-  for (int64_t t = 1; t < steps; ++t) {
-    const double weight = exposed(end, t);
-    if (weight == 0.0) break;
-    const double x = path[2 * t] + shift.x, y = path[2 * t + 1] + shift.y;
-    if (!(x >= 0.0 && y >= 0.0 && x < static_cast<double>(size - 1) && y < static_cast<double>(size - 1))) return false;
-    const int64_t column = static_cast<int64_t>(x), row = static_cast<int64_t>(y);
-    const double right = x - static_cast<double>(column), down = y - static_cast<double>(row);
-    double* cell = canvas.data() + row * size + column;
-    cell[0] += weight * (1.0 - right) * (1.0 - down);
-    cell[1] += weight * right * (1.0 - down);
-    cell[size] += weight * (1.0 - right) * down;
-    cell[size + 1] += weight * right * down;
+ private:
+  // The rows that the strip's output reads, with the borders around them.
+  void stage(Strip& strip, int64_t row, int64_t rows) const {
+    const int64_t count = rows + reach.top + reach.bottom;
+    strip.source.resize(std::max<size_t>(strip.source.size(), count * pitch));
+    const int64_t left = window.left - reach.left, right = window.left + a.out_w + reach.right;
+    const int64_t inner_left = std::clamp<int64_t>(left, 0, a.w), inner_right = std::clamp<int64_t>(right, 0, a.w);
+    for (int64_t i = 0; i < count; ++i) {
+      float* to = strip.source.data() + i * pitch;
+      const int64_t y = border_index(window.top + row + i - reach.top, a.h, a.padding);
+      if (y < 0) {
+        std::fill_n(to, pitch, 0.0f);
+        continue;
+      }
+      load(a.image_type, a.image, address(a.image_stride, y, inner_left), to + (inner_left - left) * group,
+           (inner_right - inner_left) * group);
+      for (int64_t x = left; x < inner_left; ++x) stage_border(to, left, x, y);
+      for (int64_t x = std::max(left, inner_right); x < right; ++x) stage_border(to, left, x, y);
+      if (a.gamma != 1.0f && !a.linear) to_power(to, (right - left) * group, 1.0f / a.white, a.gamma, 1.0f);
+    }
   }
-  return true;
-}
+
+  void stage_border(float* to, int64_t left, int64_t x, int64_t y) const {
+    const int64_t from = border_index(x, a.w, a.padding);
+    if (from < 0)
+      std::fill_n(to + (x - left) * group, group, 0.0f);
+    else
+      load(a.image_type, a.image, address(a.image_stride, y, from), to + (x - left) * group, group);
+  }
+
+  void finish(Strip& strip, float* x, int64_t row) const {
+    if (a.gamma != 1.0f) to_power(x, width, 1.0f, 1.0f / a.gamma, a.white);
+    if (window.flip) {
+      strip.row.resize(width);
+      for (int64_t j = 0; j < a.out_w; ++j)
+        std::copy_n(x + (a.out_w - 1 - j) * group, group, strip.row.data() + j * group);
+      x = strip.row.data();
+    }
+    if (a.noise) {
+      const float deviation = a.noise[picture] * a.white;
+      const uint64_t seed = a.draws.the_seed(), index = a.draws.index(picture);
+      const uint64_t first = static_cast<uint64_t>((channel * a.out_h + row) * a.out_w);
+      if (group == 1)
+        add_noise(x, width, deviation, seed, index, first);
+      else
+        for (int64_t k = 0; k < group; ++k)
+          for (int64_t j = 0; j < a.out_w; ++j)
+            x[j * group + k] += deviation * pixel_noise(seed, index, first + static_cast<uint64_t>(k * a.out_h * a.out_w + j));
+    }
+    if (a.is_signed) to_signed(x, width, a.white);
+    store(a.out_type, x, a.out, address(a.out_stride, row, 0), width);
+  }
+
+  int64_t address(const int64_t* stride, int64_t y, int64_t x) const {
+    return picture * stride[0] + channel * stride[1] + y * stride[2] + x * stride[3];
+  }
+
+  const ApplyArgs& a;
+  const Reach& reach;
+  const int64_t picture, channel, group;
+  const Window window;
+  const int64_t width, blocks, pitch;
+};
 
 }  // namespace
 
-void choices(uint64_t seed, uint64_t first, int64_t n, float* out) {
-  for (int64_t i = 0; i < n; ++i) {
-    const Words words = philox(seed, first + static_cast<uint64_t>(i), 0, kChoices);
-    for (int k = 0; k < 4; ++k) out[4 * i + k] = uniform(words.v[k]);
-  }
+void choices_cpu(const ChoicesArgs& a, int64_t threads) {
+  parallel_for<NoScratch>(a.n, std::min(threads, a.n / kWorthAThread), [&](NoScratch&, int64_t i) {
+    const Words words = philox(a.draws.the_seed(), a.draws.index(i), 0, kChoices);
+    for (int k = 0; k < 4; ++k) a.out[4 * i + k] = uniform(words.v[k]);
+  });
+}
+
+void random_windows_cpu(const WindowsArgs& a, int64_t threads) {
+  parallel_for<NoScratch>(a.n, std::min(threads, a.n / kWorthAThread), [&](NoScratch&, int64_t i) {
+    a.out[i] = draw_window(a.draws.the_seed(), a.draws.index(i), a.h, a.w, a.out_h, a.out_w, a.flip);
+  });
 }
 
 void random_trajectories_cpu(const TrajectoryArgs& a, int64_t threads) {
-  parallel_for(a.n, threads, [&](int64_t i) {
-    random_trajectory(a.out + i * a.steps * 2, a.steps, a.length, a.anxiety[i], a.seed,
-                      a.first + static_cast<uint64_t>(i));
-  });
+  parallel_for<Kicks>(a.n, threads, [&](Kicks& kicks, int64_t i) { random_trajectory(a, i, kicks); });
 }
 
-int64_t rasterize_psf_cpu(const PsfArgs& a, int64_t threads) {
-  std::atomic<int64_t> outside{0};
-  parallel_for(a.n, threads, [&](int64_t i) {
-    const float* path = a.trajectories + i * a.steps * 2;
-    const double end = static_cast<double>(a.exposure[i]) * static_cast<double>(a.steps);
-    const Shift shift = a.centered ? centroid_shift(path, a.steps, end, a.size)
-                                   : Shift{released_shift(path, a.steps, a.size), released_shift(path + 1, a.steps, a.size)};
-    std::vector<double> canvas(a.size * a.size);
-    if (!rasterize(path, a.steps, end, shift, a.size, canvas)) {
-      ++outside;
-      return;
-    }
-    double total = static_cast<double>(a.steps);
-    if (a.centered) {
-      total = 0.0;
-      for (const double value : canvas) total += value;
-    }
-    float* out = a.out + i * a.size * a.size;
-    for (size_t k = 0; k < canvas.size(); ++k) out[k] = static_cast<float>(canvas[k] / total);
+void rasterize_psf_cpu(const PsfArgs& a, int64_t threads) {
+  parallel_for<std::vector<int64_t>>(a.n, threads,
+                                     [&](std::vector<int64_t>& canvas, int64_t i) { rasterize_psf(a, i, canvas); });
+}
+
+bool all_within_cpu(const float* values, int64_t n, float low, float high) {
+  int64_t outside = 0;
+  for (int64_t i = 0; i < n; ++i) outside += !(values[i] >= low && values[i] <= high);
+  return outside == 0;
+}
+
+int64_t max_taps_cpu(const float* psf, int64_t n, int64_t size) {
+  int64_t most = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const float* cells = psf + i * size * size;
+    most = std::max<int64_t>(most, std::count_if(cells, cells + size * size, [](float x) { return x != 0.0f; }));
+  }
+  return most;
+}
+
+void psf_taps_cpu(const TapsArgs& a, int64_t threads) {
+  parallel_for<NoScratch>(a.n, std::min(threads, a.n / 16), [&](NoScratch&, int64_t i) {
+    const float* psf = a.psf + i * a.size * a.size;
+    int64_t count = 0;
+    for (int64_t p = 0; p < a.size; ++p)
+      for (int64_t q = 0; q < a.size; ++q) {
+        const float weight = psf[p * a.size + q];
+        if (weight == 0.0f) continue;
+        if (count < a.capacity) {
+          const int64_t t = i * a.capacity + count;
+          a.offset[2 * t] = static_cast<int32_t>(a.size / 2 - p);
+          a.offset[2 * t + 1] = static_cast<int32_t>(a.size / 2 - q);
+          a.weight[t] = weight;
+        }
+        ++count;
+      }
+    a.count[i] = static_cast<int32_t>(count);
   });
-  return outside;
 }
 
 void apply_psf_cpu(const ApplyArgs& a, int64_t threads) {
-  if (a.is_uint8)
-    apply_psf<uint8_t>(a, threads);
-  else
-    apply_psf<float>(a, threads);
+  std::vector<Reach> reaches(a.n);
+  for (int64_t i = 0; i < a.n; ++i) reaches[i] = reach_of(a, i);
+  const bool interleaved = a.c > 1 && a.image_stride[1] == 1;
+  const int64_t planes = interleaved ? 1 : a.c, group = interleaved ? a.c : 1;
+  const int64_t strips = (a.out_h + kStrip - 1) / kStrip;
+  parallel_for<Strip>(a.n * planes * strips, threads, [&](Strip& strip, int64_t task) {
+    const int64_t plane = task / strips, row = task % strips * kStrip;
+    const int64_t picture = plane / planes;
+    Plane(a, reaches[picture], picture, plane % planes, group).blur(strip, row, std::min(kStrip, a.out_h - row));
+  });
 }
 
 }  // namespace deblurgan

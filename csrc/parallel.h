@@ -12,15 +12,17 @@
 
 namespace deblurgan {
 
-// Calls task(i) for i in [0, count) on up to `threads` threads; the first exception is thrown again here.
-template <class Task>
+// Calls task(scratch, i) for i in [0, count) on up to `threads` threads, each with a Scratch of its own; the first
+// exception is thrown again here.
+template <class Scratch, class Task>
 void parallel_for(int64_t count, int64_t threads, const Task& task) {
   std::atomic<int64_t> next{0};
   std::exception_ptr failure;
   std::mutex failure_lock;
   const auto work = [&] {
     try {
-      for (int64_t i; (i = next.fetch_add(1)) < count;) task(i);
+      Scratch scratch;
+      for (int64_t i; (i = next.fetch_add(1)) < count;) task(scratch, i);
     } catch (...) {
       const std::lock_guard<std::mutex> guard(failure_lock);
       if (!failure) failure = std::current_exception();

@@ -1,55 +1,61 @@
 // The camera-shake path of DeblurGAN (after Boracchi and Foi 2012), one per (seed, index).
+//
+//   v <- v + thrown v + anxiety (gauss (n1 + i n2) - spring x) step,   then |v| <- step,   x <- x + v
+//
+// An impulse (probability shake * anxiety a step) throws the velocity back by about half a turn: thrown is then
+// 2 e^(i (pi +- 0.5)), else 0. The spring pulls to the starting point. The first velocity has modulus `anxiety`, not
+// `step`, unless anxiety is 0: as released.
 #pragma once
 #include "maths.h"
 
 namespace deblurgan {
 
-// The streams of one index's Philox counter.
-enum Stream : uint32_t { kSteps = 0, kSetup = 1, kChoices = 2 };
+// The streams of one index's Philox counter. kNoise takes the bits above 8 for pixels past 2^34.
+enum Stream : uint32_t { kSteps = 0, kSetup = 1, kChoices = 2, kNoise = 3, kWindow = 4 };
 
-// Writes `steps` points (x, y) in px to `path`; the path starts at the origin and is `length` px long.
-//
-//   v <- v + impulse + anxiety (gauss (n1 + i n2) - spring x) step,   then |v| <- step,   x <- x + v
-//
-// An impulse (probability shake * anxiety a step) throws the velocity back by about half a turn. The spring pulls to
-// the starting point. The first velocity has modulus `anxiety`, not `step`, unless anxiety is 0: as released.
-DEBLURGAN_INLINE void random_trajectory(float* path, int64_t steps, float length, float anxiety, uint64_t seed,
-                                        uint64_t index) {
-  const Words setup = philox(seed, index, 0, kSetup);
-  const float spring = 0.7f * uniform(setup.v[0]);
-  const float shake = 0.2f * uniform(setup.v[1]);
-  const float gauss = 10.0f * uniform(setup.v[2]);
-  const Complex start = unit_vector(uniform(setup.v[3]));
+// What is drawn once a path.
+struct Shake {
+  float step, impulse_probability, jerk, jerk_spring;  // jerk = anxiety step gauss, jerk_spring = anxiety step spring
+  Complex velocity;
+};
+
+DEBLURGAN_INLINE Shake draw_shake(int64_t steps, float length, float anxiety, uint64_t seed, uint64_t index) {
+  const Words words = philox(seed, index, 0, kSetup);
   const float step = steps > 1 ? length / static_cast<float>(steps - 1) : 0.0f;
   const float speed = anxiety > 0.0f ? anxiety : step;
-  const float impulse_probability = shake * anxiety;
-  const float jerk = anxiety * step;
-  float vx = speed * start.re, vy = speed * start.im;
-  float x = 0.0f, y = 0.0f;
-  path[0] = path[1] = 0.0f;
-  for (int64_t t = 0; t + 1 < steps; ++t) {
-    const Words draw = philox(seed, index, static_cast<uint32_t>(t), kSteps);
-    const float radius = sqrtf(-2.0f * log_positive(uniform_positive(draw.v[2])));
-    const Complex normal = unit_vector(uniform(draw.v[3]));  // Box-Muller
-    float dx = jerk * (gauss * (radius * normal.re) - spring * x);
-    float dy = jerk * (gauss * (radius * normal.im) - spring * y);
-    if (uniform(draw.v[0]) < impulse_probability) {
-      const float half_turn = 0.5f + (uniform(draw.v[1]) - 0.5f) * 0.15915494f;  // half a turn +- half a radian
-      const Complex back = unit_vector(half_turn);
-      dx += 2.0f * (vx * back.re - vy * back.im);
-      dy += 2.0f * (vx * back.im + vy * back.re);
-    }
-    vx += dx;
-    vy += dy;
-    const float norm = sqrtf(vx * vx + vy * vy);
-    const float scale = norm > 0.0f ? step / norm : 0.0f;
-    vx *= scale;
-    vy *= scale;
-    x += vx;
-    y += vy;
-    path[2 * t + 2] = x;
-    path[2 * t + 3] = y;
-  }
+  const Complex start = unit_vector(uniform(words.v[3]));
+  const float spring = 0.7f * uniform(words.v[0]);
+  const float shake = 0.2f * uniform(words.v[1]);
+  const float gauss = 10.0f * uniform(words.v[2]);
+  return {step, shake * anxiety, anxiety * step * gauss, anxiety * step * spring, {speed * start.re, speed * start.im}};
+}
+
+// What is drawn at each step.
+struct Kick {
+  Complex noise, thrown;
+};
+
+DEBLURGAN_INLINE Kick draw_kick(const Shake& shake, uint64_t seed, uint64_t index, uint32_t t) {
+  const Words words = philox(seed, index, t, kSteps);
+  const Complex normal = normal_pair(words.v[2], words.v[3]);
+  const Complex back = unit_vector(0.5f + (uniform(words.v[1]) - 0.5f) * 0.15915494f);  // half a turn +- half a radian
+  const float factor = uniform(words.v[0]) < shake.impulse_probability ? 2.0f : 0.0f;
+  return {{shake.jerk * normal.re, shake.jerk * normal.im}, {factor * back.re, factor * back.im}};
+}
+
+struct PathState {
+  Complex at, velocity;
+};
+
+DEBLURGAN_INLINE PathState advance(const PathState& path, const Shake& shake, const Kick& kick) {
+  const Complex v = path.velocity;
+  const float dx = kick.noise.re - shake.jerk_spring * path.at.re + (v.re * kick.thrown.re - v.im * kick.thrown.im);
+  const float dy = kick.noise.im - shake.jerk_spring * path.at.im + (v.re * kick.thrown.im + v.im * kick.thrown.re);
+  const float vx = v.re + dx, vy = v.im + dy;
+  const float norm = sqrtf(vx * vx + vy * vy);
+  const float scale = norm > 0.0f ? shake.step / norm : 0.0f;
+  const Complex velocity{vx * scale, vy * scale};
+  return {{path.at.re + velocity.re, path.at.im + velocity.im}, velocity};
 }
 
 }  // namespace deblurgan

@@ -1,23 +1,69 @@
 built_with_cuda: bool
 
-def choices(seed: int, first: int, n: int, out: int) -> None: ...
-def random_trajectories_cpu(
-    anxiety: int, out: int, n: int, steps: int, length: float, seed: int, first: int, threads: int
-) -> None: ...
-def rasterize_psf_cpu(
-    trajectories: int, exposure: int, out: int, n: int, steps: int, size: int, centered: bool, threads: int
-) -> int: ...
-def apply_psf_cpu(
-    image: int,
-    psf: int,
+# Arrays are addresses, 0 for none. A place is (-1, threads) on the CPU, (device, stream) on a GPU.
+_Place = tuple[int, int]
+_Strides = tuple[int, int, int, int]
+
+def choices(seed: int, first: int, counter: int, out: int, n: int, place: _Place) -> None: ...
+def random_windows(
+    seed: int,
+    first: int,
+    counter: int,
     out: int,
+    n: int,
+    h: int,
+    w: int,
+    out_h: int,
+    out_w: int,
+    flip: bool,
+    place: _Place,
+) -> None: ...
+def random_trajectories(
+    seed: int, first: int, counter: int, anxiety: int, out: int, n: int, steps: int, length: float, place: _Place
+) -> None: ...
+def rasterize_psf(
+    trajectories: int,
+    exposure: int,
+    out: int,
+    canvas: int,
+    n: int,
+    steps: int,
+    size: int,
+    centered: bool,
+    place: _Place,
+) -> None: ...
+def all_within(values: int, n: int, low: float, high: float) -> bool: ...
+def max_taps(psf: int, n: int, size: int) -> int: ...
+def psf_taps(
+    psf: int, offset: int, weight: int, count: int, n: int, size: int, capacity: int, place: _Place
+) -> None: ...
+def apply_psf(
+    image: int,
+    out: int,
+    image_stride: _Strides,
+    out_stride: _Strides,
+    image_type: int,
+    out_type: int,
     n: int,
     c: int,
     h: int,
     w: int,
-    size: int,
-    is_uint8: bool,
+    out_h: int,
+    out_w: int,
+    offset: int,
+    weight: int,
+    count: int,
+    capacity: int,
     padding: int,
-    threads: int,
+    windows: int,
+    white: float,
+    gamma: float,
+    linear: bool,
+    noise: int,
+    seed: int,
+    first: int,
+    counter: int,
+    is_signed: bool,
+    place: _Place,
 ) -> None: ...
 def cuda_device_count() -> int: ...

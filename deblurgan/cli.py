@@ -19,6 +19,9 @@ from deblurgan.config import BlurConfig, DeblurConfig, DemoConfig, EvaluateConfi
 # What stands for a required option until the command line gives it
 UNSET: dict[str, Any] = {"data": Path(), "out": Path(), "inputs": ()}
 
+# Kernels on the contact sheet of blur --show-psf
+SHOWN = 64
+
 
 @dataclass(frozen=True)
 class Command:
@@ -151,7 +154,10 @@ def _deblur(options: DeblurConfig) -> int:
 
 
 def _blur(options: BlurConfig) -> int:
-    """Writes blurred versions, or with --pairs a training set of PNGs: blur/, sharp/ and psf.npz."""
+    """Writes blurred versions, or with --pairs a training set of PNGs: blur/, sharp/ and psf.npz.
+
+    --show-psf adds psf.png.
+    """
     import numpy as np
     import torch
 
@@ -166,21 +172,27 @@ def _blur(options: BlurConfig) -> int:
     )
     if options.pairs and options.out.suffix.lower() in images.SUFFIXES:
         raise ValueError(f"out must be a folder with --pairs, got {options.out}")
-    folder = options.out / "blur" if options.pairs else options.out
     sources = plan_outputs(options.inputs, options.out, format="png" if options.pairs else "keep")
+    root = options.out.parent if sources[0][1] == options.out else options.out
+    folder = root / "blur" if options.pairs else root
     plan = []
     for source, target in sources:
         if options.pairs:
-            target = folder / target.relative_to(options.out)
+            target = folder / target.relative_to(root)
         names = [target.with_stem(f"{target.stem}_{k:03d}") for k in range(options.n)] if options.n > 1 else [target]
         plan += [(source, name) for name in names]
-    if options.pairs and (options.out / "psf.npz").exists() and not options.overwrite:
-        raise FileExistsError(f"{options.out / 'psf.npz'} exists: replace the training set with --overwrite")
+    if options.pairs and (root / "psf.npz").exists() and not options.overwrite:
+        raise FileExistsError(f"{root / 'psf.npz'} exists: replace the training set with --overwrite")
     numbers = {target: i for i, (_, target) in enumerate(plan)}
+    sheet = root / "psf.png"
+    if options.show_psf and sheet in numbers:
+        raise FileExistsError(f"{sheet} is the output of {plan[numbers[sheet]][0]} already")
+    if options.show_psf and sheet.exists() and not options.overwrite:
+        raise FileExistsError(f"{sheet} exists: replace it with --overwrite")
     kernels: dict[str, np.ndarray[Any, Any]] = {}
 
     def work(source: Path, target: Path) -> None:
-        outputs = [target, options.out / "sharp" / target.relative_to(folder)] if options.pairs else [target]
+        outputs = [target, root / "sharp" / target.relative_to(folder)] if options.pairs else [target]
         for path in outputs:
             if path.exists() and not options.overwrite:
                 raise FileExistsError(f"{path} exists: replace it with --overwrite")
@@ -191,12 +203,18 @@ def _blur(options: BlurConfig) -> int:
         for path, result in zip(outputs, (blurred, picture), strict=False):
             path.parent.mkdir(parents=True, exist_ok=True)
             images.write(result, path, quality=options.quality)
-        if options.pairs:
+        if options.pairs or (options.show_psf and len(kernels) < SHOWN):
             kernels[target.relative_to(folder).as_posix()] = psf.numpy()
 
     report = run_plan(plan, work, log=_say)
-    if kernels:
-        images.replace_file(options.out / "psf.npz", _npz(kernels))
+    if kernels and options.pairs:
+        images.replace_file(root / "psf.npz", _npz(kernels))
+    if kernels and options.show_psf:
+        shown = np.stack(list(kernels.values())[:SHOWN])
+        grey = images.contact_sheet(shown)[..., None]
+        images.write(images.Picture(grey.repeat(3, 2), grey=True), sheet)
+        share = f"{len(shown)}" if len(report.done) <= SHOWN else f"the first {SHOWN} of {len(report.done)}"
+        _say(f"{sheet}: {share} kernels")
     return _summary(report)
 
 

@@ -240,6 +240,8 @@ class BlurConfig(Options):
     seed: int = 0
     pairs: bool = False
     """Write a training set of PNGs: blur/, sharp/ and psf.npz."""
+    show_psf: bool = False
+    """Also write psf.png, a contact sheet of the kernels (the first 64), to the folder; if out is a file, beside it."""
     length: float = 60.0
     """Path length in px."""
     exposure: tuple[float, ...] = (0.1, 0.5, 1.0)

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import math
 import os
 import re
 import secrets
@@ -28,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin, TiffTags, UnidentifiedImageError
 
-__all__ = ["SUFFIXES", "ImageError", "Picture", "find", "from_pil", "read", "replace_file", "write"]
+__all__ = ["SUFFIXES", "ImageError", "Picture", "contact_sheet", "find", "from_pil", "read", "replace_file", "write"]
 
 StrPath = str | os.PathLike[str]
 
@@ -201,6 +202,28 @@ def write(picture: Picture, path: StrPath, *, quality: int = 95) -> None:
     except Exception as error:
         raise ImageError(path, f"cannot be written as {format} ({_words(error)})") from error
     replace_file(path, data)
+
+
+def contact_sheet(psf: NDArray[np.floating], *, columns: int | None = None) -> NDArray[np.uint8]:
+    """Kernels psf [n, k, k], n and k at least 1, as one grey picture [H, W], row by row with lines between them.
+
+    Each is as bright as its own maximum allows, the square root lifting its faint tails, and is enlarged by a whole
+    factor to 128 px or more. The grid is nearly square, or has `columns`. Raises ValueError for another shape.
+    """
+    if psf.ndim != 3 or psf.shape[1] != psf.shape[2] or 0 in psf.shape:
+        raise ValueError(f"psf must be [n, k, k], n and k at least 1, got {psf.shape}")
+    n, k, _ = psf.shape
+    columns = columns or math.ceil(math.sqrt(n))
+    scale = math.ceil(128 / k)
+    peak = psf.max((1, 2), keepdims=True)
+    shades = np.sqrt(np.clip(psf / np.where(peak > 0, peak, 1), 0, 1))
+    tiles = np.rint(255 * shades).astype(np.uint8).repeat(scale, 1).repeat(scale, 2)
+    side = scale * k
+    sheet = np.full((math.ceil(n / columns) * (side + 1) - 1, columns * (side + 1) - 1), 96, np.uint8)
+    for i, tile in enumerate(tiles):
+        top, left = (side + 1) * (i // columns), (side + 1) * (i % columns)
+        sheet[top : top + side, left : left + side] = tile
+    return sheet
 
 
 def find(root: StrPath) -> list[Path]:

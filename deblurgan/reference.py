@@ -182,20 +182,65 @@ def border_index(length: int, before: int, after: int, padding: Padding) -> Tens
     return i.clamp(0, length - 1)
 
 
-def apply_psf(x: Tensor, psf: Tensor, padding: Padding = "reflect") -> Tensor:
+def psf_taps(psf: Tensor) -> list[Tensor]:
+    """The non-zero cells of each PSF [n, k, k] by rows, fp64 [taps, 3]: dy, dx, weight.
+
+    A tap reads the pixel (dy, dx) away from the output's: cell (p, q) has dy = k // 2 - p and dx = k // 2 - q.
+    """
+    origin = psf.shape[-1] // 2
+    return [torch.cat([origin - cells.nonzero(), cells[cells != 0][:, None]], 1).double() for cells in psf]
+
+
+def random_windows(
+    n: int, *, picture: tuple[int, int], size: tuple[int, int], seed: int, first: int = 0, flip: bool = True
+) -> Tensor:
+    """Where windows of `size` (h, w) are cut from pictures of `picture`: int64 [n, 3], top, left, mirrored (0 or 1)."""
+    words = philox(seed, first + torch.arange(n), torch.tensor(0), 4)
+    rows, columns = (full - part + 1 for full, part in zip(picture, size, strict=True))
+    return torch.stack([(words[:, 0] * rows) >> 32, (words[:, 1] * columns) >> 32, (words[:, 2] >> 31) * flip], 1)
+
+
+def pixel_noise(shape: tuple[int, int, int, int], *, seed: int, first: int = 0) -> Tensor:
+    """Standard normal numbers [n, c, h, w], fp64: two from each Philox counter (seed, picture, pair)."""
+    n, elements = shape[0], shape[1] * shape[2] * shape[3]
+    words = philox(seed, first + torch.arange(n)[:, None], torch.arange((elements + 1) // 2), 3) >> 8  # [n, pairs, 4]
+    radius = torch.sqrt(-2 * torch.log((words[..., 0] + 1).double() * 2.0**-24))
+    normal = torch.view_as_real(torch.polar(radius, 2 * math.pi * 2.0**-24 * words[..., 1].double()))
+    return normal.reshape(n, -1)[:, :elements].reshape(shape)
+
+
+def apply_psf(
+    x: Tensor,
+    psf: Tensor,
+    padding: Padding = "reflect",
+    *,
+    gamma: float = 1.0,
+    windows: Tensor | None = None,
+    size: tuple[int, int] | None = None,
+    noise: Tensor | None = None,
+    seed: int = 0,
+    first: int = 0,
+    signed: torch.dtype | None = None,
+) -> Tensor:
     """True convolution of each picture x [n, c, h, w] with its psf [n, k, k]; the origin is cell k // 2.
 
     out[i, j] = sum over p, q of psf[p, q] x[i - (p - k // 2), j - (q - k // 2)], so a picture of one bright pixel
     becomes the PSF. Past its border the picture is mirrored about the edge pixel (as often as needed), repeated, or
-    zero. uint8 is rounded to the nearest value, halves up.
+    zero. In this order: values^gamma are averaged and brought back, the `windows` [n, 3] of `size` are cut out, noise
+    [n] (a standard deviation as a share of white) is added, and values are brought to [-1, 1] of type `signed`.
+    uint8 is rounded to the nearest value, halves up.
     """
     n, c, h, w = x.shape
     k = psf.shape[-1]
     if x.numel() == 0:
-        return x.clone()
+        out_h, out_w = size or (h, w)
+        return x.new_empty((n, c, out_h, out_w), dtype=signed or x.dtype)
     dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
+    white = 255.0 if x.dtype == torch.uint8 else 1.0
     after, before = k // 2, k - 1 - k // 2  # convolution reads k // 2 cells past the far edge
     wide = x.to(dtype)
+    if gamma != 1:
+        wide = (wide / white).clamp(min=0) ** gamma
     if padding == "zero":
         wide = F.pad(wide, (before, after, before, after))
     else:
@@ -203,4 +248,15 @@ def apply_psf(x: Tensor, psf: Tensor, padding: Padding = "reflect") -> Tensor:
         wide = wide[..., rows, :][..., columns]
     weight = psf.to(dtype).flip(-1, -2).repeat_interleave(c, 0).unsqueeze(1)
     y = F.conv2d(wide.reshape(1, n * c, *wide.shape[-2:]), weight, groups=n * c).view(n, c, h, w)
+    if gamma != 1:
+        y = y.clamp(min=0) ** (1 / gamma) * white
+    if windows is not None:
+        out_h, out_w = size or (h, w)
+        parts = [z[:, top : top + out_h, left : left + out_w] for z, (top, left, _) in zip(y, windows, strict=True)]
+        y = torch.stack([p.flip(-1) if flip else p for p, flip in zip(parts, windows[:, 2], strict=True)])
+    if noise is not None:
+        normal = pixel_noise(tuple(y.shape), seed=seed, first=first).to(y)  # type: ignore[arg-type]
+        y = y + (noise * white).to(y)[:, None, None, None] * normal
+    if signed is not None:
+        return (y * (2 / white) - 1).clamp(-1, 1).to(signed)
     return (y + 0.5).clamp(0, 255).to(torch.uint8) if x.dtype == torch.uint8 else y.to(x.dtype)

@@ -16,7 +16,7 @@ import yaml
 import deblurgan
 from conftest import texture
 from deblurgan import Generator, cli, images, load_generator, metrics, save_generator
-from deblurgan.blur import apply_psf
+from deblurgan.blur import MotionBlur, apply_psf
 from deblurgan.config import TRAIN_PRESETS
 from deblurgan.data import PairedFolder, open_dataset
 
@@ -92,7 +92,7 @@ def test_help_lists_the_commands(word: str, capsys: pytest.CaptureFixture[str]) 
     [
         ("train", ["--preset", "--steps", "--gan", "--out", "-o", "--config"]),
         ("deblur", ["--weights", "-m", "--overwrite", "--skip-existing", "--suffix", "--config"]),
-        ("blur", ["--pairs", "--exposure", "--anxiety", "-o", "--config"]),
+        ("blur", ["--pairs", "--show-psf", "--exposure", "--anxiety", "-o", "--config"]),
         ("evaluate", ["--metrics", "--kernels", "--csv", "--layout", "--config"]),
         ("demo", ["--seed", "-o", "--config"]),
         ("info", ["--help"]),
@@ -299,6 +299,60 @@ def test_blur_replaces_nothing_unasked(photos: Path, tmp_path: Path, capsys: pyt
     assert run("blur", photos, "-o", out, "--pairs", "--seed", 1, "--overwrite") == 0
     assert contents(out).keys() == before.keys()
     assert contents(out)["psf.npz"] != before["psf.npz"]
+
+
+def test_blur_shows_the_kernels_it_drew(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (photos / "1.png").write_bytes(b"not a picture")
+    out = tmp_path / "set"
+    assert run("blur", photos, "-o", out, "--pairs", "--n", 2, "--show-psf") == 1
+    said = capsys.readouterr().out
+    assert "[8/8] " in said
+    assert f"{out / 'psf.png'}: 6 kernels\n" in said
+    with np.load(out / "psf.npz") as file:
+        drawn = file["psf"]
+        assert file["names"].tolist() == [f"{i}_{k:03d}.png" for i in (0, 2, 3) for k in (0, 1)]
+    sheet = images.read(out / "psf.png")
+    assert sheet.grey
+    assert sheet.pixels.shape == (2 * 131 - 1, 3 * 131 - 1, 3)
+    for i, kernel in enumerate(drawn):
+        top, left = 131 * (i // 3), 131 * (i % 3)
+        tile = sheet.pixels[top : top + 130, left : left + 130, 0].astype(int)
+        row, column = np.unravel_index(kernel.argmax(), kernel.shape)
+        assert (tile[2 * row : 2 * row + 2, 2 * column : 2 * column + 2] == 255).all()
+        assert np.array_equal(tile > 0, (kernel > kernel.max() / 510**2).repeat(2, 0).repeat(2, 1))
+
+
+@pytest.mark.parametrize("source, out, sheet", [("", "out", "out/psf.png"), ("0.png", "out/one.png", "out/psf.png")])
+def test_blur_shows_kernels_beside_what_it_writes(
+    source: str, out: str, sheet: str, photos: Path, tmp_path: Path
+) -> None:
+    plain, shown = tmp_path / "plain", tmp_path / "shown"
+    assert run("blur", photos / source, "-o", plain / out, "--n", 2) == 0
+    assert run("blur", photos / source, "-o", shown / out, "--n", 2, "--show-psf") == 0
+    assert names(shown) == sorted([*names(plain), sheet])
+    assert contents(plain).items() <= contents(shown).items()
+
+
+def test_blur_shows_no_more_than_64_kernels(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("blur", photos / "0.png", "-o", tmp_path / "out", "--n", 65, "--show-psf", "--length", 2) == 0
+    assert "psf.png: the first 64 of 65 kernels\n" in capsys.readouterr().out
+    kernels = MotionBlur(length=2.0).psf(64)
+    assert np.array_equal(pixels(tmp_path / "out" / "psf.png")[0].numpy(), images.contact_sheet(kernels.numpy()))
+
+
+def test_blur_replaces_no_sheet_unasked(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "psf.png").write_text("mine")
+    assert run("blur", photos, "-o", out, "--show-psf") == 2
+    assert f"{out / 'psf.png'} exists: replace it with --overwrite" in capsys.readouterr().err
+    assert contents(out) == {"psf.png": b"mine"}
+    assert run("blur", photos, "-o", out, "--show-psf", "--overwrite") == 0
+    assert pixels(out / "psf.png").shape == (3, 261, 261)
+    (photos / "0.png").rename(photos / "psf.png")
+    assert run("blur", photos, "-o", tmp_path / "new", "--show-psf", "--overwrite") == 2
+    assert f"psf.png is the output of {photos / 'psf.png'} already" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 # deblur

@@ -1,7 +1,8 @@
-"""Other people's networks, typed in from their descriptions: independent sources for the parity tests."""
+"""Other people's networks and blur, typed in from their descriptions: independent sources for the parity tests."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -97,3 +98,26 @@ def released_critic(*, width: int = 64, padding: int = 2) -> nn.Sequential:
             nn.LeakyReLU(0.2, True),
         ]
     return nn.Sequential(*layers, nn.Conv2d(8 * width, 1, 4, padding=padding))
+
+
+def released_paths(
+    n: int, anxiety: float, random: np.random.RandomState, *, steps: int = 2000, length: float = 60.0
+) -> np.ndarray:
+    """Trajectory.fit of the released generate_trajectory.py before its centring: complex [n, steps], px from the start.
+
+    It draws in the released order, but each draw is made for all paths at once.
+    """
+    step = length / (steps - 1)
+    centripetal, big_shake = 0.7 * random.uniform(size=n), 0.2 * random.uniform(size=n)
+    gaussian, angle = 10 * random.uniform(size=n), 2 * np.pi * random.uniform(size=n)
+    v = (anxiety if anxiety > 0 else step) * np.exp(1j * angle)
+    x = np.zeros((n, steps), complex)
+    for t in range(steps - 1):
+        shaken = np.flatnonzero(random.uniform(size=n) < big_shake * anxiety)
+        impulse = np.zeros(n, complex)
+        impulse[shaken] = 2 * v[shaken] * np.exp(1j * (np.pi + random.uniform(size=len(shaken)) - 0.5))
+        noise = random.randn(n) + 1j * random.randn(n)
+        v = v + impulse + anxiety * (gaussian * noise - centripetal * x[:, t]) * step
+        v = v * step / np.abs(v)
+        x[:, t + 1] = x[:, t] + v
+    return x

@@ -1,0 +1,210 @@
+"""python -m benchmarks.report --out DIR: runs the benchmarks; writes report.json, report.md and report.svg."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+from collections import Counter
+from datetime import datetime, timezone
+from html import escape
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.harness import machine
+
+TABLES = ["blur", "kernels", "application", "scaling", "generator"]
+Figure = dict[str, Any]
+
+
+class Missing:
+    """A pytest plugin that keeps why a benchmark gave no figure."""
+
+    def __init__(self) -> None:
+        self.skipped: dict[str, str] = {}
+        self.failed: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.skipped:
+            self.skipped[report.nodeid] = report.longrepr[2].removeprefix("Skipped: ")
+        elif report.failed:
+            self.failed[report.nodeid] = report.longrepr.reprcrash.message.splitlines()[0]
+
+
+def run(expression: str) -> tuple[dict[str, Any], Missing, int]:
+    """The benchmarks that match `expression`: pytest-benchmark's JSON, what is missing, pytest's exit code."""
+    missing = Missing()
+    with tempfile.TemporaryDirectory() as folder:
+        raw = Path(folder, "raw.json")
+        options = ["-q", "-p", "no:cacheprovider", "--benchmark-only", "--benchmark-columns=min,median,rounds"]
+        here = str(Path(__file__).parent)
+        code = pytest.main([here, *options, f"--benchmark-json={raw}", "-k", expression], plugins=[missing])
+        text = raw.read_text() if raw.exists() else ""
+    return json.loads(text or '{"benchmarks": []}'), missing, int(code)
+
+
+def figure(entry: dict[str, Any]) -> Figure:
+    """One benchmark's figure; what is the same for all of them stands in the report's `machine`."""
+    shared = machine().keys() - {"threads"}
+    info = {key: value for key, value in entry["extra_info"].items() if key not in shared}
+    return {
+        "group": entry["group"],
+        "path": info.pop("path"),
+        "name": entry["name"],
+        "parameters": entry["param"],
+        "median_s": entry["stats"]["median"],
+        "min_s": entry["stats"]["min"],
+        "rounds": entry["stats"]["rounds"],
+        **info,
+    }
+
+
+def table_of(figure: Figure) -> str:
+    return figure["group"].split()[0]
+
+
+def in_order(figures: list[Figure]) -> list[Figure]:
+    """By table, then by job, as they came; ours first in each job."""
+    groups = list(dict.fromkeys(f["group"] for f in figures))
+    tables = TABLES + list(dict.fromkeys(table_of(f) for f in figures))
+    return sorted(figures, key=lambda f: (tables.index(table_of(f)), groups.index(f["group"]), f["path"] != "ours"))
+
+
+def add_ratios(figures: list[Figure]) -> None:
+    """Each peer's time over ours in the same job: `over_ours` of the peer, `peers` of ours."""
+    ours = {f["group"]: f for f in figures if f["path"] == "ours"}
+    for f in figures:
+        mine = ours.get(f["group"])
+        if mine is not None and f is not mine:
+            f["over_ours"] = f["median_s"] / mine["median_s"]
+            mine.setdefault("peers", {})[f["path"]] = f["over_ours"]
+
+
+def commit(raw: dict[str, Any]) -> dict[str, Any] | None:
+    info = raw.get("commit_info", {})
+    known = info.get("id") not in (None, "unversioned", "unknown")
+    return {"id": info["id"], "dirty": info["dirty"]} if known else None
+
+
+def number(value: float | None, scale: float = 1) -> str:
+    """Three significant digits, without an exponent; nothing for None or 0."""
+    if not value:
+        return ""
+    value *= scale
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
+
+
+def row(f: Figure) -> list[str]:
+    pictures = f["pictures"] / f["median_s"] if "pictures" in f else None
+    return [
+        f["group"].split(maxsplit=1)[1],
+        f["path"],
+        number(f["median_s"], 1e3),
+        number(f["min_s"], 1e3),
+        number(f.get("over_ours")),
+        number(pictures),
+        f"{f['taps']:.0f}" if "taps" in f else "",
+        number(f.get("floor_s"), 1e3),
+        number(f.get("share_of_floor"), 100),
+    ]
+
+
+HEADINGS = ["job", "path", "median ms", "min ms", "times ours", "pictures/s", "taps", "floor ms", "share of floor %"]
+
+
+def rate_lines(figures: list[Figure]) -> list[str]:
+    """The rates that the floors stand on."""
+    keys = ("device", "precision", "threads", "multiply_adds_per_s", "bytes_per_s")
+    rates = sorted({tuple(f[key] for key in keys) for f in figures if "bytes_per_s" in f})
+    return [
+        f"- {device}, {precision}, threads {threads}: {number(multiply_adds, 1e-9)} G multiply-adds/s, "
+        f"{number(copied, 1e-9)} GB/s"
+        for device, precision, threads, multiply_adds, copied in rates
+    ]
+
+
+def markdown(report: dict[str, Any]) -> str:
+    figures = report["figures"]
+    at = report["commit"]
+    where = f"commit {at['id']}{', with changes' if at['dirty'] else ''}" if at else "no checkout"
+    lines = ["# Benchmarks", "", f"{report['date']}, {where}", ""]
+    lines += [f"- {key}: {value}" for key, value in report["machine"].items()]
+    lines += ["", "Rates under the floors:", "", *(rate_lines(figures) or ["- none"])]
+    if figures:
+        lines += ["", "![medians](report.svg)"]
+    for table, rows in groupby(figures, table_of):
+        lines += ["", f"## {table.capitalize()}", "", f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|"]
+        lines += [f"| {' | '.join(row(f))} |" for f in rows]
+    if report["skipped"]:
+        lines += ["", "## Not run", ""]
+        lines += [f"- {count}: {reason}" for reason, count in Counter(report["skipped"].values()).items()]
+    if report["failed"]:
+        lines += ["", "## Failed", "", *(f"- `{name}`: {reason}" for name, reason in report["failed"].items())]
+    return "\n".join(lines) + "\n"
+
+
+def svg(figures: list[Figure]) -> str:
+    """A bar of each median on a logarithmic scale, a tick on it where its floor stands."""
+    left, width, line = 330, 560, 16
+    times = [1e3 * t for f in figures for t in (f["median_s"], f.get("floor_s") or f["median_s"])]
+    low, high = math.floor(math.log10(min(times))), math.ceil(math.log10(max(times)))
+
+    def x(ms: float) -> float:
+        return left + width * (math.log10(ms) - low) / max(high - low, 1)
+
+    parts, y = [], 40
+    for group, members in groupby(figures, lambda f: f["group"]):
+        y += line
+        parts.append(f'<text x="8" y="{y}" font-weight="bold">{escape(group)}</text>')
+        for f in members:
+            y += line
+            ms, colour = 1e3 * f["median_s"], "#b8b8b8" if "over_ours" in f else "#1f6f8b"
+            parts.append(f'<text x="{left - 8}" y="{y}" text-anchor="end">{escape(f["path"])}</text>')
+            parts.append(f'<rect x="{left}" y="{y - 10}" width="{x(ms) - left:.1f}" height="12" fill="{colour}"/>')
+            parts.append(f'<text x="{x(ms) + 4:.1f}" y="{y}">{number(ms)}</text>')
+            if f.get("floor_s"):
+                at = x(1e3 * f["floor_s"])
+                parts.append(f'<path d="M{at:.1f} {y - 11}v14" stroke="#c0392b" stroke-width="2"/>')
+    grid = []
+    for power in range(low, high + 1):
+        at = x(10.0**power)
+        grid.append(f'<path d="M{at:.1f} 40V{y + 6}" stroke="#e4e4e4"/>')
+        grid.append(f'<text x="{at:.1f}" y="34" text-anchor="middle">{10.0**power:g}</text>')
+    size = f'width="{left + width + 70}" height="{y + 20}"'
+    title = '<text x="8" y="16">median in ms, logarithmic; grey: the peers; red: the floor</text>'
+    body = "\n".join(['<rect width="100%" height="100%" fill="white"/>', title, *grid, *parts])
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11">\n{body}\n</svg>\n'
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write to")
+    parser.add_argument("-k", default="", metavar="EXPR", help="only the benchmarks that match, as in pytest")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+
+    raw, missing, code = run(args.k)
+    figures = in_order([figure(entry) for entry in raw["benchmarks"]])
+    add_ratios(figures)
+    report = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "commit": commit(raw),
+        "figures": figures,
+        "skipped": missing.skipped,
+        "failed": missing.failed,
+    }
+    (args.out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    (args.out / "report.md").write_text(markdown(report))
+    if figures:
+        (args.out / "report.svg").write_text(svg(figures))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

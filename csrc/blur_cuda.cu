@@ -1,0 +1,81 @@
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+#include "blur_kernels.cuh"
+
+namespace deblurgan {
+namespace {
+
+void check(cudaError_t status, const char* what) {
+  if (status != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
+}
+
+// The calling thread's device for as long as it stands.
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(int device) {
+    check(cudaGetDevice(&before_), "cudaGetDevice");
+    check(cudaSetDevice(device), "cudaSetDevice");
+  }
+  ~DeviceGuard() { cudaSetDevice(before_); }
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+ private:
+  int before_ = 0;
+};
+
+// `work` is the number of blocks that would do with one item each.
+template <class Args>
+void launch(void (*kernel)(Args), const char* name, int64_t work, const Args& args, int device, void* stream) {
+  if (work == 0) return;
+  const DeviceGuard guard(device);
+  const unsigned blocks = static_cast<unsigned>(std::min<int64_t>(work, kMostBlocks));
+  kernel<<<blocks, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(args);
+  check(cudaGetLastError(), name);
+}
+
+int64_t blocks_of(int64_t n, int64_t block) { return (n + block - 1) / block; }
+
+}  // namespace
+
+int cuda_device_count() {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+void choices_cuda(const ChoicesArgs& a, int device, void* stream) {
+  launch(choices_kernel, "choices", blocks_of(a.n, kThreads), a, device, stream);
+}
+
+void random_windows_cuda(const WindowsArgs& a, int device, void* stream) {
+  launch(windows_kernel, "random_windows", blocks_of(a.n, kThreads), a, device, stream);
+}
+
+void random_trajectories_cuda(const TrajectoryArgs& a, int device, void* stream) {
+  launch(trajectories_kernel, "random_trajectories", a.n, a, device, stream);
+}
+
+void rasterize_psf_cuda(const PsfArgs& a, int device, void* stream) {
+  launch(psf_kernel, "rasterize_psf", a.n, a, device, stream);
+}
+
+void psf_taps_cuda(const TapsArgs& a, int device, void* stream) {
+  launch(taps_kernel, "psf_taps", a.n, a, device, stream);
+}
+
+void apply_psf_cuda(const ApplyArgs& a, int device, void* stream) {
+  const int64_t tiles = a.n * blocks_of(a.out_w, kTileWidth) * blocks_of(a.out_h, kTileHeight);
+  const auto run = [&](void (*kernel)(ApplyArgs)) { launch(kernel, "apply_psf", tiles, a, device, stream); };
+  switch (a.image_type) {
+    case DType::kUint8: return run(apply_kernel<uint8_t>);
+    case DType::kHalf: return run(apply_kernel<Half>);
+    case DType::kBFloat16: return run(apply_kernel<BFloat16>);
+    case DType::kFloat: return run(apply_kernel<float>);
+  }
+}
+
+}  // namespace deblurgan

@@ -1,0 +1,104 @@
+// Pixels: their types, borders, light and noise.
+#pragma once
+#include "maths.h"
+#include "trajectory.h"
+
+#ifdef __CUDA_ARCH__
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#endif
+
+namespace deblurgan {
+
+enum class DType { kUint8, kHalf, kBFloat16, kFloat };
+enum class Padding { kReflect, kReplicate, kZero };
+
+struct Half {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+DEBLURGAN_INLINE float to_float(float value) { return value; }
+DEBLURGAN_INLINE float to_float(uint8_t value) { return static_cast<float>(value); }
+DEBLURGAN_INLINE float to_float(BFloat16 value) { return float_of(static_cast<uint32_t>(value.bits) << 16); }
+DEBLURGAN_INLINE float to_float(Half value) {
+#ifdef __CUDA_ARCH__
+  return __half2float(__ushort_as_half(value.bits));
+#else
+  const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16, rest = value.bits & 0x7FFFu;
+  const float finite = float_of(rest << 13) * 0x1p112f;  // which brings the denormal ones out right
+  return float_of(sign | (rest >= 0x7C00u ? (rest << 13) + 0x70000000u : bits_of(finite)));
+#endif
+}
+
+DEBLURGAN_INLINE void from_float(float value, float& out) { out = value; }
+
+// To the nearest level, halves up; NaN gives 0.
+DEBLURGAN_INLINE void from_float(float value, uint8_t& out) {
+  const float level = value + 0.5f;
+  out = static_cast<uint8_t>(static_cast<int32_t>(level > 0.0f ? (level < 255.0f ? level : 255.0f) : 0.0f));
+}
+
+// Rounds to the nearest, ties to even, as the two half types below.
+DEBLURGAN_INLINE void from_float(float value, BFloat16& out) {
+  const uint32_t bits = bits_of(value);
+  const uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
+  out.bits = static_cast<uint16_t>(value != value ? 0x7FC0u : rounded);
+}
+
+DEBLURGAN_INLINE void from_float(float value, Half& out) {
+#ifdef __CUDA_ARCH__
+  out.bits = __half_as_ushort(__float2half_rn(value));
+#else
+  const uint32_t sign = (bits_of(value) >> 16) & 0x8000u;
+  const uint32_t magnitude = bits_of(value) & 0x7FFFFFFFu;
+  const uint32_t odd = (magnitude >> 13) & 1u;
+  const uint32_t normal = (magnitude - 0x38000000u + 0xFFFu + odd) >> 13;
+  const uint32_t denormal = bits_of(float_of(magnitude) + 0.5f) - bits_of(0.5f);  // the sum rounds to multiples of 2^-24
+  const uint32_t finite = magnitude < 0x38800000u ? denormal : normal;
+  const uint32_t large = magnitude > 0x7F800000u ? 0x7E00u : 0x7C00u;  // NaN, or what rounds to infinity
+  out.bits = static_cast<uint16_t>(sign | (magnitude >= 0x477FF000u ? large : finite));
+#endif
+}
+
+// [0, white] to [-1, 1]
+DEBLURGAN_INLINE float signed_value(float x, float white) {
+  const float y = x * (2.0f / white) - 1.0f;
+  return y < -1.0f ? -1.0f : (y > 1.0f ? 1.0f : y);
+}
+
+// The pixel that stands at position i of a line of n pixels continued past its ends; -1 where it is zero.
+DEBLURGAN_INLINE int64_t border_index(int64_t i, int64_t n, Padding padding) {
+  if (i >= 0 && i < n) return i;
+  if (padding == Padding::kZero) return -1;
+  if (padding == Padding::kReplicate || n == 1) return i < 0 ? 0 : n - 1;
+  const int64_t period = 2 * (n - 1);
+  i = (i < 0 ? -i : i) % period;
+  return i < n ? i : period - i;
+}
+
+// A standard normal number for element e = (channel * height + row) * width + column of picture `index`.
+DEBLURGAN_INLINE float pixel_noise(uint64_t seed, uint64_t index, uint64_t e) {
+  const uint64_t pair = e >> 1;
+  const uint32_t stream = static_cast<uint32_t>(kNoise) | static_cast<uint32_t>(pair >> 32) << 8;
+  const Words words = philox(seed, index, static_cast<uint32_t>(pair), stream);
+  const Complex normal = normal_pair(words.v[0], words.v[1]);
+  return (e & 1) ? normal.im : normal.re;
+}
+
+struct Window {
+  int64_t top, left, flip;
+};
+
+// A place for a window of out_h x out_w in a picture of h x w; `flip` mirrors it left to right in half of the draws.
+DEBLURGAN_INLINE Window draw_window(uint64_t seed, uint64_t index, int64_t h, int64_t w, int64_t out_h, int64_t out_w,
+                                    bool flip) {
+  const Words words = philox(seed, index, 0, kWindow);
+  const uint64_t rows = static_cast<uint64_t>(h - out_h + 1), columns = static_cast<uint64_t>(w - out_w + 1);
+  return {static_cast<int64_t>((words.v[0] * rows) >> 32), static_cast<int64_t>((words.v[1] * columns) >> 32),
+          flip ? static_cast<int64_t>(words.v[2] >> 31) : 0};
+}
+
+}  // namespace deblurgan

@@ -1,0 +1,264 @@
+// The CUDA kernels, run on the host, against the CPU path: the same bytes, and for apply_psf the same values up to
+// rounding. Built with sanitizers, which end it on any fault.
+#include "cuda_on_host.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <string>
+
+#include "blur_kernels.cuh"
+
+using namespace deblurgan;
+
+namespace {
+
+constexpr uint64_t kLast = ~uint64_t{0} >> 1;  // the largest seed and index there are
+
+int failures = 0;
+
+void expect(bool good, const std::string& what) {
+  if (good) return;
+  std::printf("%s differs\n", what.c_str());
+  ++failures;
+}
+
+template <class T>
+bool same_bytes(const std::vector<T>& a, const std::vector<T>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+}
+
+void test_draws() {
+  const int64_t n = 300;
+  const int64_t counter[2] = {7, static_cast<int64_t>(kLast - n)};
+  for (const Draws draws : {Draws{0, 0, nullptr}, Draws{kLast, kLast - n, nullptr}, Draws{0, 0, counter}}) {
+    std::vector<float> a(4 * n), b(4 * n);
+    choices_cpu({draws, a.data(), n}, 2);
+    launch(choices_kernel, 1, kThreads, ChoicesArgs{draws, b.data(), n});
+    expect(same_bytes(a, b), "choices");
+    std::vector<Window> u(n), v(n);
+    random_windows_cpu({draws, u.data(), n, 720, 1280, 256, 1280, true}, 2);
+    launch(windows_kernel, 2, kThreads, WindowsArgs{draws, v.data(), n, 720, 1280, 256, 1280, true});
+    expect(same_bytes(u, v), "random_windows");
+    for (const Window& w : u)
+      expect(w.top >= 0 && w.top <= 720 - 256 && w.left == 0 && (w.flip == 0 || w.flip == 1), "a window's place");
+  }
+}
+
+std::vector<float> test_trajectories(int64_t steps) {
+  const std::vector<float> anxiety = {0.0f, 0.003f, 0.01f, 1.0f, 1000.0f};
+  const int64_t n = static_cast<int64_t>(anxiety.size());
+  std::vector<float> a(n * steps * 2), b(a.size());
+  for (const Draws draws : {Draws{kLast, kLast - n, nullptr}, Draws{1, 0, nullptr}}) {
+    random_trajectories_cpu({draws, anxiety.data(), a.data(), n, steps, 60.0f}, 2);
+    launch(trajectories_kernel, 3, kThreads, TrajectoryArgs{draws, anxiety.data(), b.data(), n, steps, 60.0f});
+    expect(same_bytes(a, b), "random_trajectories");
+  }
+  return a;
+}
+
+std::vector<float> test_psf(std::vector<float> paths, int64_t steps, int64_t size, bool centered) {
+  const std::vector<float> exposure = {1.0f, 0.5f, 0.1f, 0.0003f, 1.0f};
+  const int64_t n = static_cast<int64_t>(exposure.size());
+  std::vector<float> a(n * size * size), b(a.size());
+  std::vector<int64_t> canvas(a.size());
+  rasterize_psf_cpu({paths.data(), exposure.data(), a.data(), nullptr, n, steps, size, centered}, 2);
+  launch(psf_kernel, 2, kThreads,
+         PsfArgs{paths.data(), exposure.data(), b.data(), canvas.data(), n, steps, size, centered});
+  expect(same_bytes(a, b), "rasterize_psf");
+  return a;
+}
+
+struct Taps {
+  std::vector<int32_t> offset, count;
+  std::vector<float> weight;
+};
+
+Taps test_taps(const std::vector<float>& psf, int64_t n, int64_t size, int64_t capacity) {
+  Taps a{std::vector<int32_t>(n * capacity * 2), std::vector<int32_t>(n), std::vector<float>(n * capacity)}, b = a;
+  psf_taps_cpu({psf.data(), a.offset.data(), a.weight.data(), a.count.data(), n, size, capacity}, 2);
+  launch(taps_kernel, 2, kThreads,
+         TapsArgs{psf.data(), b.offset.data(), b.weight.data(), b.count.data(), n, size, capacity});
+  expect(same_bytes(a.offset, b.offset) && same_bytes(a.weight, b.weight) && same_bytes(a.count, b.count), "psf_taps");
+  return a;
+}
+
+void run_kernel(const ApplyArgs& a) {
+  switch (a.image_type) {
+    case DType::kUint8: return launch(apply_kernel<uint8_t>, 3, kThreads, a);
+    case DType::kHalf: return launch(apply_kernel<Half>, 3, kThreads, a);
+    case DType::kBFloat16: return launch(apply_kernel<BFloat16>, 3, kThreads, a);
+    case DType::kFloat: return launch(apply_kernel<float>, 3, kThreads, a);
+  }
+}
+
+int64_t bytes_of(DType type) { return type == DType::kUint8 ? 1 : type == DType::kFloat ? 4 : 2; }
+
+float value_at(const std::vector<uint8_t>& data, DType type, int64_t i) {
+  switch (type) {
+    case DType::kUint8: return to_float(data[i]);
+    case DType::kHalf: return to_float(reinterpret_cast<const Half*>(data.data())[i]);
+    case DType::kBFloat16: return to_float(reinterpret_cast<const BFloat16*>(data.data())[i]);
+    default: return reinterpret_cast<const float*>(data.data())[i];
+  }
+}
+
+void set_strides(int64_t* stride, int64_t c, int64_t h, int64_t w, bool interleaved) {
+  const int64_t planar[4] = {c * h * w, h * w, w, 1}, packed[4] = {c * h * w, 1, w * c, c};
+  std::copy_n(interleaved ? packed : planar, 4, stride);
+}
+
+struct Case {
+  DType in, out;
+  int64_t c, h, w;
+  bool interleaved, windowed, noisy, is_signed, gamma;
+  Padding padding;
+};
+
+void test_apply(const Taps& taps, int64_t capacity, const Case& k) {
+  const int64_t n = static_cast<int64_t>(taps.count.size());
+  const int64_t out_h = k.windowed ? (k.h + 1) / 2 : k.h, out_w = k.windowed ? (k.w + 1) / 2 : k.w;
+  const float white = k.in == DType::kUint8 ? 255.0f : 1.0f;
+  std::vector<uint8_t> image(n * k.c * k.h * k.w * bytes_of(k.in));
+  for (int64_t i = 0; i < n * k.c * k.h * k.w; ++i) {
+    const float x = uniform(philox(5, static_cast<uint64_t>(i), 0, 0).v[0]);
+    switch (k.in) {
+      case DType::kUint8: from_float(x * 255.0f, image[i]); break;
+      case DType::kHalf: from_float(x, reinterpret_cast<Half*>(image.data())[i]); break;
+      case DType::kBFloat16: from_float(x, reinterpret_cast<BFloat16*>(image.data())[i]); break;
+      case DType::kFloat: from_float(x, reinterpret_cast<float*>(image.data())[i]); break;
+    }
+  }
+  std::vector<Window> windows(n);
+  std::vector<float> noise(n, 0.02f);
+  random_windows_cpu({{3, 0, nullptr}, windows.data(), n, k.h, k.w, out_h, out_w, true}, 1);
+  std::vector<uint8_t> a(n * k.c * out_h * out_w * bytes_of(k.out), 0xFF), b = a;
+  ApplyArgs args{};
+  args.image = image.data();
+  args.out = a.data();
+  set_strides(args.image_stride, k.c, k.h, k.w, k.interleaved);
+  set_strides(args.out_stride, k.c, out_h, out_w, k.interleaved);
+  args.image_type = k.in;
+  args.out_type = k.out;
+  args.n = n, args.c = k.c, args.h = k.h, args.w = k.w, args.out_h = out_h, args.out_w = out_w;
+  args.offset = taps.offset.data();
+  args.weight = taps.weight.data();
+  args.count = taps.count.data();
+  args.capacity = capacity;
+  args.padding = k.padding;
+  args.windows = k.windowed ? windows.data() : nullptr;
+  args.white = white;
+  args.gamma = k.gamma ? 2.2f : 1.0f;
+  args.noise = k.noisy ? noise.data() : nullptr;
+  args.draws = {9, 4, nullptr};
+  args.is_signed = k.is_signed;
+  apply_psf_cpu(args, 3);
+
+  std::vector<uint8_t> light(k.gamma ? n * k.c * k.h * k.w * 4 : 0);
+  if (k.gamma) {
+    for (int64_t i = 0; i < n * k.c * k.h * k.w; ++i)
+      reinterpret_cast<float*>(light.data())[i] = power_positive(value_at(image, k.in, i) / white, 2.2f);
+    args.image = light.data();
+    args.image_type = DType::kFloat;
+    args.linear = true;
+  }
+  args.out = b.data();
+  run_kernel(args);
+  const float step = k.out == DType::kUint8 ? 1.0f : k.out == DType::kFloat ? 1e-5f : k.out == DType::kHalf ? 1e-3f : 8e-3f;
+  for (int64_t i = 0; i < n * k.c * out_h * out_w; ++i) {
+    const float difference = std::fabs(value_at(a, k.out, i) - value_at(b, k.out, i));
+    if (!(difference <= step)) {
+      std::printf("apply_psf %ldx%ldx%ld: %g against %g\n", long(k.c), long(k.h), long(k.w), value_at(a, k.out, i),
+                  value_at(b, k.out, i));
+      ++failures;
+      return;
+    }
+  }
+}
+
+// One window at the far end of a picture of more than 2^31 elements, in a second picture more than 2^31 behind the first.
+void test_apply_far_away(const Taps& taps, int64_t capacity) {
+  const int64_t side = 46400, batch = side * side + 4096, size = 24;
+  const size_t bytes = static_cast<size_t>(2 * batch);
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) return expect(false, "4 GiB of address space");
+  uint8_t* image = static_cast<uint8_t*>(memory);
+  for (int64_t i = side - 80; i < side; ++i)
+    for (int64_t j = side - 80; j < side; ++j) image[batch + i * side + j] = static_cast<uint8_t>(i * 7 + j * 13);
+  const Window windows[2] = {{0, 0, 0}, {side - size, side - size, 0}};
+  std::vector<uint8_t> near(80 * 80), a(2 * size * size), b(a.size()), c(a.size());
+  for (int64_t i = 0; i < 80; ++i)
+    std::copy_n(image + batch + (side - 80 + i) * side + side - 80, 80, near.data() + i * 80);
+  ApplyArgs args{};
+  args.image = image;
+  args.out = a.data();
+  args.image_type = args.out_type = DType::kUint8;
+  args.n = 2, args.c = 1, args.h = args.w = side, args.out_h = args.out_w = size;
+  const int64_t stride[4] = {batch, side * side, side, 1};
+  std::copy_n(stride, 4, args.image_stride);
+  set_strides(args.out_stride, 1, size, size, false);
+  args.offset = taps.offset.data();
+  args.weight = taps.weight.data();
+  args.count = taps.count.data();
+  args.capacity = capacity;
+  args.windows = windows;
+  args.white = 255.0f;
+  args.gamma = 1.0f;
+  apply_psf_cpu(args, 2);
+  args.out = b.data();
+  run_kernel(args);
+  // the same window of the small picture that holds what the far one reads
+  const Window corner[2] = {{0, 0, 0}, {80 - size, 80 - size, 0}};
+  args.image = near.data();
+  args.out = c.data();
+  args.h = args.w = 80;
+  args.windows = corner;
+  set_strides(args.image_stride, 1, 80, 80, false);
+  args.image_stride[0] = 0;
+  apply_psf_cpu(args, 2);
+  const auto second = [&](const std::vector<uint8_t>& x) { return std::vector<uint8_t>(x.begin() + size * size, x.end()); };
+  expect(same_bytes(second(a), second(c)), "the CPU's far window");
+  int worst = 0;
+  for (int64_t i = size * size; i < 2 * size * size; ++i) worst = std::max(worst, std::abs(b[i] - c[i]));
+  expect(worst <= 1, "the kernel's far window");
+  munmap(memory, bytes);
+}
+
+}  // namespace
+
+int main() {
+  test_draws();
+  for (const int64_t steps : {2, 257}) test_trajectories(steps);
+  const int64_t steps = 2000, n = 5;
+  const std::vector<float> paths = test_trajectories(steps);
+  test_psf(paths, steps, 64, false);
+  test_psf(paths, steps, 5, true);  // too small a canvas
+  std::vector<float> broken = paths;
+  broken[100] = NAN;
+  broken[steps * 2 + 5] = INFINITY;
+  test_psf(broken, steps, 65, true);
+  const std::vector<float> psf = test_psf(paths, steps, 65, true);
+  test_taps(psf, n, 65, 20);  // too few
+  const Taps taps = test_taps(psf, n, 65, 256);
+  const std::vector<float> dense(2 * 33 * 33, 1.0f / (33 * 33));
+  const Taps box = test_taps(dense, 2, 33, 33 * 33);
+
+  const DType types[] = {DType::kUint8, DType::kHalf, DType::kBFloat16, DType::kFloat};
+  const int64_t sizes[][3] = {{1, 1, 1}, {3, 37, 65}, {6, 9, 33}, {3, 80, 100}};
+  int turn = 0;  // every pair of types, with the other choices in turn
+  for (const DType in : types)
+    for (const DType out : types)
+      for (const auto& size : sizes) {
+        if (in != out && out == DType::kUint8) continue;
+        const Case k{in,           out,           size[0],        size[1],         size[2],
+                     turn % 2 > 0, turn % 3 == 0, turn % 5 == 0,  in != out,       turn % 7 == 0,
+                     static_cast<Padding>(turn % 3)};
+        test_apply(turn % 4 ? taps : box, turn % 4 ? 256 : 33 * 33, k);
+        ++turn;
+      }
+  test_apply_far_away(taps, 256);
+  return failures == 0 ? (std::puts("clean"), 0) : 1;
+}
