@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "blur.h"
+#include "convolve.h"
 #include "parallel.h"
 #include "psf.h"
 
@@ -11,10 +12,8 @@
 #ifndef DEBLURGAN_CLONES
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
 #define DEBLURGAN_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#define DEBLURGAN_FMA_CLONES __attribute__((target_clones("avx512f", "fma", "default"), optimize("fp-contract=fast")))
 #else
 #define DEBLURGAN_CLONES
-#define DEBLURGAN_FMA_CLONES
 #endif
 #endif
 
@@ -118,12 +117,6 @@ void rasterize_psf(const PsfArgs& a, int64_t i, std::vector<int64_t>& canvas) {
       out[k] = static_cast<float>(static_cast<double>(canvas[k]) / total);
 }
 
-// A tap of one strip: how far its pixel lies from the output's in the strip's buffer.
-struct FlatTap {
-  int64_t offset;
-  float weight;
-};
-
 // How far a picture's taps reach beyond the output pixel, each >= 0.
 struct Reach {
   int64_t top = 0, bottom = 0, left = 0, right = 0;
@@ -142,25 +135,42 @@ Reach reach_of(const ApplyArgs& a, int64_t picture) {
   return reach;
 }
 
-constexpr int64_t kStrip = 32;  // output rows a task
+constexpr int64_t kStrip = 32;  // output rows a task, a multiple of kRows
 
-// Sixteen neighbouring elements, at any address.
-typedef float Lanes __attribute__((vector_size(64), aligned(4), may_alias));
-constexpr int kSums = 8;                // Lanes whose sums stay in registers
-constexpr int64_t kBlock = 16 * kSums;  // output columns at a time
+// A picture's taps for planes of `group` interleaved channels: one of them is blurred like a single channel whose taps
+// stand `group` elements apart.
+struct Plan {
+  Reach reach;
+  int64_t width = 0, blocks = 0, pitch = 0;  // elements of an output row, rounded up to blocks, and of a source row
+  RowTaps taps;
+};
 
-// out[j] = sum over taps of weight * source[j + offset], j in [0, kBlock)
-DEBLURGAN_FMA_CLONES void convolve_block(const float* source, const FlatTap* taps, int64_t tap_count, float* out) {
-  Lanes sums[kSums] = {};
-  for (int64_t t = 0; t < tap_count; ++t) {
-    const Lanes* x = reinterpret_cast<const Lanes*>(source + taps[t].offset);
-    const float weight = taps[t].weight;
-#pragma GCC unroll 8
-    for (int k = 0; k < kSums; ++k) sums[k] += weight * x[k];
-  }
-  Lanes* to = reinterpret_cast<Lanes*>(out);
-#pragma GCC unroll 8
-  for (int k = 0; k < kSums; ++k) to[k] = sums[k];
+Plan plan_of(const ApplyArgs& a, int64_t picture, int64_t group) {
+  Plan plan;
+  const Reach reach = plan.reach = reach_of(a, picture);
+  plan.width = a.out_w * group;
+  plan.blocks = (plan.width + kColumns - 1) / kColumns * kColumns;
+  plan.pitch = plan.blocks + (reach.left + reach.right) * group;
+  // the PSF's part with taps; output row i reads at dy what row i + 1 reads at dy - 1, so kRows - 1 rows come after it
+  const int64_t columns = reach.left + reach.right + 1, rows = reach.top + reach.bottom + 1;
+  std::vector<float> weights((rows + 2 * (kRows - 1)) * columns);
+  const int32_t* offset = a.offset + picture * a.capacity * 2;
+  for (int64_t t = 0; t < taps_of(a, picture); ++t)
+    weights[(offset[2 * t] + reach.top + kRows - 1) * columns + offset[2 * t + 1] + reach.left] =
+        a.weight[picture * a.capacity + t];
+  for (int64_t y = 0; y < rows + kRows - 1; ++y)
+    for (int64_t x = 0; x < columns; ++x) {
+      RowTap tap{(y - reach.top) * plan.pitch + (x - reach.left) * group, {}};
+      for (int64_t i = 0; i < kRows; ++i) tap.weight[i] = weights[(y + kRows - 1 - i) * columns + x];
+      for (int64_t first = 0; first < kRows; ++first) {
+        if (tap.weight[first] == 0.0f) continue;
+        int64_t last = first;
+        while (last + 1 < kRows && tap.weight[last + 1] != 0.0f) ++last;
+        plan.taps.of[first][last].push_back(tap);
+        first = last;
+      }
+    }
+  return plan;
 }
 
 DEBLURGAN_CLONES void load(const float* from, float* to, int64_t n) {
@@ -223,47 +233,39 @@ void store(DType type, const float* from, void* to, int64_t offset, int64_t n) {
 // Buffers that one thread uses for one strip after another.
 struct Strip {
   std::vector<float> source, sums, row;
-  std::vector<FlatTap> taps;
 };
 
-// Rows [row, row + rows) of one plane of the output. A plane of `group` interleaved channels is blurred like one of a
-// single channel whose taps stand `group` elements apart.
+// One plane of the output: a channel, or `group` interleaved ones.
 class Plane {
  public:
-  Plane(const ApplyArgs& args, const Reach& reach, int64_t picture, int64_t channel, int64_t group)
-      : a(args), reach(reach), picture(picture), channel(channel), group(group),
-        window(args.windows ? args.windows[picture] : Window{0, 0, 0}),
-        width(args.out_w * group), blocks((width + kBlock - 1) / kBlock * kBlock),
-        pitch(blocks + (reach.left + reach.right) * group) {}
+  Plane(const ApplyArgs& args, const Plan& plan, int64_t picture, int64_t channel, int64_t group)
+      : a(args), plan(plan), reach(plan.reach), picture(picture), channel(channel), group(group),
+        window(args.windows ? args.windows[picture] : Window{0, 0, 0}) {}
 
+  // Rows [row, row + rows).
   void blur(Strip& strip, int64_t row, int64_t rows) const {
-    stage(strip, row, rows);
-    const int32_t* offset = a.offset + picture * a.capacity * 2;
-    const float* weight = a.weight + picture * a.capacity;
-    strip.taps.clear();
-    for (int64_t t = 0; t < taps_of(a, picture); ++t)
-      strip.taps.push_back({offset[2 * t] * pitch + offset[2 * t + 1] * group, weight[t]});
-    strip.sums.resize(std::max<size_t>(strip.sums.size(), rows * blocks));
-    const float* origin = strip.source.data() + reach.top * pitch + reach.left * group;
-    for (int64_t j = 0; j < blocks; j += kBlock)  // a block's columns of all rows stay in the first cache
-      for (int64_t i = 0; i < rows; ++i)
-        convolve_block(origin + i * pitch + j, strip.taps.data(), static_cast<int64_t>(strip.taps.size()),
-                       strip.sums.data() + i * blocks + j);
-    for (int64_t i = 0; i < rows; ++i) finish(strip, strip.sums.data() + i * blocks, row + i);
+    const int64_t whole = (rows + kRows - 1) / kRows * kRows;
+    stage(strip, row, whole);
+    strip.sums.resize(std::max<size_t>(strip.sums.size(), whole * plan.blocks));
+    const float* origin = strip.source.data() + reach.top * plan.pitch + reach.left * group;
+    for (int64_t j = 0; j < plan.blocks; j += kColumns)  // a block's columns of all rows stay in the first cache
+      for (int64_t i = 0; i < whole; i += kRows)
+        convolve_block(origin + i * plan.pitch + j, plan.taps, strip.sums.data() + i * plan.blocks + j, plan.blocks);
+    for (int64_t i = 0; i < rows; ++i) finish(strip, strip.sums.data() + i * plan.blocks, row + i);
   }
 
  private:
   // The rows that the strip's output reads, with the borders around them.
   void stage(Strip& strip, int64_t row, int64_t rows) const {
     const int64_t count = rows + reach.top + reach.bottom;
-    strip.source.resize(std::max<size_t>(strip.source.size(), count * pitch));
+    strip.source.resize(std::max<size_t>(strip.source.size(), count * plan.pitch));
     const int64_t left = window.left - reach.left, right = window.left + a.out_w + reach.right;
     const int64_t inner_left = std::clamp<int64_t>(left, 0, a.w), inner_right = std::clamp<int64_t>(right, 0, a.w);
     for (int64_t i = 0; i < count; ++i) {
-      float* to = strip.source.data() + i * pitch;
+      float* to = strip.source.data() + i * plan.pitch;
       const int64_t y = border_index(window.top + row + i - reach.top, a.h, a.padding);
       if (y < 0) {
-        std::fill_n(to, pitch, 0.0f);
+        std::fill_n(to, plan.pitch, 0.0f);
         continue;
       }
       load(a.image_type, a.image, address(a.image_stride, y, inner_left), to + (inner_left - left) * group,
@@ -283,9 +285,9 @@ class Plane {
   }
 
   void finish(Strip& strip, float* x, int64_t row) const {
-    if (a.gamma != 1.0f) to_power(x, width, 1.0f, 1.0f / a.gamma, a.white);
+    if (a.gamma != 1.0f) to_power(x, plan.width, 1.0f, 1.0f / a.gamma, a.white);
     if (window.flip) {
-      strip.row.resize(width);
+      strip.row.resize(plan.width);
       for (int64_t j = 0; j < a.out_w; ++j)
         std::copy_n(x + (a.out_w - 1 - j) * group, group, strip.row.data() + j * group);
       x = strip.row.data();
@@ -295,14 +297,14 @@ class Plane {
       const uint64_t seed = a.draws.the_seed(), index = a.draws.index(picture);
       const uint64_t first = static_cast<uint64_t>((channel * a.out_h + row) * a.out_w);
       if (group == 1)
-        add_noise(x, width, deviation, seed, index, first);
+        add_noise(x, plan.width, deviation, seed, index, first);
       else
         for (int64_t k = 0; k < group; ++k)
           for (int64_t j = 0; j < a.out_w; ++j)
             x[j * group + k] += deviation * pixel_noise(seed, index, first + static_cast<uint64_t>(k * a.out_h * a.out_w + j));
     }
-    if (a.is_signed) to_signed(x, width, a.white);
-    store(a.out_type, x, a.out, address(a.out_stride, row, 0), width);
+    if (a.is_signed) to_signed(x, plan.width, a.white);
+    store(a.out_type, x, a.out, address(a.out_stride, row, 0), plan.width);
   }
 
   int64_t address(const int64_t* stride, int64_t y, int64_t x) const {
@@ -310,10 +312,10 @@ class Plane {
   }
 
   const ApplyArgs& a;
+  const Plan& plan;
   const Reach& reach;
   const int64_t picture, channel, group;
   const Window window;
-  const int64_t width, blocks, pitch;
 };
 
 }  // namespace
@@ -376,15 +378,16 @@ void psf_taps_cpu(const TapsArgs& a, int64_t threads) {
 }
 
 void apply_psf_cpu(const ApplyArgs& a, int64_t threads) {
-  std::vector<Reach> reaches(a.n);
-  for (int64_t i = 0; i < a.n; ++i) reaches[i] = reach_of(a, i);
   const bool interleaved = a.c > 1 && a.image_stride[1] == 1;
   const int64_t planes = interleaved ? 1 : a.c, group = interleaved ? a.c : 1;
+  std::vector<Plan> plans(a.n);
+  parallel_for<NoScratch>(a.n, std::min(threads, a.n / 16),
+                          [&](NoScratch&, int64_t i) { plans[i] = plan_of(a, i, group); });
   const int64_t strips = (a.out_h + kStrip - 1) / kStrip;
   parallel_for<Strip>(a.n * planes * strips, threads, [&](Strip& strip, int64_t task) {
     const int64_t plane = task / strips, row = task % strips * kStrip;
     const int64_t picture = plane / planes;
-    Plane(a, reaches[picture], picture, plane % planes, group).blur(strip, row, std::min(kStrip, a.out_h - row));
+    Plane(a, plans[picture], picture, plane % planes, group).blur(strip, row, std::min(kStrip, a.out_h - row));
   });
 }
 

@@ -162,13 +162,18 @@ def _blur(options: BlurConfig) -> int:
     import torch
 
     from deblurgan import images
-    from deblurgan.blur import MotionBlur, apply_psf
+    from deblurgan.blur import MotionBlur
     from deblurgan.inference import plan_outputs, run_plan
 
     if options.n < 1:
         raise ValueError(f"n must be at least 1, got {options.n}")
     blur = MotionBlur(
-        length=options.length, exposure=options.exposure, anxiety=options.anxiety, padding=options.padding
+        length=options.length,
+        exposure=options.exposure,
+        anxiety=options.anxiety,
+        padding=options.padding,
+        gamma=options.gamma,
+        noise=options.noise,
     )
     if options.pairs and options.out.suffix.lower() in images.SUFFIXES:
         raise ValueError(f"out must be a folder with --pairs, got {options.out}")
@@ -197,14 +202,14 @@ def _blur(options: BlurConfig) -> int:
             if path.exists() and not options.overwrite:
                 raise FileExistsError(f"{path} exists: replace it with --overwrite")
         picture = images.read(source)
-        psf = blur.psf(1, seed=options.seed, index=numbers[target])[0]
         pixels = torch.from_numpy(picture.pixels).permute(2, 0, 1)
-        blurred = picture.with_pixels(apply_psf(pixels, psf, padding=options.padding).permute(1, 2, 0).numpy())
+        pixels, psf = blur(pixels, seed=options.seed, index=numbers[target], return_psf=True)
+        blurred = picture.with_pixels(pixels.permute(1, 2, 0).numpy())
         for path, result in zip(outputs, (blurred, picture), strict=False):
             path.parent.mkdir(parents=True, exist_ok=True)
             images.write(result, path, quality=options.quality)
         if options.pairs or (options.show_psf and len(kernels) < SHOWN):
-            kernels[target.relative_to(folder).as_posix()] = psf.numpy()
+            kernels[target.relative_to(folder).as_posix()] = psf[0].numpy()
 
     report = run_plan(plan, work, log=_say)
     if kernels and options.pairs:

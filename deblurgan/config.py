@@ -109,6 +109,10 @@ class TrainConfig(Options):
     """Path length in px of the camera shake that blurs sharp photos."""
     blur_exposure: tuple[float, ...] = (0.1, 0.5, 1.0)
     """Shares of the path to expose, drawn from; validation uses 0.5 and 1."""
+    blur_gamma: float = 1.0
+    """Average light, value^gamma: 2.2 is a camera's; 1 averages the values, as released."""
+    blur_noise: tuple[float, float] = (0.0, 0.0)
+    """Lowest and highest standard deviation of sensor noise on blurred pictures, as a share of white."""
     blur_p: float = 1.0
     """Share of the sharp photos' crops that are blurred; the rest stay sharp."""
     flip: bool = True
@@ -249,6 +253,10 @@ class BlurConfig(Options):
     anxiety: float | None = None
     """How shaky; drawn from the released list if not given."""
     padding: Literal["reflect", "replicate", "zero"] = "reflect"
+    gamma: float = 1.0
+    """Average light, value^gamma: 2.2 is a camera's; 1 averages the values."""
+    noise: tuple[float, float] = (0.0, 0.0)
+    """Lowest and highest standard deviation of sensor noise, as a share of white."""
     overwrite: bool = False
     quality: int = 95
     """Of JPEG and WebP, 1 to 100."""

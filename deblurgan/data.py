@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from deblurgan import images
-from deblurgan.blur import MotionBlur, apply_psf
+from deblurgan.blur import MotionBlur
 
 BLURRED_NAMES = ("blur", "blurred", "blurry", "input", "lq", "A")
 SHARP_NAMES = ("sharp", "target", "gt", "groundtruth", "hq", "B")
@@ -194,7 +194,7 @@ class SharpFolder(PairDataset):
 
     def whole(self, index: int) -> Pair:
         sharp = _tensor(self.cache.read(self.entries[index]))
-        return Pair(self._blurred(sharp, Stream.WHOLE, index), sharp)
+        return Pair(self.blur(sharp, index=derived_seed(Stream.WHOLE, self.seed, index)), sharp)
 
     def sample(self, index: int, *, epoch: int, attempt: int = 0) -> Pair:
         photo = self.cache.read(self.entries[index])
@@ -204,13 +204,10 @@ class SharpFolder(PairDataset):
         down, after = min(reach, place.height - size - place.top), min(reach, place.width - size - place.left)
         region = (place.left - before, place.top - up, place.left + size + after, place.top + size + down)
         sharp = _tensor(_reduced(photo, region, place.height, place.width))
-        blurred = self._blurred(sharp, Stream.KERNEL, epoch, index, attempt)
-        inner = (slice(None), slice(up, up + size), slice(before, before + size))
-        return Pair(_mirrored(blurred[inner], place.flip), _mirrored(sharp[inner], place.flip))
-
-    def _blurred(self, sharp: Tensor, stream: Stream, *numbers: int) -> Tensor:
-        psf = self.blur.psf(1, index=derived_seed(stream, self.seed, *numbers))
-        return apply_psf(sharp, psf, padding=self.blur.padding)
+        number = derived_seed(Stream.KERNEL, self.seed, epoch, index, attempt)
+        window = torch.tensor([[up, before, int(place.flip)]])
+        blurred = self.blur(sharp, index=number, windows=window, size=(size, size))
+        return Pair(blurred, _mirrored(sharp[:, up : up + size, before : before + size], place.flip))
 
 
 class PairedFolder(PairDataset):

@@ -264,9 +264,10 @@ def info() -> str:
     """Which path each part takes on this machine, and why, as lines of text."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     if _C.built_with_cuda:
-        native = f"C++, linked with the CUDA runtime, which sees {_C.cuda_device_count()} devices"
+        native = f"C++ and CUDA kernels; the CUDA runtime sees {_C.cuda_device_count()} devices"
     else:
         native = "C++ only (no CUDA toolkit when it was built)"
+    on_cuda = "csrc's kernels" if _C.built_with_cuda else "PSFs from the CPU, applied by plain torch"
     lines = {
         "deblurgan": deblurgan.__version__,
         "python": platform.python_version(),
@@ -274,7 +275,7 @@ def info() -> str:
         "device": f"cuda: {gpu}" if gpu else "cpu (torch sees no CUDA device)",
         "deblurgan._C": native,
         "generator, critic": "plain torch (deblurgan.reference) on any device; there are no fused kernels yet",
-        "blur": "C++ for uint8 and fp32 on the CPU; elsewhere PSFs from C++, applied by plain torch",
+        "blur": f"C++ on the CPU, {on_cuda} on CUDA; fp64 is applied by plain torch",
         "default weights": _described(DEFAULT_WEIGHTS),
     }
     return "\n".join(f"{name + ':':20}{value}" for name, value in lines.items())

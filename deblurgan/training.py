@@ -462,7 +462,8 @@ def _generator(config: TrainConfig) -> Generator:
 def _datasets(config: TrainConfig) -> tuple[PairDataset, PairDataset]:
     """Training and validation pictures; without `val` GoPro's test split, or every twentieth picture, at least one."""
     crops = Crops(config.crop, config.flip, config.scale, config.texture)
-    blur = MotionBlur(length=config.blur_length, exposure=config.blur_exposure, p=config.blur_p)
+    kind: dict[str, Any] = {"length": config.blur_length, "gamma": config.blur_gamma, "noise": config.blur_noise}
+    blur = MotionBlur(**kind, exposure=config.blur_exposure, p=config.blur_p)
     options: dict[str, Any] = {"layout": config.layout, "gamma": config.gamma, "crops": crops}
     train_set = open_dataset(config.data, blur=blur, seed=config.seed, **options)
     samples = (config.out / "samples").resolve()  # out may lie among the photos
@@ -480,7 +481,7 @@ def _datasets(config: TrainConfig) -> tuple[PairDataset, PairDataset]:
     else:
         val_set = train_set.take([0])
     if isinstance(val_set, SharpFolder):
-        val_set.blur = MotionBlur(length=config.blur_length, exposure=(0.5, 1.0))
+        val_set.blur = MotionBlur(**kind, exposure=(0.5, 1.0))
     if config.mix is not None:
         pairs = open_dataset(config.mix, layout="auto", crops=crops, seed=config.seed)
         train_set = Mixed(train_set, pairs, ratio=config.mix_ratio)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+LIBRARY = ("blur_cpu", "convolve")
 
 
 @pytest.mark.parametrize(
@@ -26,9 +27,8 @@ def test_native_program_is_clean(program: str, sanitizers: str, tmp_path: Path) 
         pytest.skip("no C++ compiler")
     flags = ["-std=c++17", "-O1", "-g", "-ffp-contract=off", "-pthread", "-Wno-psabi"]
     flags += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
-    # the sanitizers are not up yet when the loader picks a clone
-    flags += ["-DDEBLURGAN_CLONES=", "-DDEBLURGAN_FMA_CLONES="]
-    sources = [ROOT / "tests" / "native" / f"{program}.cpp", ROOT / "csrc" / "blur_cpu.cpp"]
+    flags += ["-DDEBLURGAN_CLONES="]  # the sanitizers are not up yet when the loader picks a clone
+    sources = [ROOT / "tests" / "native" / f"{program}.cpp", *(ROOT / "csrc" / f"{name}.cpp" for name in LIBRARY)]
     built = subprocess.run(
         [compiler, *flags, f"-I{ROOT / 'csrc'}", *map(str, sources), "-o", str(tmp_path / program)],
         capture_output=True,
