@@ -5,14 +5,16 @@ from __future__ import annotations
 import io
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deblurgan import reference
+from deblurgan import engine, reference
+
+Backend = Literal["auto", "reference"]
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,9 @@ class Generator(nn.Module):
     uses the picture's own statistics. Dropout is active in training mode only; with `seed` it is active in any mode and
     its masks are those of the seed (the paper's stochastic inference).
 
+    In inference on CUDA the engine (deblurgan.engine) takes over; `generator.backend = "reference"` switches back to
+    plain torch, and `why_reference(x)` tells why the engine was not used.
+
     Presets: "paper", the network of the published numbers and the released weights (two convolutions a block, reflect
     padding; 11,378,179 parameters); "article", one convolution a block, zero padding, biases at the ends only
     (6,064,579); "tiny", a small "paper" for CPUs and tests. Keywords override the preset's fields: width, blocks,
@@ -124,6 +129,8 @@ class Generator(nn.Module):
         self.blocks = nn.ModuleList(ResidualBlock(4 * w, spec) for _ in range(spec.blocks))
         self.up = nn.ModuleList(UpConvNormReLU(2 * w * k, w * k, bias=spec.bias) for k in (2, 1))
         self.head = nn.Conv2d(w, 3, 7)
+        self.backend: Backend = "auto"
+        self._engine: tuple[Any, engine.Engine] | None = None
         self.apply(_init_weights)
 
     def forward(self, x: Tensor, *, seed: int | None = None) -> Tensor:
@@ -137,8 +144,10 @@ class Generator(nn.Module):
                 f"picture sides must be multiples of {self.SIZE_MULTIPLE} and at least {self.MIN_SIZE}, got "
                 f"{tuple(x.shape[2:])}: Deblurrer takes any size"
             )
+        drop = (self.training or seed is not None) and self.spec.dropout > 0
+        if not drop and self.why_reference(x) is None:
+            return self._fast(x.device)(x)
         masks = None if seed is None else torch.Generator(x.device).manual_seed(seed)
-        drop = self.training or seed is not None
         y = self.stem(x.to(self.stem.weight.dtype))
         for down in self.down:
             y = down(y)
@@ -147,6 +156,29 @@ class Generator(nn.Module):
         for up in self.up:
             y = up(y)
         return reference.output_tail(y, x, self.head.weight, self.head.bias, border=self.spec.border)
+
+    def why_reference(self, x: Tensor) -> str | None:
+        """Why x would go through plain torch; None where the engine takes it."""
+        if self.backend == "reference":
+            return "the backend is 'reference'"
+        if torch.compiler.is_compiling():
+            return "torch.compile sees plain torch"
+        if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters())):
+            return "a gradient is wanted"
+        if self.stem.weight.device != x.device:
+            return "the weights are on another device"
+        if self.stem.weight.dtype not in (torch.float16, torch.bfloat16, torch.float32):
+            return f"it does not compute in {self.stem.weight.dtype}"
+        return engine.why_not(x.device)
+
+    def _fast(self, device: torch.device) -> engine.Engine:
+        """The engine with these weights; they are packed again when they have changed."""
+        key = [(p.data_ptr(), p._version) for p in self.parameters()]
+        if self._engine is None or self._engine[0] != key:
+            choose = engine.from_table(torch.cuda.get_device_name(device))
+            state = dict(self.named_parameters())
+            self._engine = key, engine.Engine(self.spec, state, dtype=self.stem.weight.dtype, choose=choose)
+        return self._engine[1]
 
     def config(self) -> dict[str, Any]:
         """The spec as plain values: `Generator(**config)` builds the same network."""

@@ -1,4 +1,13 @@
-"""Triton kernels of the generator and critic live here; they need triton, so a CUDA tensor's arrival imports them.
+"""The generator's Triton kernels: functions that launch, on tensors that the caller has allocated; no autograd.
 
-Installed as deblurgan.kernels: import it by that name.
+    pack_image    the picture as the first convolution reads it
+    conv_stats    convolution and the statistics of its tiles
+    tile_stats    those statistics of another convolution's result
+    merge_stats   mean and 1 / std from them
+    norm_act      normalise, ReLU, residual, border
+    output_tail   last convolution, tanh, + picture, clamp
+
+They need triton, so nothing here is imported before a GPU wants it. `table.json` says which convolutions run in
+conv_stats, and how, by GPU and shape; `python -m benchmarks.tune` makes its rows. Installed as deblurgan.kernels:
+import it by that name.
 """

@@ -1,0 +1,82 @@
+"""The mean and 1 / sqrt(variance + eps) of planes from the statistics of their tiles."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+BLOCK_TILES, BLOCK_C = 256, 8  # many programs of few steps: each step waits for memory
+
+
+@triton.jit
+def merge_stats_kernel(
+    partials,  # fp32 [n, tiles, 2, C]: mean, M2
+    counts,  # fp32 [tiles]
+    out,  # FINAL: fp32 [n, 2, C], mean and 1 / std; else [n, groups, 2, C], mean and M2
+    out_counts,  # not FINAL: fp32 [groups]
+    tiles,
+    group,  # tiles that a program merges
+    eps,
+    C: tl.constexpr,
+    FINAL: tl.constexpr,
+    BLOCK_TILES: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """mean = m_0 + sum count_t (m_t - m_0) / N,   M2 = sum (M2_t + count_t (m_t - mean)^2),   N = sum count_t.
+
+    About m_0 a constant plane keeps its value to the last bit, and a large mean costs no digits.
+    """
+    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    first = tl.program_id(1) * group
+    last = tl.minimum(first + group, tiles)
+    image = tl.program_id(2).to(tl.int64)
+    wanted = c < C
+    at = partials + image * tiles * 2 * C + c[None, :]
+    pivot = tl.load(at + first * 2 * C, mask=wanted[None, :], other=0.0)  # [1, BLOCK_C]
+    total = tl.zeros((BLOCK_TILES,), tl.float32)
+    shift = tl.zeros((BLOCK_C,), tl.float32)
+    for start in range(first, last, BLOCK_TILES):
+        t = start + tl.arange(0, BLOCK_TILES)
+        count = tl.load(counts + t, mask=t < last, other=0.0)
+        m = tl.load(at + t[:, None] * 2 * C, mask=(t < last)[:, None] & wanted[None, :], other=0.0)
+        total += count
+        shift += tl.sum(count[:, None] * (m - pivot), 0)
+    pixels = tl.sum(total, 0)
+    mean = pivot + (shift / pixels)[None, :]
+    m2 = tl.zeros((BLOCK_C,), tl.float32)
+    for start in range(first, last, BLOCK_TILES):
+        t = start + tl.arange(0, BLOCK_TILES)
+        here = (t < last)[:, None] & wanted[None, :]
+        count = tl.load(counts + t, mask=t < last, other=0.0)
+        m = tl.load(at + t[:, None] * 2 * C, mask=here, other=0.0)
+        part = tl.load(at + t[:, None] * 2 * C + C, mask=here, other=0.0)
+        m2 += tl.sum(part + count[:, None] * (m - mean) * (m - mean), 0)
+    to = out + (image * tl.num_programs(1) + tl.program_id(1)) * 2 * C + c
+    tl.store(to[None, :], mean, mask=wanted[None, :])
+    if FINAL:
+        tl.store(to + C, 1.0 / tl.sqrt(m2 / pixels + eps), mask=wanted)
+    else:
+        tl.store(to + C, m2, mask=wanted)
+        if (tl.program_id(0) == 0) & (tl.program_id(2) == 0):
+            tl.store(out_counts + tl.program_id(1), pixels)
+
+
+def merge_stats(partials: Tensor, counts: Tensor, stats: Tensor, *, eps: float) -> None:
+    """Fills stats [n, 2, c] from partials [n, tiles, 2, c] and counts [tiles] (see `conv_stats`).
+
+    Many tiles are merged in groups first, so that no program walks over more than a few blocks of them.
+    """
+    n, tiles, _, c = partials.shape
+    across = triton.cdiv(c, BLOCK_C)
+    shape = {"C": c, "BLOCK_TILES": BLOCK_TILES, "BLOCK_C": BLOCK_C}
+    if tiles > 4 * BLOCK_TILES:
+        groups = triton.cdiv(tiles, BLOCK_TILES)
+        merged = torch.empty(n, groups, 2, c, device=partials.device)
+        merged_counts = torch.empty(groups, device=partials.device)
+        merge_stats_kernel[across, groups, n](
+            partials, counts, merged, merged_counts, tiles, BLOCK_TILES, eps, **shape, FINAL=False
+        )
+        partials, counts, tiles = merged, merged_counts, groups
+    merge_stats_kernel[across, 1, n](partials, counts, stats, counts, tiles, tiles, eps, **shape, FINAL=True)

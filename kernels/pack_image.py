@@ -1,0 +1,73 @@
+"""A picture [n, c, h, w] as the first convolution wants it: channels last, padded to 8, its border written out."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+CHANNELS = 8  # 16 bytes a pixel in half types: eight pixels of a row are one run of 64 elements
+
+
+@triton.jit
+def pack_image_kernel(
+    image,  # [n, c, h, w], any strides
+    out,  # [n, h + 2b, w + 2b + 1, CHANNELS], contiguous
+    c,
+    h,
+    w,
+    i_image,
+    i_channel,
+    i_row,
+    i_pixel,
+    EIGHT_BIT: tl.constexpr,
+    REFLECT: tl.constexpr,
+    WIDTH: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """out[y, x, k] = image[k, reflect(y - b), reflect(x - b)], zero in channels from c on and in the last column."""
+    n = tl.program_id(2).to(tl.int64)
+    row = tl.program_id(1)
+    x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    k = tl.arange(0, CHANNELS)
+    pitch = w + 2 * WIDTH + 1
+    from_y, from_x = row - WIDTH, x - WIDTH
+    if REFLECT:
+        from_y = tl.abs(from_y)
+        from_y = tl.where(from_y >= h, 2 * (h - 1) - from_y, from_y)
+        from_x = tl.abs(from_x)
+        from_x = tl.where(from_x >= w, 2 * (w - 1) - from_x, from_x)
+    inside = (from_y >= 0) & (from_y < h) & (from_x >= 0) & (from_x < w) & (x < pitch - 1)
+    at = (
+        image
+        + n * i_image
+        + from_y.to(tl.int64) * i_row
+        + from_x.to(tl.int64)[:, None] * i_pixel
+        + k[None, :] * i_channel
+    )
+    value = tl.load(at, mask=inside[:, None] & (k < c)[None, :], other=0).to(tl.float32)
+    if EIGHT_BIT:
+        value = tl.where(inside[:, None] & (k < c)[None, :], value * (2.0 / 255.0) - 1.0, 0.0)
+    line = out + (n * (h + 2 * WIDTH) + row) * pitch * CHANNELS
+    tl.store(line + x[:, None] * CHANNELS + k[None, :], value.to(out.dtype.element_ty), mask=(x < pitch)[:, None])
+
+
+def pack_image(image: Tensor, out: Tensor, *, border: str, width: int) -> None:
+    """Fills out [n, h + 2 width, w + 2 width + 1, 8] from image [n, c <= 8, h, w], floats in [-1, 1] or uint8."""
+    n, c, h, w = image.shape
+    block = 128
+    pack_image_kernel[(triton.cdiv(out.shape[2], block), out.shape[1], n)](
+        image,
+        out,
+        c,
+        h,
+        w,
+        *image.stride(),
+        EIGHT_BIT=image.dtype == torch.uint8,
+        REFLECT=border == "reflect",
+        WIDTH=width,
+        CHANNELS=CHANNELS,
+        BLOCK=block,
+    )

@@ -1,0 +1,56 @@
+"""The statistics that `conv_stats` takes of its own tiles, for pictures that another convolution made."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+TILE, BLOCK_C = 256, 64
+
+
+@triton.jit
+def tile_stats_kernel(
+    y,  # [n, h, w, C]
+    partials,  # fp32 [n, tiles, 2, C]: mean, M2
+    counts,  # fp32 [tiles]
+    h,
+    w,
+    y_image,
+    y_row,
+    y_pixel,
+    tiles,
+    C: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """m = sum v / count,   M2 = sum (v - m)^2   of TILE pixels."""
+    tile = tl.program_id(1)
+    image = tl.program_id(2).to(tl.int64)
+    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    m = tile * TILE + tl.arange(0, TILE)
+    inside = (m < h * w)[:, None] & (c < C)[None, :]
+    at = y + image * y_image + (m // w).to(tl.int64) * y_row + (m % w).to(tl.int64) * y_pixel
+    values = tl.load(at[:, None] + c[None, :], mask=inside, other=0.0).to(tl.float32)
+    count = tl.minimum(TILE, h * w - tile * TILE).to(tl.float32)
+    total = tl.sum(values, 0)
+    mean = tl.div_rn(total, count + tl.zeros_like(total))
+    mean += tl.sum(tl.where(inside, values - mean[None, :], 0.0), 0) / count  # a sum of fp32 numbers has rounded
+    centred = tl.where(inside, values - mean[None, :], 0.0)
+    here = partials + (image * tiles + tile) * 2 * C
+    tl.store(here + c, mean, mask=c < C)
+    tl.store(here + C + c, tl.sum(centred * centred, 0), mask=c < C)
+    if (tl.program_id(0) == 0) & (tl.program_id(2) == 0):
+        tl.store(counts + tile, count)
+
+
+def tile_count(h: int, w: int) -> int:
+    return triton.cdiv(h * w, TILE)
+
+
+def tile_stats(y: Tensor, partials: Tensor, counts: Tensor) -> None:
+    """Fills partials [n, tiles, 2, c] and counts [tiles] from y [n, h, w, c], channels side by side."""
+    n, h, w, c = y.shape
+    tiles = counts.shape[0]
+    grid = (triton.cdiv(c, BLOCK_C), tiles, n)
+    tile_stats_kernel[grid](y, partials, counts, h, w, *y.stride()[:3], tiles, C=c, TILE=TILE, BLOCK_C=BLOCK_C)

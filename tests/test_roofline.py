@@ -1,0 +1,174 @@
+"""The benchmarks' floors: against torch's own counts and against the generator's published cost."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from deblurgan.nn import PRESETS, Generator, GeneratorSpec
+
+ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "benchmarks"))  # where pytest finds the benchmarks' own imports, too
+
+from roofline import (  # noqa: E402
+    H200,
+    LAUNCH,
+    Kernel,
+    Rates,
+    generator_kernels,
+    net_floors,
+    peer_floors,
+    predict,
+    predict_net,
+    total,
+)
+
+PAPER, ARTICLE = PRESETS["paper"], PRESETS["article"]
+MODULES = {
+    "stem": "stem",
+    "down1": "down.0",
+    "down2": "down.1",
+    "trunk": "blocks.0.conv1",
+    "up1": "up.0",
+    "up2": "up.1",
+}
+
+
+def macs(kernels: list[Kernel]) -> float:
+    return total(kernels, lambda kernel: kernel.macs)
+
+
+def named(kernels: list[Kernel]) -> dict[str, Kernel]:
+    return {kernel.name: kernel for kernel in kernels}
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "shape"),
+    [
+        ("paper", {}, (1, 256, 256)),
+        ("article", {}, (1, 720, 1280)),
+        ("tiny", {}, (3, 64, 96)),
+        ("tiny", {"width": 10, "blocks": 2, "convs": 1}, (2, 12, 8)),
+    ],
+)
+def test_counts_are_those_of_the_torch_modules(preset: str, overrides: dict, shape: tuple[int, int, int]) -> None:
+    n, h, w = shape
+    with torch.device("meta"):
+        net = Generator(preset, **overrides)
+        x = torch.empty(n, 3, h, w)
+    with FlopCounterMode(display=False) as counter:
+        net(x)
+    kernels = generator_kernels(net.spec, h, w, n)
+    assert 2 * macs(kernels) == counter.get_total_flops()
+    by_module = counter.get_flop_counts()
+    for name, module in MODULES.items():
+        assert named(kernels)[name].flops == sum(by_module[f"Generator.{module}"].values()), name
+    weights = sum(parameter.numel() for parameter in net.parameters() if parameter.dim() == 4)
+    assert total(kernels, lambda kernel: kernel.weight_bytes) == 2 * weights
+
+
+@pytest.mark.parametrize(
+    ("spec", "h", "w", "giga_macs"),
+    [(PAPER, 256, 256, 49.55), (PAPER, 720, 1280, 696.8), (ARTICLE, 256, 256, 27.81), (ARTICLE, 720, 1280, 391.1)],
+)
+def test_published_cost(spec: GeneratorSpec, h: int, w: int, giga_macs: float) -> None:
+    assert macs(generator_kernels(spec, h, w)) / 1e9 == pytest.approx(giga_macs, rel=2e-4)
+
+
+def test_a_batch_shares_the_weights_alone() -> None:
+    for one, many in zip(generator_kernels(PAPER, 64, 64), generator_kernels(PAPER, 64, 64, 5), strict=True):
+        assert many.count == one.count
+        assert many.macs == 5 * one.macs
+        assert many.bytes - many.weight_bytes == 5 * (one.bytes - one.weight_bytes)
+        assert many.weight_bytes == one.weight_bytes
+
+
+def test_bytes_of_norm_act() -> None:
+    kernels = named(generator_kernels(PAPER, 720, 1280, element=2))
+    y, bordered = 2 * 256 * 180 * 320, 2 * 256 * 182 * 322
+    assert kernels["norm inner"].bytes == y + bordered
+    assert kernels["norm residual"].bytes == 2 * y + bordered
+    assert kernels["norm up2"].bytes == 2 * 64 * (720 * 1280 + 726 * 1286)
+
+
+def test_eight_bits_change_the_trunk_alone() -> None:
+    half, eight_bit = (named(generator_kernels(PAPER, 720, 1280, trunk=trunk)) for trunk in (2, 1))
+    changed = {name for name in half if half[name] != eight_bit[name]}
+    assert changed == {"trunk", "norm inner", "norm residual"}
+    assert eight_bit["trunk"].math_s() == half["trunk"].math_s() / 2
+    assert eight_bit["trunk"].read_bytes == half["trunk"].read_bytes / 2
+    assert eight_bit["trunk"].written_bytes == half["trunk"].written_bytes
+    assert eight_bit["norm inner"].written_bytes == half["norm inner"].written_bytes / 2
+    assert eight_bit["norm residual"].written_bytes == half["norm residual"].written_bytes * 3 / 2
+    assert eight_bit["trunk"].floor_s() == pytest.approx(43.0e-6, rel=0.01)
+
+
+def test_a_kernel_takes_the_longer_of_its_two_times() -> None:
+    trunk = named(generator_kernels(PAPER, 64, 64))["trunk"]
+    assert trunk.floor_s(Rates({2: 1.0}, 1e30)) == trunk.flops
+    assert trunk.floor_s(Rates({2: 1e30}, 1.0)) == trunk.bytes
+
+
+# Milliseconds on an H200: math, roof, pragmatic, separate, torch.compile's passes, eager channels_last's. Computed
+# once by an independent program, that leaves out weights and borders.
+FLOORS = [
+    (ARTICLE, 256, 256, 1, [0.070, 0.071, 0.086, 0.097, 0.112, 0.203]),
+    (PAPER, 256, 256, 1, [0.125, 0.127, 0.149, 0.161, 0.181, 0.315]),
+    (ARTICLE, 256, 256, 16, [1.126, 1.143, 1.370, 1.557, 1.799, 3.251]),
+    (PAPER, 256, 256, 16, [2.007, 2.024, 2.391, 2.578, 2.890, 5.045]),
+    (ARTICLE, 720, 1280, 1, [0.990, 1.005, 1.204, 1.368, 1.581, 2.857]),
+    (PAPER, 720, 1280, 1, [1.764, 1.779, 2.101, 2.266, 2.540, 4.434]),
+    (ARTICLE, 720, 1280, 8, [7.920, 8.039, 9.630, 10.947, 12.648, 22.860]),
+    (PAPER, 720, 1280, 8, [14.113, 14.231, 16.810, 18.127, 20.322, 35.472]),
+]
+
+
+@pytest.mark.parametrize(("spec", "h", "w", "n", "wanted"), FLOORS)
+def test_floors_of_the_whole_pass(spec: GeneratorSpec, h: int, w: int, n: int, wanted: list[float]) -> None:
+    kernels = generator_kernels(spec, h, w, n)
+    floors = [*net_floors(kernels).values(), *peer_floors(kernels).values()]
+    assert [1e3 * floor for floor in floors] == pytest.approx(wanted, rel=0.01)
+
+
+@pytest.mark.parametrize("trunk", [2, 1])
+def test_predictions_stay_above_the_floor(trunk: int) -> None:
+    kernels = generator_kernels(PAPER, 256, 256, trunk=trunk)
+    for kernel in kernels:
+        span = predict(kernel)
+        assert kernel.floor_s() < span.fast < span.slow
+    launches = 24 + 2 * 3 + 23 + 23 + 1  # convolutions, phases of the transposed two, merges, norm_act, packing
+    assert net_floors(kernels)["separate"] + launches * LAUNCH.fast < predict_net(kernels).fast
+    at_no_time = predict_net(kernels, Rates({2: 1e30, 1: 1e30}, 1e30))
+    assert at_no_time == pytest.approx((launches * LAUNCH.fast, launches * LAUNCH.slow))
+
+
+def test_predictions_meet_their_targets_at_720p() -> None:
+    kernels = generator_kernels(PAPER, 720, 1280)
+    slow = {kernel.name: predict(kernel).slow for kernel in kernels}
+    trunk, norm = (named(kernels)[name] for name in ("trunk", "norm inner"))
+    assert trunk.flops / (slow["trunk"] - LAUNCH.slow) >= 630e12
+    assert norm.bytes / (slow["norm inner"] - LAUNCH.slow) == pytest.approx(0.85 * H200.bytes)
+    assert slow["head"] <= 60e-6
+
+
+def test_other_sides_are_refused() -> None:
+    with pytest.raises(ValueError, match="multiples of 4"):
+        generator_kernels(PAPER, 722, 1280)
+
+
+def test_the_command_prints_and_writes_the_same(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.roofline", "--preset", "tiny", "--height", "64", "--width", "96"]
+    command += ["--batch", "3", "--json", str(tmp_path / "floors.json")]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    report = json.loads((tmp_path / "floors.json").read_text())
+    assert report["picture"] == [3, 64, 96]
+    kernels = generator_kernels(PRESETS["tiny"], 64, 96, 3)
+    assert report["half"]["floors_s"] == net_floors(kernels)
+    assert ran.stdout.count("\n| norm ") == 7
+    assert f"| {1e3 * peer_floors(kernels)['eager']:.3f} |" in ran.stdout
