@@ -8,12 +8,8 @@ this GPU and layer, in cuDNN elsewhere. Inference only: nothing here has a gradi
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -21,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deblurgan import reference
+from deblurgan.kernels.table import Choose, from_table
 
 # The two lines of each axis that a phase of a transposed convolution reads, as rows or columns of its 3x3 weight
 PHASE_TAPS = ((1,), (2, 0))
@@ -39,50 +36,6 @@ class Spec(Protocol):
     def border(self) -> reference.Border: ...
 
 
-Choose = Callable[[str, int, torch.dtype], Any]  # layer's kind, output pixels, dtype -> ConvConfig, or None for cuDNN
-
-
-def why_not(device: torch.device) -> str | None:
-    """Why the engine cannot run on this device; None where it can."""
-    if device.type != "cuda":
-        return "it needs a CUDA device"
-    if importlib.util.find_spec("triton") is None:
-        return "triton is not installed"
-    if torch.cuda.get_device_capability(device) < (8, 0):
-        return "it needs a GPU of compute capability 8.0 or newer"
-    return None
-
-
-def from_table(gpu: str, rows: list[dict[str, Any]] | None = None) -> Choose:
-    """The choice that table.json holds for this GPU: the row nearest in size, at most a factor of 2 away.
-
-    The last convolution is fused with all that follows it, so it has a configuration in any case.
-    """
-    from deblurgan.kernels.conv_stats import ConvConfig
-
-    mine = [row for row in (_table_rows() if rows is None else rows) if row["gpu"] == gpu]
-
-    def choose(kind: str, pixels: int, dtype: torch.dtype) -> Any:
-        name = str(dtype).removeprefix("torch.")
-        distances = [
-            (abs(math.log2(row["pixels"] / pixels)), i)
-            for i, row in enumerate(mine)
-            if row["kind"] == kind and row["dtype"] == name
-        ]
-        if distances and min(distances)[0] <= 1:
-            return ConvConfig(**mine[min(distances)[1]]["config"])
-        return ConvConfig(128, 16, 32) if kind == "head" else None
-
-    return choose
-
-
-def _table_rows() -> list[dict[str, Any]]:
-    from deblurgan import kernels
-
-    rows: list[dict[str, Any]] = json.loads((Path(kernels.__path__[0]) / "table.json").read_text())["rows"]
-    return rows
-
-
 class Bordered(NamedTuple):
     """A picture within its border: `whole` [n, h + 2b, w + 2b, c] and `inside` [n, h, w, c] of it."""
 
@@ -99,6 +52,7 @@ class Layer:
     packed: tuple[Tensor, ...]  # [cout, taps_y * taps_x * c], one, or one a phase
     taps: tuple[tuple[int, int], ...]
     library: Tensor
+    reduction: int  # of the output's sides against the picture's
     stride: int = 1
 
 
@@ -138,9 +92,16 @@ class Engine:
     """
 
     def __init__(
-        self, spec: Spec, state: Mapping[str, Tensor], *, dtype: torch.dtype, choose: Choose, tf32: bool = False
+        self,
+        spec: Spec,
+        state: Mapping[str, Tensor],
+        *,
+        dtype: torch.dtype,
+        choose: Choose | None = None,
+        tf32: bool = False,
     ) -> None:
-        self.spec, self.dtype, self.choose, self.tf32 = spec, dtype, choose, tf32
+        self.spec, self.dtype, self.tf32 = spec, dtype, tf32
+        self.choose = choose or from_table(torch.cuda.get_device_name(state["head.weight"].device))
         self.layers = _packed_layers(spec, state, dtype)
         self.head_weight, self.head_bias = _packed_head(state, dtype)
         self._shape: tuple[int, int, int] | None = None
@@ -156,10 +117,9 @@ class Engine:
 
     def paths(self, n: int, h: int, w: int) -> dict[str, str]:
         """Which way each layer takes for pictures of this shape."""
-        scale = {"stem": 1, "down": 2, "trunk": 4, "up": 2}
         found = {}
         for name, layer in self.layers.items():
-            config = self.choose(layer.kind, n * h * w // scale[layer.kind] ** 2, self.dtype)
+            config = self.choose(layer.kind, n * h * w // layer.reduction**2, self.dtype)
             found[name] = f"Triton {config}" if config else "cuDNN: the table has no row for it here"
         return {**found, "head": "Triton"}
 
@@ -307,15 +267,16 @@ def _cudnn(layer: Layer, x: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 
 def _packed_layers(spec: Spec, state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Layer]:
-    layers = {"stem": _stem(state["stem.weight"], dtype)}
-    for i in range(2):
-        layers[f"down.{i}"] = _plain(f"down.{i}", "down", state, dtype, stride=2)
-    for i in range(spec.blocks):
-        for j in range(1, spec.convs + 1):
-            layers[f"blocks.{i}.conv{j}"] = _plain(f"blocks.{i}.conv{j}", "trunk", state, dtype)
-    for i in range(2):
-        layers[f"up.{i}"] = _up(f"up.{i}", state, dtype)
-    return layers
+    trunk = [f"blocks.{i}.conv{j}" for i in range(spec.blocks) for j in range(1, spec.convs + 1)]
+    layers = [
+        _stem(state["stem.weight"], dtype),
+        _plain("down.0", "down", state, dtype, reduction=2, stride=2),
+        _plain("down.1", "down", state, dtype, reduction=4, stride=2),
+        *(_plain(name, "trunk", state, dtype, reduction=4) for name in trunk),
+        _up("up.0", state, dtype, reduction=2),
+        _up("up.1", state, dtype, reduction=1),
+    ]
+    return {layer.name: layer for layer in layers}
 
 
 def _library(weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -327,10 +288,12 @@ def _packed(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return weight.detach().permute(0, 2, 3, 1).reshape(weight.shape[0], -1).to(dtype).contiguous()
 
 
-def _plain(name: str, kind: str, state: Mapping[str, Tensor], dtype: torch.dtype, stride: int = 1) -> Layer:
+def _plain(
+    name: str, kind: str, state: Mapping[str, Tensor], dtype: torch.dtype, *, reduction: int, stride: int = 1
+) -> Layer:
     weight = state[f"{name}.weight"]
     taps = (weight.shape[2], weight.shape[3])
-    return Layer(name, kind, (_packed(weight, dtype),), (taps,), _library(weight, dtype), stride)
+    return Layer(name, kind, (_packed(weight, dtype),), (taps,), _library(weight, dtype), reduction, stride)
 
 
 def _stem(weight: Tensor, dtype: torch.dtype) -> Layer:
@@ -338,16 +301,16 @@ def _stem(weight: Tensor, dtype: torch.dtype) -> Layer:
     weight = weight.detach()
     run = F.pad(weight, (0, 1, 0, 0, 0, 8 - weight.shape[1]))  # [cout, 8, 7, 8]
     padded = F.pad(weight, (0, 0, 0, 0, 0, 8 - weight.shape[1]))
-    return Layer("stem", "stem", (_packed(run, dtype),), ((7, 1),), _library(padded, dtype))
+    return Layer("stem", "stem", (_packed(run, dtype),), ((7, 1),), _library(padded, dtype), 1)
 
 
-def _up(name: str, state: Mapping[str, Tensor], dtype: torch.dtype) -> Layer:
+def _up(name: str, state: Mapping[str, Tensor], dtype: torch.dtype, *, reduction: int) -> Layer:
     """Output pixel (2a + u, 2b + v) of a transposed convolution is phase (u, v): at most four taps from (a, b) on."""
     weight = state[f"{name}.weight"].detach()  # [c, cout, 3, 3]
     phases = [weight[:, :, PHASE_TAPS[u]][:, :, :, PHASE_TAPS[v]] for u in (0, 1) for v in (0, 1)]
     packed = tuple(_packed(phase.transpose(0, 1), dtype) for phase in phases)
     taps = tuple((phase.shape[2], phase.shape[3]) for phase in phases)
-    return Layer(name, "up", packed, taps, _library(weight, dtype))
+    return Layer(name, "up", packed, taps, _library(weight, dtype), reduction)
 
 
 def _packed_head(state: Mapping[str, Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deblurgan import engine, reference
+from deblurgan.kernels.table import why_not
 
 Backend = Literal["auto", "reference"]
 
@@ -146,7 +147,7 @@ class Generator(nn.Module):
             )
         drop = (self.training or seed is not None) and self.spec.dropout > 0
         if not drop and self.why_reference(x) is None:
-            return self._fast(x.device)(x)
+            return self._fast()(x)
         masks = None if seed is None else torch.Generator(x.device).manual_seed(seed)
         y = self.stem(x.to(self.stem.weight.dtype))
         for down in self.down:
@@ -169,15 +170,17 @@ class Generator(nn.Module):
             return "the weights are on another device"
         if self.stem.weight.dtype not in (torch.float16, torch.bfloat16, torch.float32):
             return f"it does not compute in {self.stem.weight.dtype}"
-        return engine.why_not(x.device)
+        return why_not(x.device)
 
-    def _fast(self, device: torch.device) -> engine.Engine:
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_engine": None}  # graphs cannot be copied, and the copy packs its own weights
+
+    def _fast(self) -> engine.Engine:
         """The engine with these weights; they are packed again when they have changed."""
         key = [(p.data_ptr(), p._version) for p in self.parameters()]
         if self._engine is None or self._engine[0] != key:
-            choose = engine.from_table(torch.cuda.get_device_name(device))
             state = dict(self.named_parameters())
-            self._engine = key, engine.Engine(self.spec, state, dtype=self.stem.weight.dtype, choose=choose)
+            self._engine = key, engine.Engine(self.spec, state, dtype=self.stem.weight.dtype)
         return self._engine[1]
 
     def config(self) -> dict[str, Any]:

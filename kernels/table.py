@@ -1,0 +1,54 @@
+"""Where the kernels run, and how: rows of table.json by GPU, layer, type and size."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# A layer's kind ("stem", "down", "trunk", "up", "head"), output pixels and type -> ConvConfig, or None for cuDNN
+Choose = Callable[[str, int, torch.dtype], Any]
+
+
+def why_not(device: torch.device) -> str | None:
+    """Why the kernels cannot run on this device; None where they can."""
+    if device.type != "cuda":
+        return "it needs a CUDA device"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return "it needs a GPU of compute capability 8.0 or newer"
+    return None
+
+
+def from_table(gpu: str, rows: list[dict[str, Any]] | None = None) -> Choose:
+    """The choice that table.json holds for this GPU: the row nearest in size, at most a factor of 2 away.
+
+    The last convolution is fused with all that follows it, so it has a configuration in any case.
+    """
+    from deblurgan.kernels.conv_stats import ConvConfig
+
+    mine = [row for row in (_table_rows() if rows is None else rows) if row["gpu"] == gpu]
+
+    def choose(kind: str, pixels: int, dtype: torch.dtype) -> Any:
+        name = str(dtype).removeprefix("torch.")
+        distances = [
+            (abs(math.log2(row["pixels"] / pixels)), i)
+            for i, row in enumerate(mine)
+            if row["kind"] == kind and row["dtype"] == name
+        ]
+        if distances and min(distances)[0] <= 1:
+            return ConvConfig(**mine[min(distances)[1]]["config"])
+        return ConvConfig(128, 16, 32) if kind == "head" else None
+
+    return choose
+
+
+def _table_rows() -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(Path(__file__).with_name("table.json").read_text())["rows"]
+    return rows
