@@ -83,10 +83,10 @@ DEBLURGAN_INLINE float log_positive(float x) {
 
 constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding and subtracting it rounds to the nearest integer
 
-// x^power for x >= 0 and power > 0; below 2^-126 x counts as 0. The relative error is about 1e-6.
+// x^power for power > 0; x below 2^-126 counts as 0, infinity and NaN stay. The relative error is about 1e-6.
 DEBLURGAN_INLINE float power_positive(float x, float power) {
-  const bool zero = !(x >= 0x1p-126f);
-  const Binary b = split(zero ? 1.0f : x);
+  const bool zero = x < 0x1p-126f, finite = x <= 3.4028235e38f;
+  const Binary b = split(zero || !finite ? 1.0f : x);
   const float whole = power * b.exponent;                                      // of the exponent of two
   const float part = power * (log_mantissa(b.mantissa) * 1.44269504f);         // both parts apart keep the digits
   const float n = (whole + part + kRound) - kRound;
@@ -95,7 +95,7 @@ DEBLURGAN_INLINE float power_positive(float x, float power) {
       1.0f + r * (1.0f + r * (0.5f + r * (0.16666667f + r * (4.1666667e-2f + r * (8.3333333e-3f + r * 1.3888889e-3f)))));
   const float bounded = n < -126.0f ? -126.0f : (n > 127.0f ? 127.0f : n);
   const float scaled = series * float_of(static_cast<uint32_t>(static_cast<int32_t>(bounded) + 127) << 23);
-  return zero ? 0.0f : scaled;
+  return zero ? 0.0f : (finite ? scaled : x);
 }
 
 struct Complex {

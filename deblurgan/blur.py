@@ -21,9 +21,14 @@ Mode = Literal["centered", "released"]
 Anxiety = float | tuple[float, float] | None
 
 
-def _picked(choices: Tensor, uniform: Tensor) -> Tensor:
-    """One of `choices` for each of uniform [n] in [0, 1)."""
-    return choices.to(uniform.device)[(uniform * len(choices)).long()]
+def _table(values: Sequence[float]) -> Tensor:
+    """fp32 values as int32 bits, which `module.half()` leaves alone."""
+    return torch.tensor(values, dtype=torch.float32).view(torch.int32)
+
+
+def _picked(table: Tensor, uniform: Tensor) -> Tensor:
+    """One of a table's values for each of uniform [n] in [0, 1)."""
+    return table.to(uniform.device)[(uniform * len(table)).long()].view(torch.float32)
 
 
 def _between(ends: float | tuple[float, float], uniform: Tensor) -> Tensor:
@@ -57,7 +62,7 @@ def random_trajectories(
         raise ValueError(f"n must be >= 0, got {n}")
     _check_anxiety(anxiety)
     uniform = ops.choices(n, seed=seed, first=first, device=device)[:, 0]
-    shakes = _picked(torch.tensor(RELEASED_ANXIETIES), uniform) if anxiety is None else _between(anxiety, uniform)
+    shakes = _picked(_table(RELEASED_ANXIETIES), uniform) if anxiety is None else _between(anxiety, uniform)
     return ops.random_trajectories(shakes, seed, first, steps, length)
 
 
@@ -102,8 +107,10 @@ def psf_taps(psf: Tensor, *, capacity: int | None = None) -> Taps:
 
     (While a CUDA graph is captured `counts` alone tells of it.)
     """
+    if psf.dim() != 3:
+        raise ValueError(f"psf must be [n, k, k], got {tuple(psf.shape)}")
     if capacity is None:
-        capacity = psf.shape[-1] ** 2
+        capacity = max(1, psf.shape[-1] ** 2)
     taps = Taps(*ops.psf_taps(psf, capacity))
     if psf.is_cuda and not torch.cuda.is_current_stream_capturing():
         ops.check_capacity(taps.counts, capacity)
@@ -258,10 +265,11 @@ class MotionBlur(nn.Module):
             raise ValueError(f"noise must be >= 0, or a (low, high) pair of such, got {noise}")
         ops.check_seed(seed, 0)
         _check_anxiety(anxiety)
-        # no point of a path is further than length / 2 from its centroid; the released placing needs no more
-        enough = 2 * math.ceil(length / 2) + 5 if mode == "centered" else math.ceil(length) + 4
+        # no point of a path is further than length / 2 from its centroid, and none further than length from another
+        enough = 2 * math.ceil(length / 2) + 5 if mode == "centered" else math.ceil(length) + 5
         if size is None:
-            size = enough
+            as_released = mode == "released" and length == 60  # 64: all but a straight path fit
+            size = 64 if as_released else enough
         if not 3 <= size <= ops.MAX_SIZE:
             raise ValueError(f"size must be in [3, {ops.MAX_SIZE}], got {size}")
         self.length, self.steps, self.anxiety = length, steps, anxiety
@@ -269,8 +277,8 @@ class MotionBlur(nn.Module):
         self.exposure, self.mode, self.padding, self.p, self.same_on_batch = shares, mode, padding, p, same_on_batch
         self.gamma, self.noise = gamma, (low, high)
         self.seed = seed
-        self.register_buffer("anxieties", torch.tensor(RELEASED_ANXIETIES), persistent=False)
-        self.register_buffer("exposures", torch.tensor(shares), persistent=False)
+        self.register_buffer("anxieties", _table(RELEASED_ANXIETIES), persistent=False)
+        self.register_buffer("exposures", _table(shares), persistent=False)
         self.register_buffer("counter", torch.tensor([seed, 0]), persistent=False)
 
     def _anxieties(self, uniform: Tensor) -> Tensor:

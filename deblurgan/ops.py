@@ -89,6 +89,7 @@ def choices(
     """Four uniform numbers in [0, 1) for each of the indices first ... first + n - 1: fp32 [n, 4]."""
     wanted = torch.device(device or "cpu") if counter is None else counter.device
     home = _home(wanted)
+    _require(n >= 0, f"n must be >= 0, got {n}")
     _check_draws(seed, first, counter, home)
     out = torch.empty(n, 4, device=home)
     _C.choices(seed, first, _address(counter), out.data_ptr(), n, _place(out.device))
@@ -109,11 +110,12 @@ def random_windows(
     """int64 [n, 3], see `reference.random_windows`."""
     wanted = torch.device(device or "cpu") if counter is None else counter.device
     home = _home(wanted)
+    _require(n >= 0, f"n must be >= 0, got {n}")
     _check_draws(seed, first, counter, home)
     fits = all(1 <= part <= full < 2**31 for part, full in zip(size, picture, strict=True))
     _require(fits, f"size must fit into the picture {tuple(picture)}, got {tuple(size)}")
     out = torch.empty(n, 3, dtype=torch.int64, device=home)
-    _C.random_windows(seed, first, _address(counter), out.data_ptr(), n, *picture, *size, flip=flip, place=_place(home))
+    _C.random_windows(seed, first, _address(counter), out.data_ptr(), n, *picture, *size, flip, _place(home))
     return out.to(wanted)
 
 
@@ -263,7 +265,8 @@ def _check_apply(
     ):
         if given is not None:
             got = f"{given.dtype} {tuple(given.shape)}"
-            _require(tuple(given.shape) == shape and given.dtype in dtypes, f"{name} must be {list(shape)}, got {got}")
+            wanted = f"{dtypes[0]} {list(shape)}".removeprefix("torch.")
+            _require(tuple(given.shape) == shape and given.dtype in dtypes, f"{name} must be {wanted}, got {got}")
             _require(given.device == x.device, f"{name} must be on {x.device}, got {given.device}")
     _require((windows is None) == (size is None), "size must be given with windows, and only then")
     if size is not None:
@@ -394,8 +397,9 @@ def _(
 def _apply_psf_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     x, psf, ctx.padding, ctx.gamma, windows, ctx.size, noise, ctx.seed, ctx.first, counter, ctx.signed, _ = inputs
     _require(not ctx.needs_input_grad[1], "psf must not require a gradient: reference.apply_psf differentiates by it")
-    _require(counter is None or noise is None, "noise drawn by a counter has no gradient: give a seed and an index")
     linear = ctx.gamma == 1 and ctx.signed is None
+    repeatable = linear or counter is None or noise is None
+    _require(repeatable, "noise drawn by a counter has no gradient where it matters: give a seed and an index")
     ctx.shape, ctx.dtype = x.shape, x.dtype
     ctx.save_for_backward(None if linear else x, psf, windows, noise)
 

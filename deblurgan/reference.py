@@ -200,6 +200,16 @@ def random_windows(
     return torch.stack([(words[:, 0] * rows) >> 32, (words[:, 1] * columns) >> 32, (words[:, 2] >> 31) * flip], 1)
 
 
+def cut(x: Tensor, windows: Tensor, size: tuple[int, int]) -> Tensor:
+    """The windows [n, 3] (top, left, mirrored) of `size` (h, w) of x [n, c, ., .]."""
+    n, c = x.shape[:2]
+    i, j = (torch.arange(side, device=x.device) for side in size)
+    columns = torch.where(windows[:, 2:] > 0, size[1] - 1 - j, j) + windows[:, 1:2]  # [n, w]
+    rows = i + windows[:, :1]  # [n, h]
+    of_n, of_c = torch.arange(n, device=x.device), torch.arange(c, device=x.device)
+    return x[of_n[:, None, None, None], of_c[:, None, None], rows[:, None, :, None], columns[:, None, None, :]]
+
+
 def pixel_noise(shape: tuple[int, int, int, int], *, seed: int, first: int = 0) -> Tensor:
     """Standard normal numbers [n, c, h, w], fp64: two from each Philox counter (seed, picture, pair)."""
     n, elements = shape[0], shape[1] * shape[2] * shape[3]
@@ -249,11 +259,10 @@ def apply_psf(
     weight = psf.to(dtype).flip(-1, -2).repeat_interleave(c, 0).unsqueeze(1)
     y = F.conv2d(wide.reshape(1, n * c, *wide.shape[-2:]), weight, groups=n * c).view(n, c, h, w)
     if gamma != 1:
-        y = y.clamp(min=0) ** (1 / gamma) * white
+        light = y > torch.finfo(dtype).tiny  # the root has no slope at 0
+        y = torch.where(light, y.where(light, 1.0) ** (1 / gamma) * white, 0.0 * y)
     if windows is not None:
-        out_h, out_w = size or (h, w)
-        parts = [z[:, top : top + out_h, left : left + out_w] for z, (top, left, _) in zip(y, windows, strict=True)]
-        y = torch.stack([p.flip(-1) if flip else p for p, flip in zip(parts, windows[:, 2], strict=True)])
+        y = cut(y, windows, size or (h, w))
     if noise is not None:
         normal = pixel_noise(tuple(y.shape), seed=seed, first=first).to(y)  # type: ignore[arg-type]
         y = y + (noise * white).to(y)[:, None, None, None] * normal

@@ -120,3 +120,60 @@ def test_apply_psf_turns_a_bright_pixel_into_the_psf() -> None:
     x[..., 7, 7] = 1
     got = reference.apply_psf(x, psf, "zero")[0, 0, 4:11, 4:11]
     assert torch.equal(got, psf[0])
+
+
+@pytest.mark.parametrize("gamma", [1.0, 2.2])
+def test_apply_psf_options_in_their_order(gamma: float) -> None:
+    """Light, then the window, then noise, then [-1, 1], with SciPy and NumPy."""
+    from scipy.signal import convolve2d
+
+    random = np.random.default_rng(1)
+    x, psf = random.random((9, 12)), random.random((5, 5))
+    psf /= psf.sum()
+    light = convolve2d(np.pad(x**gamma, 2, mode="reflect"), psf, mode="valid") ** (1 / gamma)
+    noise = reference.pixel_noise((1, 1, 4, 6), seed=3, first=8)[0, 0].numpy()
+    part = light[2:6, 3:9][:, ::-1] + 0.4 * noise
+    given = torch.from_numpy(x)[None, None], torch.from_numpy(psf)[None]
+    options = {"gamma": gamma, "windows": torch.tensor([[2, 3, 1]]), "size": (4, 6)}
+    options |= {"noise": torch.tensor([0.4], dtype=torch.float64), "seed": 3, "first": 8}
+    got = reference.apply_psf(*given, **options)  # type: ignore[arg-type]
+    assert_matches(got[0, 0], torch.from_numpy(part))
+    signed = reference.apply_psf(*given, signed=torch.float64, **options)  # type: ignore[arg-type]
+    assert_matches(signed[0, 0], torch.from_numpy(np.clip(2 * part - 1, -1, 1)))
+    levels = (255 * given[0]).round().to(torch.uint8)
+    rounded = reference.apply_psf(levels, given[1].float(), **options)[0, 0]  # type: ignore[arg-type]
+    exact = 255 * reference.apply_psf(levels.double() / 255, given[1], **options)[0, 0]  # type: ignore[arg-type]
+    assert (rounded.double() - exact.clamp(0, 255)).abs().max() <= 0.5 + 1e-3
+
+
+def test_psf_taps_are_the_offsets_of_a_convolution() -> None:
+    from scipy.signal import convolve2d
+
+    random = np.random.default_rng(2)
+    for k in (1, 4, 5):
+        psf = random.random((k, k)) * (random.random((k, k)) < 0.7)
+        x = random.random((11, 13))
+        padded = np.pad(x, k)
+        (taps,) = reference.psf_taps(torch.from_numpy(psf)[None])
+        rows, columns = np.mgrid[k : k + 11, k : k + 13]
+        got = sum(w * padded[rows + int(dy), columns + int(dx)] for dy, dx, w in taps.tolist())
+        wanted = convolve2d(padded, psf, mode="full")[k + k // 2 :, k + k // 2 :][:11, :13]
+        assert len(taps) == np.count_nonzero(psf)
+        assert np.allclose(got, wanted, rtol=1e-12)
+
+
+def test_pixel_noise_is_standard_normal() -> None:
+    from scipy.stats import kstest
+
+    noise = reference.pixel_noise((8, 3, 31, 33), seed=5)
+    assert kstest(noise.flatten().numpy(), "norm").pvalue > 0.001
+    assert noise.flatten().unique().numel() > 0.99 * noise.numel()
+    assert torch.equal(reference.pixel_noise((3, 3, 31, 33), seed=5, first=4), noise[4:7])
+
+
+def test_random_windows_stay_in_the_picture_and_reach_its_ends() -> None:
+    windows = reference.random_windows(4000, picture=(20, 31), size=(18, 25), seed=1)
+    assert windows.amin(0).tolist() == [0, 0, 0]
+    assert windows.amax(0).tolist() == [2, 6, 1]
+    whole = reference.random_windows(50, picture=(20, 31), size=(20, 31), seed=1, flip=False)
+    assert not whole.any()
