@@ -9,18 +9,15 @@ this GPU and layer, in cuDNN elsewhere. Inference only: nothing here has a gradi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deblurgan import reference
+from deblurgan import convolution, reference
+from deblurgan.convolution import Layer
 from deblurgan.kernels.table import Choose, from_table
-
-# The two lines of each axis that a phase of a transposed convolution reads, as rows or columns of its 3x3 weight
-PHASE_TAPS = ((1,), (2, 0))
 
 
 class Spec(Protocol):
@@ -41,19 +38,6 @@ class Bordered(NamedTuple):
 
     whole: Tensor
     inside: Tensor
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A convolution's weights, packed for our kernel and for cuDNN."""
-
-    name: str
-    kind: str  # "stem", "down", "trunk" or "up": rows of the table
-    packed: tuple[Tensor, ...]  # [cout, taps_y * taps_x * c], one, or one a phase
-    taps: tuple[tuple[int, int], ...]
-    library: Tensor
-    reduction: int  # of the output's sides against the picture's
-    stride: int = 1
 
 
 class Workspace:
@@ -102,7 +86,7 @@ class Engine:
     ) -> None:
         self.spec, self.dtype, self.tf32 = spec, dtype, tf32
         self.choose = choose or from_table(torch.cuda.get_device_name(state["head.weight"].device))
-        self.layers = _packed_layers(spec, state, dtype)
+        self.layers = _layers(spec, state, dtype)
         self.head_weight, self.head_bias = _packed_head(state, dtype)
         self._shape: tuple[int, int, int] | None = None
         self._graphs: dict[Any, Graph | None] = {}
@@ -117,11 +101,12 @@ class Engine:
 
     def paths(self, n: int, h: int, w: int) -> dict[str, str]:
         """Which way each layer takes for pictures of this shape."""
+        reduction = {"stem": 1, "down.0": 2, "up.0": 2, "up.1": 1}
         found = {}
         for name, layer in self.layers.items():
-            config = self.choose(layer.kind, n * h * w // layer.reduction**2, self.dtype)
+            config = self.choose(layer.kind, n * h * w // reduction.get(name, 4) ** 2, self.dtype)
             found[name] = f"Triton {config}" if config else "cuDNN: the table has no row for it here"
-        return {**found, "head": "Triton"}
+        return {**found, "head": f"Triton {self.choose('head', n * h * w, self.dtype)}"}
 
     @torch.no_grad()
     def __call__(self, image: Tensor) -> Tensor:
@@ -186,15 +171,12 @@ class Engine:
         relu: bool = True,
         residual: Bordered | None = None,
     ) -> None:
-        from deblurgan.kernels.merge_stats import merge_stats
         from deblurgan.kernels.norm_act import norm_act
 
         layer = self.layers[name]
-        n, h, w, c = out.inside.shape
+        n, h, w, _ = out.inside.shape
         config = self.choose(layer.kind, n * h * w, self.dtype)
-        y, partials, counts = self._ours(layer, x, out.inside, config) if config else _cudnn(layer, x, out.inside)
-        stats = torch.empty(n, 2, c, device=x.device)
-        merge_stats(partials, counts, stats, eps=reference.EPS)
+        y, stats = convolution.conv_stats(layer, x, out.inside, config=config, tf32=self.tf32)
         norm_act(
             y,
             stats,
@@ -204,29 +186,6 @@ class Engine:
             border=border,
             width=(out.whole.shape[1] - h) // 2,
         )
-
-    def _ours(self, layer: Layer, x: Tensor, y: Tensor, config: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Our convolution into y's memory: y and the statistics of its tiles."""
-        from deblurgan.kernels.conv_stats import conv_stats, tile_count
-
-        parts = [y] if len(layer.taps) == 1 else [y[:, u::2, v::2] for u in (0, 1) for v in (0, 1)]
-        source = x if len(layer.taps) == 1 else x[:, 1:, 1:]
-        tiles = tile_count(*parts[0].shape[1:3], config)
-        partials, counts = _partials(y, tiles * len(parts))
-        for i, (part, packed, taps) in enumerate(zip(parts, layer.packed, layer.taps, strict=True)):
-            conv_stats(
-                source,
-                packed,
-                part,
-                partials,
-                counts,
-                taps=taps,
-                stride=layer.stride,
-                first_tile=i * tiles,
-                config=config,
-                tf32=self.tf32,
-            )
-        return y, partials, counts
 
 
 class Graph:
@@ -244,77 +203,20 @@ class Graph:
         return self.out.clone(memory_format=torch.preserve_format)
 
 
-def _partials(y: Tensor, tiles: int) -> tuple[Tensor, Tensor]:
-    return torch.empty(y.shape[0], tiles, 2, y.shape[3], device=y.device), torch.empty(tiles, device=y.device)
-
-
-def _cudnn(layer: Layer, x: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The library's convolution of the bordered picture, read without a copy, and the statistics of its tiles."""
-    from deblurgan.kernels.tile_stats import tile_count, tile_stats
-
-    h, w = out.shape[1:3]
-    if layer.kind == "up":
-        inside = x[:, 1:-1, 1:-1].permute(0, 3, 1, 2)
-        y = F.conv_transpose2d(inside, layer.library, stride=2, padding=1, output_padding=1)
-    else:
-        y = F.conv2d(x.permute(0, 3, 1, 2), layer.library, stride=layer.stride)
-    y = y.permute(0, 2, 3, 1)[:, :h, :w]  # the stem's last column is not the picture's
-    if y.stride(3) != 1 or y.stride(2) != y.shape[3]:
-        y = y.contiguous()
-    partials, counts = _partials(y, tile_count(h, w))
-    tile_stats(y, partials, counts)
-    return y, partials, counts
-
-
-def _packed_layers(spec: Spec, state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Layer]:
+def _layers(spec: Spec, state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Layer]:
     trunk = [f"blocks.{i}.conv{j}" for i in range(spec.blocks) for j in range(1, spec.convs + 1)]
-    layers = [
-        _stem(state["stem.weight"], dtype),
-        _plain("down.0", "down", state, dtype, reduction=2, stride=2),
-        _plain("down.1", "down", state, dtype, reduction=4, stride=2),
-        *(_plain(name, "trunk", state, dtype, reduction=4) for name in trunk),
-        _up("up.0", state, dtype, reduction=2),
-        _up("up.1", state, dtype, reduction=1),
-    ]
-    return {layer.name: layer for layer in layers}
-
-
-def _library(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    return weight.detach().to(dtype).contiguous(memory_format=torch.channels_last)
-
-
-def _packed(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """[cout, c, kh, kw] as [cout, kh * kw * c]."""
-    return weight.detach().permute(0, 2, 3, 1).reshape(weight.shape[0], -1).to(dtype).contiguous()
-
-
-def _plain(
-    name: str, kind: str, state: Mapping[str, Tensor], dtype: torch.dtype, *, reduction: int, stride: int = 1
-) -> Layer:
-    weight = state[f"{name}.weight"]
-    taps = (weight.shape[2], weight.shape[3])
-    return Layer(name, kind, (_packed(weight, dtype),), (taps,), _library(weight, dtype), reduction, stride)
-
-
-def _stem(weight: Tensor, dtype: torch.dtype) -> Layer:
-    """Each of the seven rows as one tap of eight pixels of eight channels; what the picture lacks weighs nothing."""
-    weight = weight.detach()
-    run = F.pad(weight, (0, 1, 0, 0, 0, 8 - weight.shape[1]))  # [cout, 8, 7, 8]
-    padded = F.pad(weight, (0, 0, 0, 0, 0, 8 - weight.shape[1]))
-    return Layer("stem", "stem", (_packed(run, dtype),), ((7, 1),), _library(padded, dtype), 1)
-
-
-def _up(name: str, state: Mapping[str, Tensor], dtype: torch.dtype, *, reduction: int) -> Layer:
-    """Output pixel (2a + u, 2b + v) of a transposed convolution is phase (u, v): at most four taps from (a, b) on."""
-    weight = state[f"{name}.weight"].detach()  # [c, cout, 3, 3]
-    phases = [weight[:, :, PHASE_TAPS[u]][:, :, :, PHASE_TAPS[v]] for u in (0, 1) for v in (0, 1)]
-    packed = tuple(_packed(phase.transpose(0, 1), dtype) for phase in phases)
-    taps = tuple((phase.shape[2], phase.shape[3]) for phase in phases)
-    return Layer(name, "up", packed, taps, _library(weight, dtype), reduction)
+    layers = {"stem": convolution.stem(state["stem.weight"], dtype)}
+    for name in ("down.0", "down.1"):
+        layers[name] = convolution.plain("down", state[f"{name}.weight"], dtype, stride=2)
+    for name in trunk:
+        layers[name] = convolution.plain("trunk", state[f"{name}.weight"], dtype)
+    for name in ("up.0", "up.1"):
+        layers[name] = convolution.up(state[f"{name}.weight"], dtype)
+    return layers
 
 
 def _packed_head(state: Mapping[str, Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The last convolution's weight and bias with zero rows up to 16, the least a tensor core takes."""
     weight, bias = state["head.weight"].detach(), state["head.bias"].detach()
     rows = 16 - weight.shape[0]
-    return F.pad(_packed(weight, dtype), (0, 0, 0, rows)), F.pad(bias.float(), (0, rows))
+    return F.pad(convolution.packed(weight, dtype), (0, 0, 0, rows)), F.pad(bias.float(), (0, rows))
