@@ -5,6 +5,9 @@ are made on the CPU and `deblurgan.reference` applies the PSFs, as it does to fp
 current stream and never waited for, so that it can be captured in a CUDA graph; what depends on the values of a tensor
 is therefore checked on the CPU only.
 
+The generator's ops run in our Triton kernels on CUDA (see `kernels.table.why_not`), in `reference` elsewhere; their
+gradient is that of `reference`.
+
 Draws are named by a seed and the index of the first picture. `counter`, int64 [2] on the device, holds both instead:
 a captured graph reads it at each replay.
 """
@@ -12,12 +15,15 @@ a captured graph reads it at each replay.
 from __future__ import annotations
 
 import math
-from typing import cast, get_args
+from collections.abc import Callable
+from typing import Any, cast, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from deblurgan import reference
+from deblurgan import convolution, reference
+from deblurgan.kernels.table import from_table, why_not
 
 try:
     from deblurgan import _C
@@ -28,6 +34,8 @@ MAX_ANXIETY, MAX_LENGTH = 1e3, 1e6  # far beyond any shake, and fp32 holds all t
 SMALLEST, LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
 MAX_STEPS, MAX_SIZE = 2**22, 2**15  # integer sums over a path, and taps in a PSF, stay within their types
 PADDINGS: tuple[str, ...] = get_args(reference.Padding)
+BORDERS: tuple[str, ...] = get_args(reference.Border)
+ACTS: tuple[str, ...] = get_args(reference.Act)
 PIXEL_TYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32)  # in the order of csrc's DType
 
 
@@ -429,3 +437,237 @@ def _apply_psf_backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
 
 
 apply_psf.register_autograd(_apply_psf_backward, setup_context=_apply_psf_setup)
+
+
+def _by_reference(op: Any, reference_op: Callable[..., Tensor], tensors: int) -> None:
+    """Gives an op the gradient of its definition, in its first `tensors` arguments, computed anew from its inputs."""
+
+    def setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(*inputs[:tensors])
+        ctx.rest = inputs[tensors:]
+
+    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
+        again = torch.is_grad_enabled()
+        inputs = [None if t is None else t if again else t.detach().requires_grad_() for t in ctx.saved_tensors]
+        wanted = [i for i, needed in enumerate(ctx.needs_input_grad) if needed]  # arguments left out are not in it
+        with torch.enable_grad():
+            y = reference_op(*inputs, *ctx.rest)
+        given = torch.autograd.grad(y, [cast(Tensor, inputs[i]) for i in wanted], grad, create_graph=again)
+        found = dict(zip(wanted, given, strict=True))
+        return *(found.get(i) for i in range(tensors)), *[None] * len(ctx.rest)
+
+    torch.library.register_autograd(op, backward, setup_context=setup)
+
+
+def _check_planes(x: Tensor, residual: Tensor | None, shape: tuple[int, ...]) -> None:
+    _require(x.dim() == 4, f"x must be [n, c, h, w], got {tuple(x.shape)}")
+    _require(x.is_floating_point(), f"x must be floating point, got {x.dtype}")
+    if residual is not None:
+        got = f"{residual.dtype} {tuple(residual.shape)} on {residual.device}"
+        same = tuple(residual.shape) == shape and residual.dtype == x.dtype and residual.device == x.device
+        _require(same, f"residual must be {x.dtype} {shape} on {x.device}, got {got}")
+
+
+def _check_weight(x: Tensor, weight: Tensor, channels: int, bias: Tensor | None, outputs: int) -> None:
+    _require(weight.dim() == 4, f"weight must have 4 axes, got {tuple(weight.shape)}")
+    _require(channels == x.shape[1], f"weight must take the {x.shape[1]} channels of x, got {tuple(weight.shape)}")
+    for name, given in (("weight", weight), ("bias", bias)):
+        if given is not None:
+            same = given.dtype == x.dtype and given.device == x.device
+            _require(same, f"{name} must be {x.dtype} on {x.device}, got {given.dtype} on {given.device}")
+    if bias is not None:
+        _require(tuple(bias.shape) == (outputs,), f"bias must be [{outputs}], got {tuple(bias.shape)}")
+
+
+def _check_choice(name: str, given: str, choices: tuple[str, ...]) -> None:
+    _require(given in choices, f"{name} must be one of {', '.join(choices)}, got {given!r}")
+
+
+def _runs_kernels(x: Tensor) -> bool:
+    return why_not(x.device) is None and x.dtype in (torch.float16, torch.bfloat16, torch.float32) and x.numel() > 0
+
+
+def _config(kind: str, y: Tensor) -> Any:
+    """How the kernels' table wants a layer with the result y [n, h, w, c] made; None for cuDNN."""
+    gpu = torch.cuda.get_device_name(y.device) if y.is_cuda else "cpu"
+    return from_table(gpu)(kind, y.shape[0] * y.shape[1] * y.shape[2], y.dtype)
+
+
+def _normalised(
+    layer: convolution.Layer, bordered: Tensor, shape: tuple[int, ...], act: str, residual: Tensor | None
+) -> Tensor:
+    """residual + act(instance_norm(conv)) of a bordered picture [n, ., ., c]: [n, k, h, w] in channels_last."""
+    from deblurgan.kernels.norm_act import norm_act as kernel
+
+    n, k, h, w = shape
+    out = bordered.new_empty(n, h, w, k)
+    y, stats = convolution.conv_stats(layer, bordered, out, config=_config(layer.kind, out))
+    rest = None if residual is None else residual.permute(0, 2, 3, 1).contiguous()
+    kernel(y, stats, out, relu=act == "relu", residual=rest)
+    return out.permute(0, 3, 1, 2)
+
+
+@torch.library.custom_op("deblurgan::norm_act", mutates_args=())
+def norm_act(x: Tensor, residual: Tensor | None = None, act: str = "relu") -> Tensor:
+    """residual + act(instance_norm(x)), all [n, c, h, w]; see reference. The result is in channels_last."""
+    _check_planes(x, residual, tuple(x.shape))
+    _check_choice("act", act, ACTS)
+    if not _runs_kernels(x):
+        y = reference.norm_act(x, act=cast(reference.Act, act), residual=residual)
+        return y.clone(memory_format=torch.channels_last)
+    from deblurgan.kernels.merge_stats import merge_stats
+    from deblurgan.kernels.norm_act import norm_act as kernel
+    from deblurgan.kernels.tile_stats import tile_count, tile_stats
+
+    planes = x.permute(0, 2, 3, 1).contiguous()
+    n, h, w, c = planes.shape
+    counts = torch.empty(tile_count(h, w), device=x.device)
+    partials, stats = (torch.empty(n, *sizes, 2, c, device=x.device) for sizes in ((counts.shape[0],), ()))
+    tile_stats(planes, partials, counts)
+    merge_stats(partials, counts, stats, eps=reference.EPS)
+    out = torch.empty_like(planes)
+    rest = None if residual is None else residual.permute(0, 2, 3, 1).contiguous()
+    kernel(planes, stats, out, relu=act == "relu", residual=rest)
+    return out.permute(0, 3, 1, 2)
+
+
+@norm_act.register_fake
+def _(x: Tensor, residual: Tensor | None = None, act: str = "relu") -> Tensor:
+    _check_planes(x, residual, tuple(x.shape))
+    return torch.empty_like(x, memory_format=torch.channels_last)
+
+
+def _conv_shape(x: Tensor, weight: Tensor, stride: int) -> tuple[int, int, int, int]:
+    h, w = (-(-side // stride) for side in x.shape[2:])
+    return x.shape[0], weight.shape[0], h, w
+
+
+@torch.library.custom_op("deblurgan::conv_norm_relu", mutates_args=())
+def conv_norm_relu(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    stride: int = 1,
+    border: str = "zero",
+    act: str = "relu",
+) -> Tensor:
+    """residual + act(instance_norm(conv(x))): x [n, c, h, w], weight [k, c, s, s], s odd; see reference.
+
+    The kernels leave the bias out: the norm subtracts it again. The result is in channels_last.
+    """
+    _check_conv(x, weight, bias, residual, stride, border, act)
+    if not _runs_kernels(x):
+        y = _reference_conv(x, weight, bias, residual, stride, border, act)
+        return y.clone(memory_format=torch.channels_last)
+    amount = weight.shape[2] // 2
+    bordered = reference.pad(x, amount, cast(reference.Border, border)).permute(0, 2, 3, 1).contiguous()
+    layer = convolution.plain("down" if stride == 2 else "trunk", weight, x.dtype, stride=stride)
+    return _normalised(layer, bordered, _conv_shape(x, weight, stride), act, residual)
+
+
+def _reference_conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, stride: int, border: str, act: str
+) -> Tensor:
+    edge, activation = cast(reference.Border, border), cast(reference.Act, act)
+    return reference.conv_norm_relu(x, weight, bias, stride=stride, border=edge, act=activation, residual=residual)
+
+
+def _check_conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, stride: int, border: str, act: str
+) -> None:
+    _require(stride in (1, 2), f"stride must be 1 or 2, got {stride}")
+    _check_planes(x, None, ())
+    _check_weight(x, weight, weight.shape[1], bias, weight.shape[0])
+    size = tuple(weight.shape[2:])
+    _require(
+        size[0] == size[1] and size[0] % 2 == 1, f"weight must be [k, c, s, s] with s odd, got {tuple(weight.shape)}"
+    )
+    _check_planes(x, residual, _conv_shape(x, weight, stride))
+    _check_choice("border", border, BORDERS)
+    _check_choice("act", act, ACTS)
+
+
+@conv_norm_relu.register_fake
+def _(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    stride: int = 1,
+    border: str = "zero",
+    act: str = "relu",
+) -> Tensor:
+    _check_conv(x, weight, bias, residual, stride, border, act)
+    return x.new_empty(_conv_shape(x, weight, stride)).to(memory_format=torch.channels_last)
+
+
+@torch.library.custom_op("deblurgan::up_conv_norm_relu", mutates_args=())
+def up_conv_norm_relu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """relu(instance_norm(conv_transpose(x))): x [n, c, h, w], weight [c, k, 3, 3] -> [n, k, 2h, 2w]; see reference."""
+    _check_up_conv(x, weight, bias)
+    if not _runs_kernels(x):
+        return reference.up_conv_norm_relu(x, weight, bias).clone(memory_format=torch.channels_last)
+    bordered = reference.pad(x, 1, "zero").permute(0, 2, 3, 1).contiguous()
+    shape = (x.shape[0], weight.shape[1], 2 * x.shape[2], 2 * x.shape[3])
+    return _normalised(convolution.up(weight, x.dtype), bordered, shape, "relu", None)
+
+
+def _check_up_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    _check_planes(x, None, ())
+    _check_weight(x, weight, weight.shape[0], bias, weight.shape[1])
+    _require(tuple(weight.shape[2:]) == (3, 3), f"weight must be [c, k, 3, 3], got {tuple(weight.shape)}")
+
+
+@up_conv_norm_relu.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    _check_up_conv(x, weight, bias)
+    n, _, h, w = x.shape
+    return x.new_empty((n, weight.shape[1], 2 * h, 2 * w)).to(memory_format=torch.channels_last)
+
+
+@torch.library.custom_op("deblurgan::output_tail", mutates_args=())
+def output_tail(x: Tensor, image: Tensor, weight: Tensor, bias: Tensor, border: str) -> Tensor:
+    """clamp(image + tanh(conv(x)), -1, 1): x [n, k, h, w], image [n, c, h, w], weight [c, k, s, s]; see reference."""
+    _check_tail(x, image, weight, bias, border)
+    if not _runs_kernels(x) or weight.shape[0] > 16:
+        return _reference_tail(x, image, weight, bias, border).contiguous()
+    from deblurgan.kernels.output_tail import output_tail as kernel
+
+    taps, missing = weight.shape[2], 16 - weight.shape[0]
+    bordered = reference.pad(x, taps // 2, cast(reference.Border, border)).permute(0, 2, 3, 1).contiguous()
+    rows = F.pad(convolution.packed(weight, x.dtype), (0, 0, 0, missing))
+    out = torch.empty_like(image, memory_format=torch.contiguous_format)
+    config = _config("head", image.permute(0, 2, 3, 1))
+    kernel(bordered, rows, F.pad(bias.float(), (0, missing)), image, out, taps=taps, config=config)
+    return out
+
+
+def _reference_tail(x: Tensor, image: Tensor, weight: Tensor, bias: Tensor, border: str) -> Tensor:
+    return reference.output_tail(x, image, weight, bias, border=cast(reference.Border, border))
+
+
+def _check_tail(x: Tensor, image: Tensor, weight: Tensor, bias: Tensor, border: str) -> None:
+    _check_planes(x, None, ())
+    _check_weight(x, weight, weight.shape[1], bias, weight.shape[0])
+    shape = (x.shape[0], weight.shape[0], *x.shape[2:])
+    got = tuple(image.shape)
+    _require(got == shape and image.is_floating_point(), f"image must be floats {shape}, got {image.dtype} {got}")
+    _require(image.device == x.device, f"image must be on {x.device}, got {image.device}")
+    _check_choice("border", border, BORDERS)
+
+
+@output_tail.register_fake
+def _(x: Tensor, image: Tensor, weight: Tensor, bias: Tensor, border: str) -> Tensor:
+    _check_tail(x, image, weight, bias, border)
+    return torch.empty_like(image, memory_format=torch.contiguous_format)
+
+
+def _reference_norm_act(x: Tensor, residual: Tensor | None, act: str) -> Tensor:
+    return reference.norm_act(x, act=cast(reference.Act, act), residual=residual)
+
+
+_by_reference(norm_act, _reference_norm_act, 2)
+_by_reference(conv_norm_relu, _reference_conv, 4)
+_by_reference(up_conv_norm_relu, reference.up_conv_norm_relu, 3)
+_by_reference(output_tail, _reference_tail, 4)

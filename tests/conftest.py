@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,15 @@ from torch import Tensor
 
 from deblurgan import images
 from deblurgan.nn import Generator
+
+# Without a GPU the Triton kernels run in its interpreter, which must be chosen before anything imports triton. It
+# multiplies the bits of bfloat16 as if they were numbers, so those are left to GPUs.
+KERNEL_DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+KERNEL_DTYPES = [torch.float32, torch.float16]
+if KERNEL_DEVICE.type == "cuda":
+    KERNEL_DTYPES.append(torch.bfloat16)
+else:
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # Relative error |a - b| / |b| allowed against fp64, by what computed a. One layer or op, and a whole network.
 OP_TOLERANCE = {
