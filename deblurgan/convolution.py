@@ -6,7 +6,7 @@ What both ways need is packed once, in a `Layer`. Inference only: nothing here h
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,13 @@ from deblurgan import reference
 PHASE_TAPS = ((1,), (2, 0))
 
 
+class EightBit(NamedTuple):
+    """A convolution's weights in 8 bits, a scale for each output channel."""
+
+    packed: Tensor  # int8 [cout, taps_y * taps_x * c]
+    scales: Tensor  # fp32 [cout], what a step of the input times a step of the weight stands for
+
+
 @dataclass(frozen=True)
 class Layer:
     """A convolution's weights, packed for our kernel and for cuDNN."""
@@ -27,6 +34,7 @@ class Layer:
     taps: tuple[tuple[int, int], ...]
     library: Tensor
     stride: int = 1
+    eighth: EightBit | None = None
 
 
 def packed(weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -42,6 +50,13 @@ def plain(kind: str, weight: Tensor, dtype: torch.dtype, *, stride: int = 1) -> 
     """The layer of weight [cout, c, kh, kw]."""
     taps = (weight.shape[2], weight.shape[3])
     return Layer(kind, (packed(weight, dtype),), (taps,), _library(weight, dtype), stride)
+
+
+def eight_bit(weight: Tensor, step: float) -> EightBit:
+    """weight [cout, c, kh, kw] for inputs in steps of `step`."""
+    rows = packed(weight, torch.float32)
+    scale = rows.abs().amax(1).clamp(min=1e-30) / 127
+    return EightBit((rows / scale[:, None]).round().to(torch.int8), scale * step)
 
 
 def stem(weight: Tensor, dtype: torch.dtype) -> Layer:
@@ -70,12 +85,17 @@ def conv_stats(
 ) -> tuple[Tensor, Tensor]:
     """The layer's result y [n, h, w, c] and its planes' mean and 1 / std, fp32 [n, 2, c].
 
-    x is a whole bordered picture [n, ., ., c]. With a `config` our kernel writes y into `out`; without, cuDNN makes y,
-    reading x where it lies.
+    x is a whole bordered picture [n, ., ., c], int8 for the layer's 8-bit weights. With a `config` our kernel writes y
+    into `out`; without, cuDNN makes y, reading x where it lies.
     """
     from deblurgan.kernels.merge_stats import merge_stats
 
-    y, partials, counts = _ours(layer, x, out, config, tf32) if config else _cudnn(layer, x, out)
+    if x.dtype == torch.int8:
+        y, partials, counts = _eight_bit(layer, x, out, config)
+    elif config:
+        y, partials, counts = _ours(layer, x, out, config, tf32)
+    else:
+        y, partials, counts = _cudnn(layer, x, out)
     stats = torch.empty(y.shape[0], 2, y.shape[3], device=y.device)
     merge_stats(partials, counts, stats, eps=reference.EPS)
     return y, stats
@@ -102,6 +122,17 @@ def _ours(layer: Layer, x: Tensor, y: Tensor, config: Any, tf32: bool) -> tuple[
             config=config,
             tf32=tf32,
         )
+    return y, partials, counts
+
+
+def _eight_bit(layer: Layer, x: Tensor, y: Tensor, config: Any) -> tuple[Tensor, Tensor, Tensor]:
+    from deblurgan.kernels.conv_stats import conv_stats, tile_count
+
+    if layer.eighth is None:
+        raise ValueError(f"x must not be int8: this {layer.kind} layer has no 8-bit weights")
+    weight, scales = layer.eighth
+    partials, counts = _partials(y, tile_count(y.shape[1], y.shape[2], config))
+    conv_stats(x, weight, y, partials, counts, taps=layer.taps[0], config=config, scales=scales)
     return y, partials, counts
 
 

@@ -8,8 +8,10 @@ this GPU and layer, in cuDNN elsewhere. Inference only: nothing here has a gradi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from deblurgan import convolution, reference
 from deblurgan.convolution import Layer
-from deblurgan.kernels.table import Choose, from_table
+from deblurgan.kernels.table import Choose, eight_bit_config, from_table
 
 
 class Spec(Protocol):
@@ -33,6 +35,23 @@ class Spec(Protocol):
     def border(self) -> reference.Border: ...
 
 
+Trunk = Literal["same", "int8"]
+
+# How many standard deviations the 127 steps of int8 reach, where they are cut off. A normalised plane has unit
+# variance by its making, and each block adds one to the residual stream's, so no calibration is needed.
+NORMALISED_REACH, STREAM_REACH = 10.0, 12.0
+
+
+def normalised_step() -> float:
+    """What a step of int8 stands for in relu(instance_norm(.))."""
+    return NORMALISED_REACH / 127
+
+
+def stream_step(block: int) -> float:
+    """What a step of int8 stands for in the residual stream before a block; its variance is about 1/2 + block."""
+    return STREAM_REACH * math.sqrt(0.5 + block) / 127
+
+
 class Bordered(NamedTuple):
     """A picture within its border: `whole` [n, h + 2b, w + 2b, c] and `inside` [n, h, w, c] of it."""
 
@@ -43,7 +62,16 @@ class Bordered(NamedTuple):
 class Workspace:
     """The memory of one shape: activations that are never alive together share theirs."""
 
-    def __init__(self, spec: Spec, n: int, h: int, w: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        n: int,
+        h: int,
+        w: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        trunk: Trunk = "same",
+    ) -> None:
         width = spec.width
         shapes = {
             "packed": (n, h + 6, w + 7, 8),
@@ -62,7 +90,9 @@ class Workspace:
             _bordered(views[name], b) for name, b in (("stem", 1), ("half", 1), ("head", 3))
         )
         self.trunk = [_bordered(whole, 1) for whole in views["trunk"]]
-        self.bytes = (low.numel() + high.numel()) * low.element_size()
+        eighth = torch.empty(2 if trunk == "int8" else 0, *shapes["trunk"][1:], dtype=torch.int8, device=device)
+        self.eighth = [_bordered(whole, 1) for whole in eighth]
+        self.bytes = (low.numel() + high.numel()) * low.element_size() + eighth.numel()
 
 
 def _bordered(whole: Tensor, border: int) -> Bordered:
@@ -82,11 +112,12 @@ class Engine:
         *,
         dtype: torch.dtype,
         choose: Choose | None = None,
+        trunk: Trunk = "same",
         tf32: bool = False,
     ) -> None:
-        self.spec, self.dtype, self.tf32 = spec, dtype, tf32
+        self.spec, self.dtype, self.trunk, self.tf32 = spec, dtype, trunk, tf32
         self.choose = choose or from_table(torch.cuda.get_device_name(state["head.weight"].device))
-        self.layers = _layers(spec, state, dtype)
+        self.layers = _layers(spec, state, dtype, trunk)
         self.head_weight, self.head_bias = _packed_head(state, dtype)
         self._shape: tuple[int, int, int] | None = None
         self._graphs: dict[Any, Graph | None] = {}
@@ -96,7 +127,7 @@ class Engine:
         if self._shape != (n, h, w):
             self._graphs.clear()
             self._shape = n, h, w
-            self._workspace = Workspace(self.spec, n, h, w, self.dtype, self.head_weight.device)
+            self._workspace = Workspace(self.spec, n, h, w, self.dtype, self.head_weight.device, self.trunk)
         return self._workspace
 
     def paths(self, n: int, h: int, w: int) -> dict[str, str]:
@@ -133,25 +164,7 @@ class Engine:
         pack_image(image, space.packed, border=spec.border, width=3)
         self._layer("stem", space.packed, space.stem, border="zero")
         self._layer("down.0", space.stem.whole, space.half, border="zero")
-        x, *free = space.trunk
-        self._layer("down.1", space.half.whole, x, border=spec.border if spec.blocks else "zero")
-        for i in range(spec.blocks):
-            border = "zero" if i == spec.blocks - 1 else spec.border  # the transposed convolutions pad with zeros
-            y = free.pop()
-            self._layer(
-                f"blocks.{i}.conv1",
-                x.whole,
-                y,
-                border=spec.border if spec.convs == 2 else border,
-                residual=None if spec.convs == 2 else x,
-            )
-            if spec.convs == 2:
-                z = free.pop()
-                self._layer(f"blocks.{i}.conv2", y.whole, z, relu=False, border=border, residual=x)
-                free.append(y)
-                y = z
-            free.append(x)
-            x = y
+        x = self._blocks(space)
         self._layer("up.0", x.whole, space.half, border="zero")
         self._layer("up.1", space.half.whole, space.head, border=spec.border)
         out = torch.empty_like(image)
@@ -160,6 +173,35 @@ class Engine:
             space.head.whole, self.head_weight, self.head_bias, image, out, taps=7, config=config, tf32=self.tf32
         )
         return out
+
+    def _blocks(self, space: Workspace) -> Bordered:
+        """The second stride-2 convolution and the residual blocks; the stream comes back within zeros.
+
+        In 8 bits each block's input is written beside the stream, and the activation inside the block in int8 alone.
+        """
+        spec = self.spec
+        x, *free = space.trunk
+        stream, inner = space.eighth or (None, None)
+        border = spec.border if spec.blocks else "zero"
+        self._layer("down.1", space.half.whole, x, border=border, eighth=stream, step=stream_step(0))
+        for i in range(spec.blocks):
+            last = i == spec.blocks - 1
+            border = "zero" if last else spec.border  # the transposed convolutions pad with zeros
+            after: dict[str, Any] = {"border": border, "residual": x}
+            if not last:
+                after |= {"eighth": stream, "step": stream_step(i + 1)}
+            y, z = free
+            source = (stream or x).whole
+            if spec.convs == 1:
+                self._layer(f"blocks.{i}.conv1", source, y, **after)
+                x, free = y, [x, z]
+                continue
+            self._layer(
+                f"blocks.{i}.conv1", source, y, border=spec.border, eighth=inner, step=normalised_step(), keep=not inner
+            )
+            self._layer(f"blocks.{i}.conv2", (inner or y).whole, z, relu=False, **after)
+            x, free = z, [x, y]
+        return x
 
     def _layer(
         self,
@@ -170,21 +212,30 @@ class Engine:
         border: reference.Border,
         relu: bool = True,
         residual: Bordered | None = None,
+        eighth: Bordered | None = None,
+        step: float = 1.0,
+        keep: bool = True,
     ) -> None:
+        """One convolution and what follows it, into `out`, unless not `keep`, and in steps of `step` into `eighth`."""
         from deblurgan.kernels.norm_act import norm_act
 
         layer = self.layers[name]
-        n, h, w, _ = out.inside.shape
-        config = self.choose(layer.kind, n * h * w, self.dtype)
+        n, h, w, c = out.inside.shape
+        if x.dtype == torch.int8:
+            config = self.choose(layer.kind, n * h * w, torch.int8) or eight_bit_config(c)
+        else:
+            config = self.choose(layer.kind, n * h * w, self.dtype)
         y, stats = convolution.conv_stats(layer, x, out.inside, config=config, tf32=self.tf32)
         norm_act(
             y,
             stats,
-            out.inside,
+            out.inside if keep else None,
             relu=relu,
             residual=residual.inside if residual else None,
             border=border,
             width=(out.whole.shape[1] - h) // 2,
+            eighth=eighth.inside if eighth else None,
+            step=step,
         )
 
 
@@ -203,13 +254,17 @@ class Graph:
         return self.out.clone(memory_format=torch.preserve_format)
 
 
-def _layers(spec: Spec, state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Layer]:
-    trunk = [f"blocks.{i}.conv{j}" for i in range(spec.blocks) for j in range(1, spec.convs + 1)]
+def _layers(spec: Spec, state: Mapping[str, Tensor], dtype: torch.dtype, trunk: Trunk) -> dict[str, Layer]:
     layers = {"stem": convolution.stem(state["stem.weight"], dtype)}
     for name in ("down.0", "down.1"):
         layers[name] = convolution.plain("down", state[f"{name}.weight"], dtype, stride=2)
-    for name in trunk:
-        layers[name] = convolution.plain("trunk", state[f"{name}.weight"], dtype)
+    for i in range(spec.blocks):
+        for j, step in zip(range(spec.convs), (stream_step(i), normalised_step()), strict=False):
+            name = f"blocks.{i}.conv{j + 1}"
+            layer = convolution.plain("trunk", state[f"{name}.weight"], dtype)
+            if trunk == "int8":
+                layer = replace(layer, eighth=convolution.eight_bit(state[f"{name}.weight"], step))
+            layers[name] = layer
     for name in ("up.0", "up.1"):
         layers[name] = convolution.up(state[f"{name}.weight"], dtype)
     return layers

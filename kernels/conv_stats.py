@@ -142,6 +142,7 @@ def flat_conv_stats_kernel(
     x,  # descriptor of [n * (h + 2) * (w + 2), C], box [BLOCK_M, BLOCK_K]
     weight,  # descriptor of [COUT, 9 * C], box [BLOCK_N, BLOCK_K]
     y,  # pixel (0, 0) of [n, h + 2, w + 2, COUT]'s inside
+    scales,  # EIGHTH: fp32 [COUT], what a step of x times a step of weight stands for
     partials,
     counts,
     h,
@@ -153,6 +154,7 @@ def flat_conv_stats_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
+    EIGHTH: tl.constexpr,  # x and weight are int8
 ):
     """3x3, stride 1: with the pitch w + 2 of the bordered picture, nine products of one matrix with itself shifted.
 
@@ -166,13 +168,14 @@ def flat_conv_stats_kernel(
     pitch = w + 2
     first = tile * BLOCK_M
     start = image * (h + 2) * pitch + first  # row of the matrix; below 2^31, which the launcher checks
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    SUM: tl.constexpr = tl.int32 if EIGHTH else tl.float32
+    acc = tl.zeros((BLOCK_M, BLOCK_N), SUM)
     for step in range(9 * STEPS):
         tap = step // STEPS
         k = (step % STEPS) * BLOCK_K
         a = x.load([start + (tap // 3) * pitch + tap % 3, k])
         b = weight.load([column, tap * C + k])
-        acc = tl.dot(a, b.T, acc, input_precision=PRECISION)
+        acc = tl.dot(a, b.T, acc, input_precision=PRECISION, out_dtype=SUM)
     m = first + tl.arange(0, BLOCK_M)
     inside = (m < h * pitch) & (m % pitch < w)
     last = tl.minimum(first + BLOCK_M, h * pitch)
@@ -183,6 +186,8 @@ def flat_conv_stats_kernel(
     y_at = y + (image.to(tl.int64) * (h + 2) * pitch + m) * COUT
     here = partials + (image.to(tl.int64) * tiles + tile) * 2 * COUT
     columns = column + tl.arange(0, BLOCK_N)
+    if EIGHTH:
+        acc = acc.to(tl.float32) * tl.load(scales + columns)[None, :]
     store_with_stats(acc, y_at, inside, tl.maximum(count, 1.0), columns, here, COUT)
 
 
@@ -203,11 +208,13 @@ def conv_stats(
     first_tile: int = 0,
     config: ConvConfig,
     tf32: bool = False,
+    scales: Tensor | None = None,
 ) -> None:
     """Fills y [n, h, w, cout] and the tiles from `first_tile` on of partials [n, tiles, 2, cout] and counts [tiles].
 
     x and y are views of bordered pictures: x [n, ., ., c] begins at the pixel that tap (0, 0) of y's first reads.
-    weight [cout, taps_y * taps_x * c] is contiguous.
+    weight [cout, taps_y * taps_x * c] is contiguous. In the "tma" form both may be int8: `scales`, fp32 [cout], then
+    says what a step of one times a step of the other stands for.
     """
     n, h, w, cout = y.shape
     precision = "tf32" if tf32 else "ieee"
@@ -225,10 +232,25 @@ def conv_stats(
             raise ValueError(f"tma needs 3x3 taps, stride 1 and below 2^31 pixels, got {taps}, {stride}, {n * h * w}")
         box = TensorDescriptor.from_tensor(matrix, [config.block_m, config.block_k])
         weights = TensorDescriptor.from_tensor(weight, [config.block_n, config.block_k])
+        eighth = scales is not None
         flat_conv_stats_kernel[grid](
-            box, weights, y, partials, counts, h, w, counts.shape[0], **shape, **blocks, **launch
+            box,
+            weights,
+            y,
+            scales if eighth else partials,
+            partials,
+            counts,
+            h,
+            w,
+            counts.shape[0],
+            **shape,
+            **blocks,
+            EIGHTH=eighth,
+            **launch,
         )
         return
+    if scales is not None:
+        raise ValueError("8-bit convolutions have the form 'tma' only, got 'pointer'")
     conv_stats_kernel[grid](
         x,
         weight,

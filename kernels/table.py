@@ -26,6 +26,14 @@ def why_not(device: torch.device) -> str | None:
     return None
 
 
+def eight_bit_config(channels: int) -> Any:
+    """How a trunk convolution of so many channels runs in int8 where the table has no row."""
+    from deblurgan.kernels.conv_stats import ConvConfig
+
+    block = max(size for size in (16, 32, 64, 128) if channels % size == 0)
+    return ConvConfig(128, block, block, 8, 4, "tma")
+
+
 def from_table(gpu: str, rows: list[dict[str, Any]] | None = None) -> Choose:
     """The choice that table.json holds for this GPU: the row nearest in size, at most a factor of 2 away.
 
