@@ -39,7 +39,7 @@ Trunk = Literal["same", "int8"]
 
 # How many standard deviations the 127 steps of int8 reach, where they are cut off. A normalised plane has unit
 # variance by its making, and each block adds one to the residual stream's, so no calibration is needed.
-NORMALISED_REACH, STREAM_REACH = 10.0, 12.0
+NORMALISED_REACH, STREAM_REACH = 5.0, 6.0
 
 
 def normalised_step() -> float:

@@ -93,7 +93,8 @@ class Generator(nn.Module):
     its masks are those of the seed (the paper's stochastic inference).
 
     In inference on CUDA the engine (deblurgan.engine) takes over; `generator.backend = "reference"` switches back to
-    plain torch, and `why_reference(x)` tells why the engine was not used.
+    plain torch, and `why_reference(x)` tells why the engine was not used. `generator.trunk = "int8"` runs the residual
+    blocks in 8 bits there, on compute capability 9.0 and newer.
 
     Presets: "paper", the network of the published numbers and the released weights (two convolutions a block, reflect
     padding; 11,378,179 parameters); "article", one convolution a block, zero padding, biases at the ends only
@@ -131,6 +132,7 @@ class Generator(nn.Module):
         self.up = nn.ModuleList(UpConvNormReLU(2 * w * k, w * k, bias=spec.bias) for k in (2, 1))
         self.head = nn.Conv2d(w, 3, 7)
         self.backend: Backend = "auto"
+        self.trunk: engine.Trunk = "same"
         self._engine: tuple[Any, engine.Engine] | None = None
         self.apply(_init_weights)
 
@@ -177,10 +179,10 @@ class Generator(nn.Module):
 
     def _fast(self) -> engine.Engine:
         """The engine with these weights; they are packed again when they have changed."""
-        key = [(p.data_ptr(), p._version) for p in self.parameters()]
+        key = [self.trunk, *((p.data_ptr(), p._version) for p in self.parameters())]
         if self._engine is None or self._engine[0] != key:
             state = dict(self.named_parameters())
-            self._engine = key, engine.Engine(self.spec, state, dtype=self.stem.weight.dtype)
+            self._engine = key, engine.Engine(self.spec, state, dtype=self.stem.weight.dtype, trunk=self.trunk)
         return self._engine[1]
 
     def config(self) -> dict[str, Any]:
