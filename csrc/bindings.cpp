@@ -47,45 +47,45 @@ void run(const Args& args, Place place, typename On<Args>::Cpu cpu, typename On<
 #define DEBLURGAN_GPU(function) nullptr
 #endif
 
-Draws draws_of(uint64_t seed, uint64_t first, Address counter) { return {seed, first, pointer<const int64_t>(counter)}; }
+Draws draws_of(uint64_t seed, uint64_t first, Address counter) {
+  return {seed, first, pointer<const int64_t>(counter)};
+}
 
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Raw-pointer entry points of csrc/; deblurgan.ops checks the arguments.";
 
-  m.def(
-      "choices",
-      [](uint64_t seed, uint64_t first, Address counter, Address out, int64_t n, Place place) {
-        const ChoicesArgs args{draws_of(seed, first, counter), pointer<float>(out), n};
-        run(args, place, choices_cpu, DEBLURGAN_GPU(choices));
-      });
+  m.def("choices", [](uint64_t seed, uint64_t first, Address counter, Address out, int64_t n, Place place) {
+    const ChoicesArgs args{draws_of(seed, first, counter), pointer<float>(out), n};
+    run(args, place, choices_cpu, DEBLURGAN_GPU(choices));
+  });
 
-  m.def(
-      "random_windows",
-      [](uint64_t seed, uint64_t first, Address counter, Address out, int64_t n, int64_t h, int64_t w, int64_t out_h,
-         int64_t out_w, bool flip, Place place) {
-        const WindowsArgs args{draws_of(seed, first, counter), pointer<Window>(out), n, h, w, out_h, out_w, flip};
-        run(args, place, random_windows_cpu, DEBLURGAN_GPU(random_windows));
-      });
+  m.def("random_windows", [](uint64_t seed, uint64_t first, Address counter, Address out, int64_t n, int64_t h,
+                             int64_t w, int64_t out_h, int64_t out_w, bool flip, Place place) {
+    const WindowsArgs args{draws_of(seed, first, counter), pointer<Window>(out), n, h, w, out_h, out_w, flip};
+    run(args, place, random_windows_cpu, DEBLURGAN_GPU(random_windows));
+  });
 
-  m.def(
-      "random_trajectories",
-      [](uint64_t seed, uint64_t first, Address counter, Address anxiety, Address out, int64_t n, int64_t steps,
-         float length, Place place) {
-        const TrajectoryArgs args{draws_of(seed, first, counter), pointer<const float>(anxiety), pointer<float>(out), n,
-                                  steps, length};
-        run(args, place, random_trajectories_cpu, DEBLURGAN_GPU(random_trajectories));
-      });
+  m.def("random_trajectories", [](uint64_t seed, uint64_t first, Address counter, Address anxiety, Address out,
+                                  int64_t n, int64_t steps, float length, Place place) {
+    const TrajectoryArgs args{
+        draws_of(seed, first, counter), pointer<const float>(anxiety), pointer<float>(out), n, steps, length};
+    run(args, place, random_trajectories_cpu, DEBLURGAN_GPU(random_trajectories));
+  });
 
-  m.def(
-      "rasterize_psf",
-      [](Address trajectories, Address exposure, Address out, Address canvas, int64_t n, int64_t steps, int64_t size,
-         bool centered, Place place) {
-        const PsfArgs args{pointer<const float>(trajectories), pointer<const float>(exposure), pointer<float>(out),
-                           pointer<int64_t>(canvas), n, steps, size, centered};
-        run(args, place, rasterize_psf_cpu, DEBLURGAN_GPU(rasterize_psf));
-      });
+  m.def("rasterize_psf", [](Address trajectories, Address exposure, Address out, Address canvas, int64_t n,
+                            int64_t steps, int64_t size, bool centered, Place place) {
+    const PsfArgs args{pointer<const float>(trajectories),
+                       pointer<const float>(exposure),
+                       pointer<float>(out),
+                       pointer<int64_t>(canvas),
+                       n,
+                       steps,
+                       size,
+                       centered};
+    run(args, place, rasterize_psf_cpu, DEBLURGAN_GPU(rasterize_psf));
+  });
 
   m.def("all_within", [](Address values, int64_t n, float low, float high) {
     return all_within_cpu(pointer<const float>(values), n, low, high);
@@ -94,48 +94,50 @@ PYBIND11_MODULE(_C, m) {
   m.def("max_taps",
         [](Address psf, int64_t n, int64_t size) { return max_taps_cpu(pointer<const float>(psf), n, size); });
 
-  m.def(
-      "psf_taps",
-      [](Address psf, Address offset, Address weight, Address count, int64_t n, int64_t size, int64_t capacity,
-         Place place) {
-        const TapsArgs args{pointer<const float>(psf), pointer<int32_t>(offset), pointer<float>(weight),
-                            pointer<int32_t>(count), n, size, capacity};
-        run(args, place, psf_taps_cpu, DEBLURGAN_GPU(psf_taps));
-      });
+  m.def("psf_taps", [](Address psf, Address offset, Address weight, Address count, int64_t n, int64_t size,
+                       int64_t capacity, Place place) {
+    const TapsArgs args{pointer<const float>(psf),
+                        pointer<int32_t>(offset),
+                        pointer<float>(weight),
+                        pointer<int32_t>(count),
+                        n,
+                        size,
+                        capacity};
+    run(args, place, psf_taps_cpu, DEBLURGAN_GPU(psf_taps));
+  });
 
-  m.def(
-      "apply_psf",
-      [](Address image, Address out, const Strides& image_stride, const Strides& out_stride, int image_type,
-         int out_type, int64_t n, int64_t c, int64_t h, int64_t w, int64_t out_h, int64_t out_w, Address offset,
-         Address weight, Address count, int64_t capacity, int padding, Address windows, float white, float gamma,
-         bool linear, Address noise, uint64_t seed, uint64_t first, Address counter, bool is_signed, Place place) {
-        ApplyArgs args{};
-        args.image = pointer<const void>(image);
-        args.out = pointer<void>(out);
-        std::copy(image_stride.begin(), image_stride.end(), args.image_stride);
-        std::copy(out_stride.begin(), out_stride.end(), args.out_stride);
-        args.image_type = static_cast<DType>(image_type);
-        args.out_type = static_cast<DType>(out_type);
-        args.n = n;
-        args.c = c;
-        args.h = h;
-        args.w = w;
-        args.out_h = out_h;
-        args.out_w = out_w;
-        args.offset = pointer<const int32_t>(offset);
-        args.weight = pointer<const float>(weight);
-        args.count = pointer<const int32_t>(count);
-        args.capacity = capacity;
-        args.padding = static_cast<Padding>(padding);
-        args.windows = pointer<const Window>(windows);
-        args.white = white;
-        args.gamma = gamma;
-        args.linear = linear;
-        args.noise = pointer<const float>(noise);
-        args.draws = draws_of(seed, first, counter);
-        args.is_signed = is_signed;
-        run(args, place, apply_psf_cpu, DEBLURGAN_GPU(apply_psf));
-      });
+  m.def("apply_psf",
+        [](Address image, Address out, const Strides& image_stride, const Strides& out_stride, int image_type,
+           int out_type, int64_t n, int64_t c, int64_t h, int64_t w, int64_t out_h, int64_t out_w, Address offset,
+           Address weight, Address count, int64_t capacity, int padding, Address windows, float white, float gamma,
+           bool linear, Address noise, uint64_t seed, uint64_t first, Address counter, bool is_signed, Place place) {
+          ApplyArgs args{};
+          args.image = pointer<const void>(image);
+          args.out = pointer<void>(out);
+          std::copy(image_stride.begin(), image_stride.end(), args.image_stride);
+          std::copy(out_stride.begin(), out_stride.end(), args.out_stride);
+          args.image_type = static_cast<DType>(image_type);
+          args.out_type = static_cast<DType>(out_type);
+          args.n = n;
+          args.c = c;
+          args.h = h;
+          args.w = w;
+          args.out_h = out_h;
+          args.out_w = out_w;
+          args.offset = pointer<const int32_t>(offset);
+          args.weight = pointer<const float>(weight);
+          args.count = pointer<const int32_t>(count);
+          args.capacity = capacity;
+          args.padding = static_cast<Padding>(padding);
+          args.windows = pointer<const Window>(windows);
+          args.white = white;
+          args.gamma = gamma;
+          args.linear = linear;
+          args.noise = pointer<const float>(noise);
+          args.draws = draws_of(seed, first, counter);
+          args.is_signed = is_signed;
+          run(args, place, apply_psf_cpu, DEBLURGAN_GPU(apply_psf));
+        });
 
 #ifdef DEBLURGAN_WITH_CUDA
   m.attr("built_with_cuda") = true;

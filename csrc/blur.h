@@ -12,7 +12,8 @@ namespace deblurgan {
 // Names the draws of pictures first, first + 1, ...
 struct Draws {
   uint64_t seed, first;
-  const int64_t* counter;  // {seed, first} in the device's memory instead, so that a CUDA graph's replays differ; or null
+  const int64_t*
+      counter;  // {seed, first} in the device's memory instead, so that a CUDA graph's replays differ; or null
 
   DEBLURGAN_INLINE uint64_t the_seed() const { return counter ? static_cast<uint64_t>(counter[0]) : seed; }
   DEBLURGAN_INLINE uint64_t index(int64_t i) const {
@@ -90,7 +91,7 @@ void random_windows_cpu(const WindowsArgs& args, int64_t threads);
 void random_trajectories_cpu(const TrajectoryArgs& args, int64_t threads);
 void rasterize_psf_cpu(const PsfArgs& args, int64_t threads);
 bool all_within_cpu(const float* values, int64_t n, float low, float high);  // false for NaN
-int64_t max_taps_cpu(const float* psf, int64_t n, int64_t size);  // the most non-zero cells of a PSF
+int64_t max_taps_cpu(const float* psf, int64_t n, int64_t size);             // the most non-zero cells of a PSF
 void psf_taps_cpu(const TapsArgs& args, int64_t threads);
 
 // out[i, j] = sum over taps of weight image[i + dy, j + dx], a true convolution with the PSF. Each picture is either

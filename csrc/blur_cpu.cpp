@@ -214,19 +214,27 @@ DEBLURGAN_CLONES void add_noise(float* x, int64_t n, float deviation, uint64_t s
 
 void load(DType type, const void* from, int64_t offset, float* to, int64_t n) {
   switch (type) {
-    case DType::kUint8: return load(static_cast<const uint8_t*>(from) + offset, to, n);
-    case DType::kHalf: return load(static_cast<const Half*>(from) + offset, to, n);
-    case DType::kBFloat16: return load(static_cast<const BFloat16*>(from) + offset, to, n);
-    case DType::kFloat: return load(static_cast<const float*>(from) + offset, to, n);
+    case DType::kUint8:
+      return load(static_cast<const uint8_t*>(from) + offset, to, n);
+    case DType::kHalf:
+      return load(static_cast<const Half*>(from) + offset, to, n);
+    case DType::kBFloat16:
+      return load(static_cast<const BFloat16*>(from) + offset, to, n);
+    case DType::kFloat:
+      return load(static_cast<const float*>(from) + offset, to, n);
   }
 }
 
 void store(DType type, const float* from, void* to, int64_t offset, int64_t n) {
   switch (type) {
-    case DType::kUint8: return store(from, static_cast<uint8_t*>(to) + offset, n);
-    case DType::kHalf: return store(from, static_cast<Half*>(to) + offset, n);
-    case DType::kBFloat16: return store(from, static_cast<BFloat16*>(to) + offset, n);
-    case DType::kFloat: return store(from, static_cast<float*>(to) + offset, n);
+    case DType::kUint8:
+      return store(from, static_cast<uint8_t*>(to) + offset, n);
+    case DType::kHalf:
+      return store(from, static_cast<Half*>(to) + offset, n);
+    case DType::kBFloat16:
+      return store(from, static_cast<BFloat16*>(to) + offset, n);
+    case DType::kFloat:
+      return store(from, static_cast<float*>(to) + offset, n);
   }
 }
 
@@ -239,7 +247,12 @@ struct Strip {
 class Plane {
  public:
   Plane(const ApplyArgs& args, const Plan& plan, int64_t picture, int64_t channel, int64_t group)
-      : a(args), plan(plan), reach(plan.reach), picture(picture), channel(channel), group(group),
+      : a(args),
+        plan(plan),
+        reach(plan.reach),
+        picture(picture),
+        channel(channel),
+        group(group),
         window(args.windows ? args.windows[picture] : Window{0, 0, 0}) {}
 
   // Rows [row, row + rows).
@@ -301,7 +314,8 @@ class Plane {
       else
         for (int64_t k = 0; k < group; ++k)
           for (int64_t j = 0; j < a.out_w; ++j)
-            x[j * group + k] += deviation * pixel_noise(seed, index, first + static_cast<uint64_t>(k * a.out_h * a.out_w + j));
+            x[j * group + k] +=
+                deviation * pixel_noise(seed, index, first + static_cast<uint64_t>(k * a.out_h * a.out_w + j));
     }
     if (a.is_signed) to_signed(x, plan.width, a.white);
     store(a.out_type, x, a.out, address(a.out_stride, row, 0), plan.width);

@@ -71,10 +71,14 @@ void apply_psf_cuda(const ApplyArgs& a, int device, void* stream) {
   const int64_t tiles = a.n * blocks_of(a.out_w, kTileWidth) * blocks_of(a.out_h, kTileHeight);
   const auto run = [&](void (*kernel)(ApplyArgs)) { launch(kernel, "apply_psf", tiles, a, device, stream); };
   switch (a.image_type) {
-    case DType::kUint8: return run(apply_kernel<uint8_t>);
-    case DType::kHalf: return run(apply_kernel<Half>);
-    case DType::kBFloat16: return run(apply_kernel<BFloat16>);
-    case DType::kFloat: return run(apply_kernel<float>);
+    case DType::kUint8:
+      return run(apply_kernel<uint8_t>);
+    case DType::kHalf:
+      return run(apply_kernel<Half>);
+    case DType::kBFloat16:
+      return run(apply_kernel<BFloat16>);
+    case DType::kFloat:
+      return run(apply_kernel<float>);
   }
 }
 

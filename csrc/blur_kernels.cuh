@@ -1,8 +1,8 @@
-// The blur on a GPU. Kernels read their arguments from one struct; blocks are of kThreads, and take one picture, path or
-// tile after another where there are more of them than blocks.
+// The blur on a GPU. Kernels read their arguments from one struct; blocks are of kThreads, and take one picture, path
+// or tile after another where there are more of them than blocks.
 //
-// Floating-point work is that of trajectory.h, psf.h and picture.h, sums over threads are of integers: the result is that
-// of blur_cpu.cpp byte for byte, but for apply_psf, which multiplies and adds in one rounding.
+// Floating-point work is that of trajectory.h, psf.h and picture.h, sums over threads are of integers: the result is
+// that of blur_cpu.cpp byte for byte, but for apply_psf, which multiplies and adds in one rounding.
 #pragma once
 #include "blur.h"
 #include "psf.h"
@@ -168,10 +168,14 @@ struct TapChunk {
 
 DEBLURGAN_INLINE void store_value(const ApplyArgs& a, int64_t at, float x) {
   switch (a.out_type) {
-    case DType::kUint8: return from_float(x, static_cast<uint8_t*>(a.out)[at]);
-    case DType::kHalf: return from_float(x, static_cast<Half*>(a.out)[at]);
-    case DType::kBFloat16: return from_float(x, static_cast<BFloat16*>(a.out)[at]);
-    case DType::kFloat: return from_float(x, static_cast<float*>(a.out)[at]);
+    case DType::kUint8:
+      return from_float(x, static_cast<uint8_t*>(a.out)[at]);
+    case DType::kHalf:
+      return from_float(x, static_cast<Half*>(a.out)[at]);
+    case DType::kBFloat16:
+      return from_float(x, static_cast<BFloat16*>(a.out)[at]);
+    case DType::kFloat:
+      return from_float(x, static_cast<float*>(a.out)[at]);
   }
 }
 
@@ -229,8 +233,8 @@ __global__ void apply_kernel(ApplyArgs a) {
         }
         __syncthreads();
         if (!wanted) continue;
-        const bool interior = y0 + chunk.low[0] >= 0 && y1 + chunk.high[0] < a.h && x0 + chunk.low[1] >= 0 &&
-                              x1 + chunk.high[1] < a.w;
+        const bool interior =
+            y0 + chunk.low[0] >= 0 && y1 + chunk.high[0] < a.h && x0 + chunk.low[1] >= 0 && x1 + chunk.high[1] < a.w;
         const Pixel* at = image + channel * a.image_stride[1];
         if (interior) {
           at += y * a.image_stride[2] + x * a.image_stride[3];
@@ -239,8 +243,7 @@ __global__ void apply_kernel(ApplyArgs a) {
             const float weight = chunk.weight[t];
 #pragma unroll
             for (int k = 0; k < kChannelsAtOnce; ++k)
-              if (k < channels)
-                sums[k] = fmaf(weight, to_float(at[chunk.offset[t] + k * a.image_stride[1]]), sums[k]);
+              if (k < channels) sums[k] = fmaf(weight, to_float(at[chunk.offset[t] + k * a.image_stride[1]]), sums[k]);
           }
         } else {
           for (int t = 0; t < count; ++t) {

@@ -87,12 +87,13 @@ constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding and subtracting it 
 DEBLURGAN_INLINE float power_positive(float x, float power) {
   const bool zero = x < 0x1p-126f, finite = x <= 3.4028235e38f;
   const Binary b = split(zero || !finite ? 1.0f : x);
-  const float whole = power * b.exponent;                                      // of the exponent of two
-  const float part = power * (log_mantissa(b.mantissa) * 1.44269504f);         // both parts apart keep the digits
+  const float whole = power * b.exponent;                               // of the exponent of two
+  const float part = power * (log_mantissa(b.mantissa) * 1.44269504f);  // both parts apart keep the digits
   const float n = (whole + part + kRound) - kRound;
-  const float r = ((whole - n) + part) * 0.69314718f;                          // [-0.35, 0.35]
+  const float r = ((whole - n) + part) * 0.69314718f;  // [-0.35, 0.35]
   const float series =
-      1.0f + r * (1.0f + r * (0.5f + r * (0.16666667f + r * (4.1666667e-2f + r * (8.3333333e-3f + r * 1.3888889e-3f)))));
+      1.0f +
+      r * (1.0f + r * (0.5f + r * (0.16666667f + r * (4.1666667e-2f + r * (8.3333333e-3f + r * 1.3888889e-3f)))));
   const float bounded = n < -126.0f ? -126.0f : (n > 127.0f ? 127.0f : n);
   const float scaled = series * float_of(static_cast<uint32_t>(static_cast<int32_t>(bounded) + 127) << 23);
   return zero ? 0.0f : (finite ? scaled : x);

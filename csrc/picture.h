@@ -56,7 +56,8 @@ DEBLURGAN_INLINE void from_float(float value, Half& out) {
   const uint32_t magnitude = bits_of(value) & 0x7FFFFFFFu;
   const uint32_t odd = (magnitude >> 13) & 1u;
   const uint32_t normal = (magnitude - 0x38000000u + 0xFFFu + odd) >> 13;
-  const uint32_t denormal = bits_of(float_of(magnitude) + 0.5f) - bits_of(0.5f);  // the sum rounds to multiples of 2^-24
+  const uint32_t denormal =
+      bits_of(float_of(magnitude) + 0.5f) - bits_of(0.5f);  // the sum rounds to multiples of 2^-24
   const uint32_t finite = magnitude < 0x38800000u ? denormal : normal;
   const uint32_t large = magnitude > 0x7F800000u ? 0x7E00u : 0x7C00u;  // NaN, or what rounds to infinity
   out.bits = static_cast<uint16_t>(sign | (magnitude >= 0x477FF000u ? large : finite));

@@ -4,9 +4,9 @@
 
 namespace deblurgan {
 
-constexpr double kUnit = 4294967296.0;      // one sample's weight on the canvas
-constexpr double kPosition = 1048576.0;     // one pixel, where positions are summed up
-constexpr float kFarthest = 1048576.0f;     // px; a position beyond it, or NaN, leaves every canvas
+constexpr double kUnit = 4294967296.0;   // one sample's weight on the canvas
+constexpr double kPosition = 1048576.0;  // one pixel, where positions are summed up
+constexpr float kFarthest = 1048576.0f;  // px; a position beyond it, or NaN, leaves every canvas
 
 // Samples 1 ... full are exposed whole, sample full + 1 in part. Sample 0 is never used, as released.
 struct Exposure {

@@ -1,7 +1,5 @@
 // The CUDA kernels, run on the host, against the CPU path: the same bytes, and for apply_psf the same values up to
 // rounding. Built with sanitizers, which end it on any fault.
-#include "cuda_on_host.h"
-
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -11,6 +9,7 @@
 #include <string>
 
 #include "blur_kernels.cuh"
+#include "cuda_on_host.h"
 
 using namespace deblurgan;
 
@@ -88,10 +87,14 @@ Taps test_taps(const std::vector<float>& psf, int64_t n, int64_t size, int64_t c
 
 void run_kernel(const ApplyArgs& a) {
   switch (a.image_type) {
-    case DType::kUint8: return launch(apply_kernel<uint8_t>, 3, kThreads, a);
-    case DType::kHalf: return launch(apply_kernel<Half>, 3, kThreads, a);
-    case DType::kBFloat16: return launch(apply_kernel<BFloat16>, 3, kThreads, a);
-    case DType::kFloat: return launch(apply_kernel<float>, 3, kThreads, a);
+    case DType::kUint8:
+      return launch(apply_kernel<uint8_t>, 3, kThreads, a);
+    case DType::kHalf:
+      return launch(apply_kernel<Half>, 3, kThreads, a);
+    case DType::kBFloat16:
+      return launch(apply_kernel<BFloat16>, 3, kThreads, a);
+    case DType::kFloat:
+      return launch(apply_kernel<float>, 3, kThreads, a);
   }
 }
 
@@ -99,10 +102,14 @@ int64_t bytes_of(DType type) { return type == DType::kUint8 ? 1 : type == DType:
 
 float value_at(const std::vector<uint8_t>& data, DType type, int64_t i) {
   switch (type) {
-    case DType::kUint8: return to_float(data[i]);
-    case DType::kHalf: return to_float(reinterpret_cast<const Half*>(data.data())[i]);
-    case DType::kBFloat16: return to_float(reinterpret_cast<const BFloat16*>(data.data())[i]);
-    default: return reinterpret_cast<const float*>(data.data())[i];
+    case DType::kUint8:
+      return to_float(data[i]);
+    case DType::kHalf:
+      return to_float(reinterpret_cast<const Half*>(data.data())[i]);
+    case DType::kBFloat16:
+      return to_float(reinterpret_cast<const BFloat16*>(data.data())[i]);
+    default:
+      return reinterpret_cast<const float*>(data.data())[i];
   }
 }
 
@@ -126,10 +133,18 @@ void test_apply(const Taps& taps, int64_t capacity, const Case& k) {
   for (int64_t i = 0; i < n * k.c * k.h * k.w; ++i) {
     const float x = uniform(philox(5, static_cast<uint64_t>(i), 0, 0).v[0]);
     switch (k.in) {
-      case DType::kUint8: from_float(x * 255.0f, image[i]); break;
-      case DType::kHalf: from_float(x, reinterpret_cast<Half*>(image.data())[i]); break;
-      case DType::kBFloat16: from_float(x, reinterpret_cast<BFloat16*>(image.data())[i]); break;
-      case DType::kFloat: from_float(x, reinterpret_cast<float*>(image.data())[i]); break;
+      case DType::kUint8:
+        from_float(x * 255.0f, image[i]);
+        break;
+      case DType::kHalf:
+        from_float(x, reinterpret_cast<Half*>(image.data())[i]);
+        break;
+      case DType::kBFloat16:
+        from_float(x, reinterpret_cast<BFloat16*>(image.data())[i]);
+        break;
+      case DType::kFloat:
+        from_float(x, reinterpret_cast<float*>(image.data())[i]);
+        break;
     }
   }
   std::vector<Window> windows(n);
@@ -167,7 +182,10 @@ void test_apply(const Taps& taps, int64_t capacity, const Case& k) {
   }
   args.out = b.data();
   run_kernel(args);
-  const float step = k.out == DType::kUint8 ? 1.0f : k.out == DType::kFloat ? 1e-5f : k.out == DType::kHalf ? 1e-3f : 8e-3f;
+  const float step = k.out == DType::kUint8   ? 1.0f
+                     : k.out == DType::kFloat ? 1e-5f
+                     : k.out == DType::kHalf  ? 1e-3f
+                                              : 8e-3f;
   for (int64_t i = 0; i < n * k.c * out_h * out_w; ++i) {
     const float difference = std::fabs(value_at(a, k.out, i) - value_at(b, k.out, i));
     if (!(difference <= step)) {
@@ -179,7 +197,8 @@ void test_apply(const Taps& taps, int64_t capacity, const Case& k) {
   }
 }
 
-// One window at the far end of a picture of more than 2^31 elements, in a second picture more than 2^31 behind the first.
+// One window at the far end of a picture of more than 2^31 elements, in a second picture more than 2^31 behind the
+// first.
 void test_apply_far_away(const Taps& taps, int64_t capacity) {
   const int64_t side = 46400, batch = side * side + 4096, size = 24;
   const size_t bytes = static_cast<size_t>(2 * batch);
@@ -219,7 +238,9 @@ void test_apply_far_away(const Taps& taps, int64_t capacity) {
   set_strides(args.image_stride, 1, 80, 80, false);
   args.image_stride[0] = 0;
   apply_psf_cpu(args, 2);
-  const auto second = [&](const std::vector<uint8_t>& x) { return std::vector<uint8_t>(x.begin() + size * size, x.end()); };
+  const auto second = [&](const std::vector<uint8_t>& x) {
+    return std::vector<uint8_t>(x.begin() + size * size, x.end());
+  };
   expect(same_bytes(second(a), second(c)), "the CPU's far window");
   int worst = 0;
   for (int64_t i = size * size; i < 2 * size * size; ++i) worst = std::max(worst, std::abs(b[i] - c[i]));
@@ -253,8 +274,16 @@ int main() {
     for (const DType out : types)
       for (const auto& size : sizes) {
         if (in != out && out == DType::kUint8) continue;
-        const Case k{in,           out,           size[0],        size[1],         size[2],
-                     turn % 2 > 0, turn % 3 == 0, turn % 5 == 0,  in != out,       turn % 7 == 0,
+        const Case k{in,
+                     out,
+                     size[0],
+                     size[1],
+                     size[2],
+                     turn % 2 > 0,
+                     turn % 3 == 0,
+                     turn % 5 == 0,
+                     in != out,
+                     turn % 7 == 0,
                      static_cast<Padding>(turn % 3)};
         test_apply(turn % 4 ? taps : box, turn % 4 ? 256 : 33 * 33, k);
         ++turn;
