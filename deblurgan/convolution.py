@@ -80,6 +80,15 @@ def up(weight: Tensor, dtype: torch.dtype) -> Layer:
     return Layer("up", tuple(packed(phase, dtype) for phase in phases), taps, _library(weight, dtype))
 
 
+def fitting(layer: Layer, config: Any | None) -> Any | None:
+    """The configuration if the layer's channels fill its blocks, which "tma" needs; else None, which means cuDNN."""
+    if config is None or config.form != "tma":
+        return config
+    cout, k = layer.packed[0].shape
+    c = k // (layer.taps[0][0] * layer.taps[0][1])
+    return config if c % config.block_k == 0 and cout % config.block_n == 0 else None
+
+
 def conv_stats(
     layer: Layer, x: Tensor, out: Tensor, *, config: Any | None, tf32: bool = False
 ) -> tuple[Tensor, Tensor]:
@@ -90,6 +99,7 @@ def conv_stats(
     """
     from deblurgan.kernels.merge_stats import merge_stats
 
+    config = fitting(layer, config)
     if x.dtype == torch.int8:
         y, partials, counts = _eight_bit(layer, x, out, config)
     elif config:
@@ -128,8 +138,10 @@ def _ours(layer: Layer, x: Tensor, y: Tensor, config: Any, tf32: bool) -> tuple[
 def _eight_bit(layer: Layer, x: Tensor, y: Tensor, config: Any) -> tuple[Tensor, Tensor, Tensor]:
     from deblurgan.kernels.conv_stats import conv_stats, tile_count
 
-    if layer.eighth is None:
-        raise ValueError(f"x must not be int8: this {layer.kind} layer has no 8-bit weights")
+    if layer.eighth is None or config is None:
+        raise ValueError(
+            f"x must not be int8: this {layer.kind} layer has no 8-bit weights, or channels that do not fit"
+        )
     weight, scales = layer.eighth
     partials, counts = _partials(y, tile_count(y.shape[1], y.shape[2], config))
     conv_stats(x, weight, y, partials, counts, taps=layer.taps[0], config=config, scales=scales)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -127,40 +128,47 @@ class Engine:
         if self._shape != (n, h, w):
             self._graphs.clear()
             self._shape = n, h, w
-            self._workspace = Workspace(self.spec, n, h, w, self.dtype, self.head_weight.device, self.trunk)
+            self._workspace = self._new_workspace(n, h, w)
         return self._workspace
+
+    def _new_workspace(self, n: int, h: int, w: int) -> Workspace:
+        return Workspace(self.spec, n, h, w, self.dtype, self.head_weight.device, self.trunk)
 
     def paths(self, n: int, h: int, w: int) -> dict[str, str]:
         """Which way each layer takes for pictures of this shape."""
         reduction = {"stem": 1, "down.0": 2, "up.0": 2, "up.1": 1}
         found = {}
         for name, layer in self.layers.items():
-            config = self.choose(layer.kind, n * h * w // reduction.get(name, 4) ** 2, self.dtype)
+            config = convolution.fitting(
+                layer, self.choose(layer.kind, n * h * w // reduction.get(name, 4) ** 2, self.dtype)
+            )
             found[name] = f"Triton {config}" if config else "cuDNN: the table has no row for it here"
         return {**found, "head": f"Triton {self.choose('head', n * h * w, self.dtype)}"}
 
     @torch.no_grad()
     def __call__(self, image: Tensor) -> Tensor:
         n, _, h, w = image.shape
-        self.workspace(n, h, w)
-        if not image.is_cuda or torch.cuda.is_current_stream_capturing():
-            return self.run(image)
-        key = image.dtype, image.stride()
-        if key not in self._graphs:  # the first call compiles kernels, which no capture allows
-            self._graphs[key] = None
-            return self.run(image)
-        graph = self._graphs[key]
-        if graph is None:
-            graph = self._graphs[key] = Graph(self.run, image)
-        return graph(image)
+        if n == 0:
+            return torch.empty_like(image)
+        with torch.cuda.device_of(image):
+            if image.is_cuda and torch.cuda.is_current_stream_capturing():  # memory that lives as long as that graph
+                return self.run(image, self._new_workspace(n, h, w))
+            space = self.workspace(n, h, w)
+            key = image.dtype, image.stride()
+            if not image.is_cuda or key not in self._graphs:  # the first call compiles, which no capture allows
+                self._graphs[key] = None
+                return self.run(image, space)
+            graph = self._graphs[key]
+            if graph is None:
+                graph = self._graphs[key] = Graph(partial(self.run, space=space), image)
+            return graph(image)
 
-    def run(self, image: Tensor) -> Tensor:
+    def run(self, image: Tensor, space: Workspace) -> Tensor:
         """The layers one after another."""
         from deblurgan.kernels.output_tail import output_tail
         from deblurgan.kernels.pack_image import pack_image
 
         spec, (n, _, h, w) = self.spec, image.shape
-        space = self.workspace(n, h, w)
         pack_image(image, space.packed, border=spec.border, width=3)
         self._layer("stem", space.packed, space.stem, border="zero")
         self._layer("down.0", space.stem.whole, space.half, border="zero")
@@ -243,7 +251,8 @@ class Graph:
     """A captured call: the same launches again without their cost on the CPU."""
 
     def __init__(self, run: Callable[[Tensor], Tensor], image: Tensor) -> None:
-        self.image = image.clone(memory_format=torch.preserve_format)
+        with torch.inference_mode(False), torch.no_grad():  # later calls write into it in any mode
+            self.image = image.clone(memory_format=torch.preserve_format)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
             self.out = run(self.image)

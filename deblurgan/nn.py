@@ -174,12 +174,16 @@ class Generator(nn.Module):
             return f"it does not compute in {self.stem.weight.dtype}"
         return why_not(x.device)
 
+    def train(self, mode: bool = True) -> Generator:
+        self._engine = None  # fused optimisers change weights without a trace
+        return super().train(mode)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_engine": None}  # graphs cannot be copied, and the copy packs its own weights
 
     def _fast(self) -> engine.Engine:
         """The engine with these weights; they are packed again when they have changed."""
-        key = [self.trunk, *((p.data_ptr(), p._version) for p in self.parameters())]
+        key = [self.trunk, *((p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.parameters())]
         if self._engine is None or self._engine[0] != key:
             state = dict(self.named_parameters())
             self._engine = key, engine.Engine(self.spec, state, dtype=self.stem.weight.dtype, trunk=self.trunk)

@@ -490,7 +490,8 @@ def _runs_kernels(x: Tensor) -> bool:
 def _config(kind: str, y: Tensor) -> Any:
     """How the kernels' table wants a layer with the result y [n, h, w, c] made; None for cuDNN."""
     gpu = torch.cuda.get_device_name(y.device) if y.is_cuda else "cpu"
-    return from_table(gpu)(kind, y.shape[0] * y.shape[1] * y.shape[2], y.dtype)
+    config = from_table(gpu)(kind, y.shape[0] * y.shape[1] * y.shape[2], y.dtype)
+    return None if config and config.form == "tma" else config  # which needs a border around y
 
 
 def _normalised(
@@ -501,9 +502,10 @@ def _normalised(
 
     n, k, h, w = shape
     out = bordered.new_empty(n, h, w, k)
-    y, stats = convolution.conv_stats(layer, bordered, out, config=_config(layer.kind, out))
     rest = None if residual is None else residual.permute(0, 2, 3, 1).contiguous()
-    kernel(y, stats, out, relu=act == "relu", residual=rest)
+    with torch.cuda.device_of(out):
+        y, stats = convolution.conv_stats(layer, bordered, out, config=_config(layer.kind, out))
+        kernel(y, stats, out, relu=act == "relu", residual=rest)
     return out.permute(0, 3, 1, 2)
 
 
@@ -523,11 +525,12 @@ def norm_act(x: Tensor, residual: Tensor | None = None, act: str = "relu") -> Te
     n, h, w, c = planes.shape
     counts = torch.empty(tile_count(h, w), device=x.device)
     partials, stats = (torch.empty(n, *sizes, 2, c, device=x.device) for sizes in ((counts.shape[0],), ()))
-    tile_stats(planes, partials, counts)
-    merge_stats(partials, counts, stats, eps=reference.EPS)
     out = torch.empty_like(planes)
     rest = None if residual is None else residual.permute(0, 2, 3, 1).contiguous()
-    kernel(planes, stats, out, relu=act == "relu", residual=rest)
+    with torch.cuda.device_of(x):
+        tile_stats(planes, partials, counts)
+        merge_stats(partials, counts, stats, eps=reference.EPS)
+        kernel(planes, stats, out, relu=act == "relu", residual=rest)
     return out.permute(0, 3, 1, 2)
 
 
@@ -639,7 +642,8 @@ def output_tail(x: Tensor, image: Tensor, weight: Tensor, bias: Tensor, border: 
     rows = F.pad(convolution.packed(weight, x.dtype), (0, 0, 0, missing))
     out = torch.empty_like(image, memory_format=torch.contiguous_format)
     config = _config("head", image.permute(0, 2, 3, 1))
-    kernel(bordered, rows, F.pad(bias.float(), (0, missing)), image, out, taps=taps, config=config)
+    with torch.cuda.device_of(x):
+        kernel(bordered, rows, F.pad(bias.float(), (0, missing)), image, out, taps=taps, config=config)
     return out
 
 

@@ -228,6 +228,12 @@ def conv_stats(
 
         c = x.shape[3]
         matrix = x.as_strided((n * x.stride(0) // c, c), (c, 1))
+        inside = ((h + 2) * (w + 2) * cout, (w + 2) * cout, cout, 1)
+        if c % config.block_k or cout % config.block_n or y.stride() != inside:
+            raise ValueError(
+                f"tma needs channels in whole blocks and y within a border of 1, got {c} and {cout} channels, "
+                f"strides {y.stride()}, {config}"
+            )
         if matrix.shape[0] >= 2**31 or taps != (3, 3) or stride != 1:
             raise ValueError(f"tma needs 3x3 taps, stride 1 and below 2^31 pixels, got {taps}, {stride}, {n * h * w}")
         box = TensorDescriptor.from_tensor(matrix, [config.block_m, config.block_k])

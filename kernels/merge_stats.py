@@ -43,7 +43,7 @@ def merge_stats_kernel(
         m = tl.load(at + t[:, None] * 2 * C, mask=(t < last)[:, None] & wanted[None, :], other=0.0)
         total += count
         shift += tl.sum(count[:, None] * (m - pivot), 0)
-    pixels = tl.sum(total, 0)
+    pixels = tl.maximum(tl.sum(total, 0), 1.0)  # a group may lie on the border alone
     mean = pivot + (shift / pixels)[None, :]
     m2 = tl.zeros((BLOCK_C,), tl.float32)
     for start in range(first, last, BLOCK_TILES):
@@ -60,7 +60,7 @@ def merge_stats_kernel(
     else:
         tl.store(to + C, m2, mask=wanted)
         if (tl.program_id(0) == 0) & (tl.program_id(2) == 0):
-            tl.store(out_counts + tl.program_id(1), pixels)
+            tl.store(out_counts + tl.program_id(1), tl.sum(total, 0))
 
 
 def merge_stats(partials: Tensor, counts: Tensor, stats: Tensor, *, eps: float) -> None:

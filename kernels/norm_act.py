@@ -102,7 +102,7 @@ def norm_act_kernel(
     y_at = y + image * y_image + row.to(tl.int64) * y_row + x[:, None] * C + c[None, :]
     value = (tl.load(y_at, mask=here, other=0.0).to(tl.float32) - mean[None, :]) * scale[None, :]
     if RELU:
-        value = tl.maximum(value, 0.0)
+        value = tl.maximum(value, 0.0, propagate_nan=tl.PropagateNan.ALL)
     if RESIDUAL:
         r_at = residual + image * r_image + row.to(tl.int64) * r_row + x[:, None] * C + c[None, :]
         value += tl.load(r_at, mask=here, other=0.0).to(tl.float32)

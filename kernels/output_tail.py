@@ -57,7 +57,7 @@ def output_tail_kernel(
         before = before * (2.0 / 255.0) - 1.0
     value = acc + tl.load(bias + k)[None, :]
     tanh = 1.0 - 2.0 / (tl.exp(2.0 * value) + 1.0)
-    result = tl.minimum(tl.maximum(before + tanh, -1.0), 1.0)
+    result = tl.clamp(before + tanh, -1.0, 1.0, propagate_nan=tl.PropagateNan.ALL)
     to = out + n * o_image + k[None, :] * o_channel + (oy * o_row + ox * o_pixel)[:, None]
     if EIGHT_BIT:
         result = (result + 1.0) * 127.5 + 0.5

@@ -25,9 +25,9 @@ def tile_stats_kernel(
     BLOCK_C: tl.constexpr,
 ):
     """m = sum v / count,   M2 = sum (v - m)^2   of TILE pixels."""
-    tile = tl.program_id(1)
+    tile = tl.program_id(0)
     image = tl.program_id(2).to(tl.int64)
-    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     m = tile * TILE + tl.arange(0, TILE)
     inside = (m < h * w)[:, None] & (c < C)[None, :]
     at = y + image * y_image + (m // w).to(tl.int64) * y_row + (m % w).to(tl.int64) * y_pixel
@@ -40,7 +40,7 @@ def tile_stats_kernel(
     here = partials + (image * tiles + tile) * 2 * C
     tl.store(here + c, mean, mask=c < C)
     tl.store(here + C + c, tl.sum(centred * centred, 0), mask=c < C)
-    if (tl.program_id(0) == 0) & (tl.program_id(2) == 0):
+    if (tl.program_id(1) == 0) & (tl.program_id(2) == 0):
         tl.store(counts + tile, count)
 
 
@@ -52,5 +52,6 @@ def tile_stats(y: Tensor, partials: Tensor, counts: Tensor) -> None:
     """Fills partials [n, tiles, 2, c] and counts [tiles] from y [n, h, w, c], channels side by side."""
     n, h, w, c = y.shape
     tiles = counts.shape[0]
-    grid = (triton.cdiv(c, BLOCK_C), tiles, n)
-    tile_stats_kernel[grid](y, partials, counts, h, w, *y.stride()[:3], tiles, C=c, TILE=TILE, BLOCK_C=BLOCK_C)
+    grid = (tiles, triton.cdiv(c, BLOCK_C), n)
+    shape = {"C": c, "TILE": TILE, "BLOCK_C": BLOCK_C}
+    tile_stats_kernel[grid](y, partials, counts, h, w, *y.stride()[:3], tiles, **shape, num_warps=8)  # 4 would spill

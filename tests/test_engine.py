@@ -1,0 +1,563 @@
+"""The engine and the generator that runs it, in Triton's interpreter where there is no GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import pickle
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from conftest import KERNEL_DEVICE, KERNEL_DTYPES, NET_TOLERANCE, relative_error, texture
+from deblurgan import convolution, engine, nn, reference
+from deblurgan.engine import Engine, Workspace
+from deblurgan.kernels import table
+from deblurgan.nn import PRESETS, Generator
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+from deblurgan.kernels import merge_stats
+from deblurgan.kernels.conv_stats import ConvConfig
+
+HEAD = ConvConfig(256, 16, 64)
+each_dtype = pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
+
+
+@pytest.fixture(autouse=True)
+def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each program costs the interpreter the same, however much it does."""
+    if KERNEL_DEVICE.type == "cpu":
+        monkeypatch.setattr(merge_stats, "BLOCK_C", 64)
+        monkeypatch.setattr(merge_stats, "BLOCK_TILES", 32)
+
+
+def ours(kind: str, pixels: int, dtype: torch.dtype) -> ConvConfig:
+    return HEAD if kind == "head" else ConvConfig(128, 64, 32)
+
+
+def flat_trunk(kind: str, pixels: int, dtype: torch.dtype) -> ConvConfig:
+    return ConvConfig(16, 32, 32, form="tma") if kind == "trunk" else ours(kind, pixels, dtype)
+
+
+def library(kind: str, pixels: int, dtype: torch.dtype) -> ConvConfig | None:
+    return HEAD if kind == "head" else None
+
+
+def net(preset: str = "paper", *, width: int = 16, blocks: int = 1) -> Generator:
+    """A generator of which every weight and bias matters."""
+    torch.manual_seed(0)
+    generator = Generator(preset, width=width, blocks=blocks).eval().requires_grad_(False)
+    for parameter in generator.parameters():
+        parameter.normal_(0, 0.3 if parameter.dim() == 1 else parameter[0].numel() ** -0.5)
+    generator.head.weight.mul_(0.3)
+    return generator.to(KERNEL_DEVICE)
+
+
+def pictures(n: int, h: int, w: int) -> Tensor:
+    """uint8 [n, 3, h, w] with texture."""
+    made = [torch.from_numpy(texture(h, w, seed=seed)).permute(2, 0, 1) for seed in range(n)]
+    return torch.stack(made).to(KERNEL_DEVICE)
+
+
+def signed(levels: Tensor) -> Tensor:
+    return levels.float() / 127.5 - 1
+
+
+def engine_of(generator: Generator, dtype: torch.dtype = torch.float32, choose: table.Choose = library) -> Engine:
+    return Engine(generator.spec, generator.state_dict(), dtype=dtype, choose=choose)
+
+
+def truth(generator: Generator, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return deepcopy(generator).double()(x.double())
+
+
+def residual_error(got: Tensor, wanted: Tensor, x: Tensor) -> float:
+    """Relative error of what the network adds to the picture."""
+    return relative_error(got.double() - x.double(), wanted - x.double())
+
+
+def assert_like_torch(got: Tensor, generator: Generator, x: Tensor, dtype: torch.dtype) -> None:
+    """fp32 within the tolerance of a network; half types at most twice as far from the truth as torch's own."""
+    wanted = truth(generator, x)
+    allowed = NET_TOLERANCE[torch.float32]
+    if dtype != torch.float32:
+        plain = deepcopy(generator).to(dtype)
+        plain.backend = "reference"
+        with torch.no_grad():
+            allowed = 2 * residual_error(plain(x.to(dtype)), wanted, x.to(dtype))
+    error = residual_error(got, wanted, x)
+    assert error <= allowed, f"relative error {error:.3g} above {allowed:.3g}"
+
+
+class Case(NamedTuple):
+    preset: str
+    width: int
+    blocks: int
+    choose: table.Choose
+    size: tuple[int, int]
+
+
+CASES = {
+    "paper, ours": Case("paper", 16, 1, ours, (8, 24)),
+    "paper, tma": Case("paper", 16, 2, flat_trunk, (8, 8)),
+    "paper, library": Case("paper", 16, 1, library, (16, 24)),
+    "article, ours": Case("article", 16, 2, ours, (8, 8)),
+    "article, tma": Case("article", 16, 1, flat_trunk, (8, 40)),
+    "tiny, ours": Case("tiny", 24, 1, ours, (8, 8)),
+    "tiny, library": Case("tiny", 24, 1, library, (8, 8)),
+    "no blocks": Case("paper", 16, 0, ours, (8, 8)),
+}
+
+
+@each_dtype
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_engine_is_the_generator(case: Case, dtype: torch.dtype, poisoned: None) -> None:
+    if case.choose is flat_trunk and KERNEL_DEVICE.type == "cuda" and torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("tma needs compute capability 9.0")
+    generator = net(case.preset, width=case.width, blocks=case.blocks)
+    x = signed(pictures(2, *case.size))
+    got = engine_of(generator, dtype, case.choose)(x)
+    assert got.dtype == x.dtype
+    assert_like_torch(got, generator, x, dtype)
+
+
+def test_engine_restores_8_bit_pictures(poisoned: None) -> None:
+    generator, levels = net(), pictures(1, 8, 12)
+    got = engine_of(generator)(levels)
+    assert got.dtype == torch.uint8
+    exact = (truth(generator, levels.double() / 127.5 - 1) + 1) * 127.5
+    assert (got.double() - exact).abs().max() <= 0.51, "not the nearest level"
+
+
+def test_engine_takes_shapes_in_turn(poisoned: None) -> None:
+    generator = net()
+    run = engine_of(generator, choose=ours)
+    small, wide = signed(pictures(1, 8, 8)), signed(pictures(1, 8, 16))
+    first = run(small)
+    kept = first.clone()
+    assert_like_torch(run(wide), generator, wide, torch.float32)
+    assert torch.equal(run(small), first), "same picture, other bits"
+    assert torch.equal(first, kept), "a later call wrote over an earlier result"
+
+
+def test_engine_takes_any_strides(poisoned: None) -> None:
+    run = engine_of(net(blocks=0))
+    x = signed(pictures(1, 8, 16))[..., ::2]
+    wanted = run(x.contiguous())
+    assert torch.equal(run(x), wanted)
+    assert torch.equal(run(x.contiguous(memory_format=torch.channels_last)), wanted)
+
+
+@pytest.mark.parametrize("choose", [ours, library])
+def test_flat_pictures_leave_clean(choose: table.Choose, poisoned: None) -> None:
+    """They normalise to exact zeros, so only the last bias is left of the network."""
+    generator = net()
+    x = torch.full((2, 3, 8, 8), -1.0, device=KERNEL_DEVICE)
+    x[1] = 0.3
+    wanted = (x + torch.tanh(generator.head.bias).view(1, 3, 1, 1)).clamp(-1, 1)
+    assert (engine_of(generator, choose=choose)(x) - wanted).abs().max() <= 1e-6
+
+
+def test_workspace_fits_the_paper_s_network() -> None:
+    space = Workspace(PRESETS["paper"], 1, 720, 1280, torch.float16, torch.device("meta"))
+    assert space.bytes <= 250 * 720 * 1280
+    assert space.packed.shape == (1, 726, 1287, 8)
+    assert space.head.inside.shape == space.stem.inside.shape == (1, 720, 1280, 64)
+    assert space.half.inside.shape == (1, 360, 640, 128)
+    assert [part.inside.shape for part in space.trunk] == [(1, 180, 320, 256)] * 3
+
+
+def test_workspace_is_kept_for_its_shape() -> None:
+    run = engine_of(net())
+    space = run.workspace(1, 8, 8)
+    assert run.workspace(1, 8, 8) is space
+    assert run.workspace(2, 8, 8) is not space
+
+
+def test_paths_tell_what_runs() -> None:
+    asked: list[tuple[str, int]] = []
+
+    def choose(kind: str, pixels: int, dtype: torch.dtype) -> ConvConfig | None:
+        assert dtype == torch.float32
+        asked.append((kind, pixels))
+        return HEAD if kind in ("head", "down") else None
+
+    run = engine_of(net("article"), choose=choose)
+    run(signed(pictures(2, 8, 12)))
+    ran, asked[:] = list(asked), []
+    paths = run.paths(2, 8, 12)
+    assert asked == ran
+    assert list(paths) == ["stem", "down.0", "down.1", "blocks.0.conv1", "up.0", "up.1", "head"]
+    assert [name for name, path in paths.items() if "cuDNN" in path] == ["stem", "blocks.0.conv1", "up.0", "up.1"]
+    assert all(str(HEAD) in paths[name] for name in ("down.0", "down.1", "head"))
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    config = {"block_m": 64, "block_n": 64, "block_k": 32, "warps": 4, "stages": 3, "form": "pointer"}
+    return {"gpu": "A", "kind": "trunk", "pixels": 1000, "dtype": "float16", "config": config, **changes}
+
+
+def test_table_gives_the_nearest_row() -> None:
+    def config(block_m: int) -> dict[str, int]:
+        return {"block_m": block_m}
+
+    rows = [
+        row(config=config(16)),
+        row(config=config(32), pixels=1500),
+        row(config=config(64), dtype="float32"),
+        row(config=config(128), gpu="B"),
+        row(config=config(256), kind="head"),
+    ]
+    choose = table.from_table("A", rows)
+    half = torch.float16
+    found = {pixels: choose("trunk", pixels, half) for pixels in (499, 500, 1200, 1230, 3000, 3001)}
+    assert found[499] is found[3001] is None, "more than a factor of 2 away"
+    assert [found[pixels].block_m for pixels in (500, 1200, 1230, 3000)] == [16, 16, 32, 32]
+    assert choose("trunk", 1000, torch.float32).block_m == 64
+    assert choose("trunk", 1000, torch.bfloat16) is None
+    assert choose("stem", 1000, half) is None
+    assert table.from_table("B", rows)("trunk", 1000, half).block_m == 128
+    assert table.from_table("C", rows)("trunk", 1000, half) is None
+    assert choose("head", 1000, half).block_m == 256
+    assert isinstance(choose("head", 9000, half), ConvConfig)
+
+
+def test_empty_batches_come_back() -> None:
+    rows = [row(kind=kind, dtype="float32") for kind in ("stem", "down", "trunk", "up", "head")]
+    run = engine_of(net(), choose=table.from_table("A", rows))
+    assert run(torch.empty(0, 3, 8, 8, device=KERNEL_DEVICE)).shape == (0, 3, 8, 8)
+
+
+def test_table_s_rows_are_whole() -> None:
+    rows = table._table_rows()
+    keys = [(row["gpu"], row["kind"], row["pixels"], row["dtype"]) for row in rows]
+    assert len(set(keys)) == len(keys)
+    for row in rows:
+        assert row["kind"] in ("stem", "down", "trunk", "up", "head")
+        assert getattr(torch, row["dtype"]) in (torch.float16, torch.bfloat16, torch.float32)
+        config = ConvConfig(**row["config"])
+        assert config.form == "pointer" or (config.form == "tma" and row["kind"] == "trunk"), row
+
+
+def close(got: Tensor, wanted: Tensor) -> bool:
+    return relative_error(got, wanted) <= 1e-12
+
+
+def product(x: Tensor, weight: Tensor, taps: tuple[int, int], h: int, w: int) -> Tensor:
+    """What the kernel makes of x [n, h', w', c] and a packed weight: [n, h, w, cout], all in fp64."""
+    runs = weight.unflatten(1, (taps[0] * taps[1], -1))
+    read = runs.shape[2]
+    flat = x.flatten(2)
+    c = x.shape[3]
+    out = torch.zeros(x.shape[0], h, w, weight.shape[0], dtype=x.dtype)
+    for tap, (i, j) in enumerate(itertools.product(range(taps[0]), range(taps[1]))):
+        lines = flat[:, i : i + h, j * c :].unfold(2, read, c)[:, :, :w]
+        out += lines @ runs[:, tap].T
+    return out
+
+
+def test_packed_weights_are_torch_s_layers() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 4, 6, dtype=torch.float64)
+    bordered = F.pad(x, (1,) * 4).permute(0, 2, 3, 1)
+
+    weight = torch.randn(7, 5, 3, 3, dtype=torch.float64)
+    layer = convolution.plain("trunk", weight, torch.float64)
+    wanted = F.conv2d(x, weight, padding=1)
+    assert close(product(bordered, layer.packed[0], layer.taps[0], 4, 6).permute(0, 3, 1, 2), wanted)
+    assert torch.equal(layer.library, weight)
+    assert convolution.plain("down", weight, torch.float64, stride=2).stride == 2
+
+    weight = torch.randn(5, 7, 3, 3, dtype=torch.float64)
+    layer = convolution.up(weight, torch.float64)
+    wanted = F.conv_transpose2d(x, weight, stride=2, padding=1, output_padding=1)
+    assert layer.taps == ((1, 1), (1, 2), (2, 1), (2, 2))
+    for phase, (u, v) in enumerate(itertools.product((0, 1), (0, 1))):
+        got = product(bordered[:, 1:, 1:], layer.packed[phase], layer.taps[phase], 4, 6)
+        assert close(got.permute(0, 3, 1, 2), wanted[..., u::2, v::2]), (u, v)
+
+
+def test_packed_stem_and_head_are_torch_s_layers() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 3, 5, 6, dtype=torch.float64)
+    weight = torch.randn(7, 3, 7, 7, dtype=torch.float64)
+    wanted = F.conv2d(reference.pad(x, 3, "reflect"), weight)
+    eight = torch.randn(1, 11, 13, 8, dtype=torch.float64)  # spare channels and the last column must weigh nothing
+    eight[:, :, :-1, :3] = reference.pad(x, 3, "reflect").permute(0, 2, 3, 1)
+    layer = convolution.stem(weight, torch.float64)
+    assert layer.taps == ((7, 1),)
+    assert close(product(eight, layer.packed[0], layer.taps[0], 5, 6).permute(0, 3, 1, 2), wanted)
+    assert close(F.conv2d(eight.permute(0, 3, 1, 2), layer.library)[..., :6], wanted)
+
+    generator = net(width=4)
+    rows, bias = engine._packed_head(generator.state_dict(), torch.float64)
+    assert rows.shape == (16, 49 * 4)
+    assert torch.equal(rows[:3].view(3, 7, 7, 4).permute(0, 3, 1, 2), generator.head.weight.double())
+    assert torch.equal(bias[:3], generator.head.bias)
+    assert not rows[3:].any()
+    assert not bias[3:].any()
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Generators take the engine on the CPU too."""
+    monkeypatch.setattr(nn, "why_not", lambda device: None)
+    monkeypatch.setattr(engine, "from_table", lambda gpu: library)
+    if KERNEL_DEVICE.type == "cpu":
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "none")
+
+
+def test_generator_takes_the_engine(fast: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = net()
+    calls = []
+    run = Engine.__call__
+    monkeypatch.setattr(Engine, "__call__", lambda self, image: calls.append(image) or run(self, image))
+    x = signed(pictures(1, 8, 8))
+    got = generator(x)
+    assert len(calls) == 1
+    assert_like_torch(got, generator, x, torch.float32)
+    generator.backend = "reference"
+    plain = generator(x)
+    assert len(calls) == 1
+    assert relative_error(got, plain) <= NET_TOLERANCE[torch.float32]
+    with pytest.raises(ValueError, match="multiples of 4"):
+        generator(x[..., :-1])
+
+
+def test_dropout_needs_plain_torch(fast: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Generator, "_fast", lambda self: lambda x: "engine")
+    x = torch.zeros(1, 3, 8, 8)
+    paper, tiny = Generator("paper", width=4, blocks=1), Generator("tiny", width=4, blocks=1)
+    with torch.no_grad():
+        assert paper.train()(x) != "engine"
+        assert paper.eval()(x, seed=1) != "engine"
+        assert paper(x) == "engine"
+        assert tiny.train()(x) == "engine"
+
+
+def test_why_reference_names_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.zeros(1, 3, 8, 8)
+    generator = Generator("tiny", width=4, blocks=1)
+    assert generator.why_reference(x) == "a gradient is wanted"
+    generator.requires_grad_(False)
+    assert generator.why_reference(x.clone().requires_grad_()) == "a gradient is wanted"
+    assert generator.why_reference(x) == "it needs a CUDA device"
+    assert generator.why_reference(x.to("meta")) == "the weights are on another device"
+    assert generator.double().why_reference(x) == "it does not compute in torch.float64"
+    generator.float().backend = "reference"
+    assert generator.why_reference(x) == "the backend is 'reference'"
+    generator.backend = "auto"
+    monkeypatch.setattr(nn, "why_not", lambda device: None)
+    assert generator.why_reference(x) is None
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert generator.why_reference(x) == "torch.compile sees plain torch"
+
+
+def test_compiled_generator_is_plain_torch(fast: None) -> None:
+    generator, x = net(width=4), signed(pictures(1, 8, 8))
+    with torch.no_grad():
+        got = torch.compile(generator, backend="eager", fullgraph=True)(x)
+    assert generator._engine is None
+    generator.backend = "reference"
+    assert torch.equal(got, generator(x))
+
+
+def test_why_not_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    assert table.why_not(cuda) is None
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert table.why_not(cuda) == "it needs a GPU of compute capability 8.0 or newer"
+    monkeypatch.setattr(table.importlib.util, "find_spec", lambda name: None)
+    assert table.why_not(cuda) == "triton is not installed"
+    assert table.why_not(torch.device("cpu")) == "it needs a CUDA device"
+
+
+def test_engine_is_no_part_of_what_is_saved(fast: None, tmp_path: Path) -> None:
+    generator = net()
+    before = {name: value.clone() for name, value in generator.state_dict().items()}
+    packed = generator._fast()
+    generator.backend = "reference"
+    generator.backend = "auto"
+    assert list(generator.state_dict()) == list(before)
+    assert all(torch.equal(value, before[name]) for name, value in generator.state_dict().items())
+
+    torch.save(generator, tmp_path / "whole.pt")
+    loaded = torch.load(tmp_path / "whole.pt", weights_only=False)
+    copies = deepcopy(generator), pickle.loads(pickle.dumps(generator)), loaded
+    for copy in copies:
+        assert copy.spec == generator.spec
+        assert copy.backend == "auto"
+        assert copy._engine is None
+        assert torch.equal(copy.head.weight, generator.head.weight)
+        copy.head.weight.zero_()
+        assert not copy._fast().head_weight.any()
+    assert generator._fast() is packed
+    assert packed.head_weight.any()
+
+
+def adam_step(generator: Generator) -> None:
+    """As a training does: eval() before a validation, train() after."""
+    generator.train().requires_grad_(True)
+    adam = torch.optim.Adam(generator.parameters(), lr=0.1, fused=True)
+    for parameter in generator.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    adam.step()
+    generator.eval().requires_grad_(False)
+
+
+CHANGES: dict[str, Callable[[Generator], Any]] = {
+    "load_state_dict": lambda net: net.load_state_dict({k: v + 1 for k, v in net.state_dict().items()}),
+    "in place": lambda net: net.head.weight.add_(1),
+    "average": lambda net: torch._foreach_lerp_([net.head.weight], [torch.ones_like(net.head.weight)], 0.1),
+    "new parameter": lambda net: setattr(net.head, "weight", torch.nn.Parameter(net.head.weight + 1, False)),
+    "half": lambda net: net.half(),
+    "fused Adam": adam_step,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_changed_weights_are_packed_again(change: Callable[[Generator], Any], fast: None) -> None:
+    generator = net()
+    packed = generator._fast()
+    assert generator._fast() is packed
+    change(generator)
+    again = generator._fast()
+    assert again is not packed
+    wanted = generator.head.weight.permute(0, 2, 3, 1).flatten(1)
+    assert again.head_weight.dtype == wanted.dtype
+    assert torch.equal(again.head_weight[:3], wanted)
+
+
+def test_generator_made_in_inference_mode_runs(fast: None) -> None:
+    with torch.inference_mode():
+        generator = Generator("tiny", width=4, blocks=1).to(KERNEL_DEVICE)
+        assert generator._fast() is generator._fast()
+
+
+def test_graph_of_inference_mode_serves_outside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Captured:
+        def replay(self) -> None:
+            pass
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Captured)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, **options: contextlib.nullcontext())
+    x = torch.zeros(1, 3, 8, 8)
+    with torch.inference_mode():
+        graph = engine.Graph(torch.clone, x)
+        graph(x)
+    with torch.no_grad():
+        assert torch.equal(graph(x), x)
+
+
+def gpu(test: Callable[..., None]) -> Callable[..., None]:
+    return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")(test))
+
+
+def on_gpu(dtype: torch.dtype = torch.float16, **options: Any) -> Generator:
+    return net(**options).cuda().to(dtype)
+
+
+@gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_gpu_matches_the_reference(preset: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    generator = net(preset, width=64 if preset == "paper" else 24, blocks=3)
+    x = signed(pictures(2, 64, 100))
+    fast = deepcopy(generator).to(dtype)
+    assert fast.why_reference(x) is None
+    with torch.no_grad():
+        for _ in range(3):
+            assert_like_torch(fast(x), generator, x, dtype)
+
+
+@gpu
+def test_gpu_replays_a_graph() -> None:
+    generator = on_gpu()
+    x, y = (signed(part[None]).half() for part in pictures(2, 32, 48))
+    first = [generator(x), generator(y)]
+    kept = [result.clone() for result in first]
+    graphs = generator._fast()._graphs
+    assert all(graph is not None for graph in graphs.values())
+    again = [generator(x), generator(y), generator(x)]
+    for got, wanted in zip(again, (*first, first[0]), strict=True):
+        assert torch.equal(got, wanted), "a replay gives other bits"
+    assert all(torch.equal(a, b) for a, b in zip(first, kept, strict=True)), "a later call wrote over a result"
+    other = generator(x.flip(-1)[..., :-4])
+    assert len(generator._fast()._graphs) == 1
+    assert torch.equal(generator(x.flip(-1)[..., :-4]), other)
+    assert torch.equal(generator(x), first[0])
+
+
+@gpu
+def test_gpu_takes_changed_weights_after_a_capture() -> None:
+    generator, x = on_gpu(), signed(pictures(1, 16, 24))
+    for _ in range(3):
+        before = generator(x)
+    generator.head.weight.mul_(-1)
+    after = generator(x)
+    assert not torch.equal(after, before)
+    fresh = deepcopy(generator)
+    assert torch.equal(after, fresh(x))
+    adam_step(generator)
+    assert not torch.equal(generator(x), after)
+
+
+@gpu
+def test_gpu_in_inference_mode_and_out() -> None:
+    generator, x = on_gpu(), signed(pictures(1, 16, 24))
+    with torch.inference_mode():
+        inside = [generator(x) for _ in range(3)]
+    outside = [generator(x) for _ in range(3)]
+    for got in inside + outside:
+        assert torch.equal(got, inside[0])
+
+
+@gpu
+def test_gpu_inside_a_capture() -> None:
+    generator, x = on_gpu(), signed(pictures(1, 16, 24))
+    wanted = generator(x)
+    still = torch.zeros_like(x)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = generator(still)
+    still.copy_(x)
+    graph.replay()
+    assert torch.equal(captured, wanted)
+    generator(signed(pictures(2, 64, 64)))  # another shape takes other memory, the captured graph keeps its own
+    spoiled = [torch.full((2**k,), float("nan"), device="cuda") for k in range(8, 20) for _ in range(20)]
+    graph.replay()
+    assert torch.equal(captured, wanted)
+    assert all(part.isnan().all() for part in spoiled), "the graph wrote into memory that is no longer its own"
+
+
+@gpu
+def test_gpu_on_another_stream() -> None:
+    generator, x = on_gpu(), signed(pictures(1, 16, 24))
+    wanted = generator(x)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        results = [generator(x) for _ in range(3)]
+    stream.synchronize()
+    assert all(torch.equal(result, wanted) for result in results)
+    assert torch.equal(generator(x), wanted)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="torch sees no second CUDA device")
+def test_gpu_that_is_not_the_current_one() -> None:
+    generator, x = on_gpu(), signed(pictures(1, 16, 24))
+    wanted = generator(x)
+    generator.to("cuda:1")
+    for _ in range(3):
+        assert torch.equal(generator(x.to("cuda:1")).cpu(), wanted.cpu())
