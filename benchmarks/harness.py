@@ -16,6 +16,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 torch.backends.cudnn.allow_tf32 = False  # fp32 is to mean fp32, for the peers too
+torch.backends.cudnn.benchmark = True  # cuDNN's fastest, for the peers too
 
 # By torch's name of the GPU: multiply-adds/s by precision (documented fp32, reachable half), bytes/s reachable
 GPU_RATES: dict[str, tuple[dict[torch.dtype, float], float]] = {
@@ -100,40 +101,50 @@ def work_facts(work: Work, device: torch.device) -> dict[str, Any]:
     return facts
 
 
+def as_it_is(result: Any) -> Any:
+    return result
+
+
 def measure(
     benchmark: BenchmarkFixture,
-    call: Callable[[], Tensor],
+    call: Callable[[], Any],
     wanted: Tensor,
     *,
     group: str,
     path: str,
     tolerance: float,
+    compared: Callable[[Any], Tensor] = as_it_is,
     work: Work | None = None,
+    floor_s: float | None = None,
+    calls: int = 1,
     **facts: Any,
 ) -> None:
-    """Times `call` once its result is within `tolerance` (relative error) of `wanted`.
+    """Times `call`, which does the job `calls` times, once `compared` of its result is within `tolerance` (relative
+    error) of `wanted`.
 
-    `group` names the job, its first word the report's table; `path` who does it: "ours" or a peer.
+    `group` names the job, its first word the report's table; `path` who does it: "ours" or a peer. The floor of the job
+    is that of `work`, unless `floor_s` gives one.
     """
 
-    def finished() -> Tensor:
+    def finished() -> Any:
         result = call()
-        if result.is_cuda:
+        if wanted.is_cuda:
             torch.cuda.synchronize()
         return result
 
-    got = finished()
+    got = compared(finished())
     assert got.shape == wanted.shape, f"parity lost: shape {tuple(got.shape)} instead of {tuple(wanted.shape)}"
     error = float((got.double() - wanted.double()).norm() / wanted.double().norm())
     assert error <= tolerance, f"parity lost: relative error {error:.3g} above {tolerance:.3g}"
 
     rounds = min(50, max(5, int(1 / seconds(finished))))
     benchmark.group = group
-    benchmark.pedantic(finished, rounds=rounds, warmup_rounds=3 if got.is_cuda else 1)
+    benchmark.pedantic(finished, rounds=rounds, warmup_rounds=3 if wanted.is_cuda else 1)
     info = benchmark.extra_info
-    info.update(machine(), path=path, device=got.device.type, error=error, **facts)
+    info.update(machine(), path=path, device=got.device.type, error=error, calls=calls, **facts)
     if work is not None:
         info.update(work_facts(work, got.device))
-    if benchmark.enabled and "bytes_floor_s" in info:
-        floor = max(info["multiply_adds_floor_s"], info["bytes_floor_s"])
-        info.update(floor_s=floor, share_of_floor=floor / benchmark.stats.stats.median)
+        if floor_s is None and "bytes_floor_s" in info:
+            floor_s = max(info["multiply_adds_floor_s"], info["bytes_floor_s"])
+    if benchmark.enabled and floor_s is not None:
+        info.update(floor_s=floor_s, share_of_floor=calls * floor_s / benchmark.stats.stats.median)

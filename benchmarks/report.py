@@ -8,6 +8,7 @@ import math
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from datetime import datetime, timezone
 from html import escape
 from itertools import groupby
@@ -18,7 +19,8 @@ import pytest
 
 from benchmarks.harness import machine
 
-TABLES = ["blur", "kernels", "application", "scaling", "generator"]
+TABLES = ["blur", "kernels", "application", "scaling", "generator", "layer"]
+BASELINE = "eager fp32 NCHW"  # what a generator is run as by those who do nothing about it
 Figure = dict[str, Any]
 
 
@@ -52,13 +54,14 @@ def figure(entry: dict[str, Any]) -> Figure:
     """One benchmark's figure; what is the same for all of them stands in the report's `machine`."""
     shared = machine().keys() - {"threads"}
     info = {key: value for key, value in entry["extra_info"].items() if key not in shared}
+    calls = info.pop("calls", 1)
     return {
         "group": entry["group"],
         "path": info.pop("path"),
         "name": entry["name"],
         "parameters": entry["param"],
-        "median_s": entry["stats"]["median"],
-        "min_s": entry["stats"]["min"],
+        "median_s": entry["stats"]["median"] / calls,
+        "min_s": entry["stats"]["min"] / calls,
         "rounds": entry["stats"]["rounds"],
         **info,
     }
@@ -76,9 +79,12 @@ def in_order(figures: list[Figure]) -> list[Figure]:
 
 
 def add_ratios(figures: list[Figure]) -> None:
-    """Each peer's time over ours in the same job: `over_ours` of the peer, `peers` of ours."""
+    """Each peer's time over ours in the same job: `over_ours` of the peer, `peers` of ours; and the baseline's."""
     ours = {f["group"]: f for f in figures if f["path"] == "ours"}
+    baseline = {f["group"]: f["median_s"] for f in figures if f["path"] == BASELINE}
     for f in figures:
+        if f["group"] in baseline:
+            f["baseline_over"] = baseline[f["group"]] / f["median_s"]
         mine = ours.get(f["group"])
         if mine is not None and f is not mine:
             f["over_ours"] = f["median_s"] / mine["median_s"]
@@ -99,22 +105,40 @@ def number(value: float | None, scale: float = 1) -> str:
     return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
 
 
-def row(f: Figure) -> list[str]:
-    pictures = f["pictures"] / f["median_s"] if "pictures" in f else None
-    return [
-        f["group"].split(maxsplit=1)[1],
-        f["path"],
-        number(f["median_s"], 1e3),
-        number(f["min_s"], 1e3),
-        number(f.get("over_ours")),
-        number(pictures),
-        f"{f['taps']:.0f}" if "taps" in f else "",
-        number(f.get("floor_s"), 1e3),
-        number(f.get("share_of_floor"), 100),
-    ]
+def rate(f: Figure, amount: str, scale: float) -> str:
+    return number(f[amount] / f["median_s"], scale) if amount in f else ""
 
 
-HEADINGS = ["job", "path", "median ms", "min ms", "times ours", "pictures/s", "taps", "floor ms", "share of floor %"]
+def expected(f: Figure) -> str:
+    return " ... ".join(number(t, 1e3) for t in f["expected_s"].values()) if "expected_s" in f else ""
+
+
+COLUMNS: dict[str, Callable[[Figure], str]] = {
+    "job": lambda f: f["group"].split(maxsplit=1)[1],
+    "path": lambda f: f["path"],
+    "median ms": lambda f: number(f["median_s"], 1e3),
+    "min ms": lambda f: number(f["min_s"], 1e3),
+    "times ours": lambda f: number(f.get("over_ours")),
+    f"{BASELINE} / this": lambda f: number(f.get("baseline_over")),
+    "pictures/s": lambda f: rate(f, "pictures", 1),
+    "taps": lambda f: f"{f['taps']:.0f}" if "taps" in f else "",
+    "TFLOP/s": lambda f: rate(f, "flops", 1e-12),
+    "GB/s": lambda f: rate(f, "moved_bytes", 1e-9),
+    "floor ms": lambda f: number(f.get("floor_s"), 1e3),
+    "share of floor %": lambda f: number(f.get("share_of_floor"), 100),
+    "arithmetic alone ms": lambda f: number(f.get("math_floor_s"), 1e3),
+    "expected of ours ms": expected,
+    "bytes/pixel": lambda f: number(f.get("bytes_per_pixel")),
+    "of it workspace": lambda f: number(f.get("workspace_bytes_per_pixel")),
+}
+
+
+def table(figures: list[Figure]) -> list[str]:
+    """Lines of Markdown; a column that all of them leave empty is left out."""
+    columns = {heading: [cell(f) for f in figures] for heading, cell in COLUMNS.items()}
+    columns = {heading: cells for heading, cells in columns.items() if any(cells)}
+    rows = [list(columns), ["---"] * len(columns), *map(list, zip(*columns.values(), strict=True))]
+    return [f"| {' | '.join(row)} |" for row in rows]
 
 
 def rate_lines(figures: list[Figure]) -> list[str]:
@@ -137,9 +161,8 @@ def markdown(report: dict[str, Any]) -> str:
     lines += ["", "Rates under the floors:", "", *(rate_lines(figures) or ["- none"])]
     if figures:
         lines += ["", "![medians](report.svg)"]
-    for table, rows in groupby(figures, table_of):
-        lines += ["", f"## {table.capitalize()}", "", f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|"]
-        lines += [f"| {' | '.join(row(f))} |" for f in rows]
+    for name, rows in groupby(figures, table_of):
+        lines += ["", f"## {name.capitalize()}", "", *table(list(rows))]
     if report["skipped"]:
         lines += ["", "## Not run", ""]
         lines += [f"- {count}: {reason}" for reason, count in Counter(report["skipped"].values()).items()]
@@ -163,7 +186,8 @@ def svg(figures: list[Figure]) -> str:
         parts.append(f'<text x="8" y="{y}" font-weight="bold">{escape(group)}</text>')
         for f in members:
             y += line
-            ms, colour = 1e3 * f["median_s"], "#b8b8b8" if "over_ours" in f else "#1f6f8b"
+            peer = "over_ours" in f and not f["path"].startswith("ours")
+            ms, colour = 1e3 * f["median_s"], "#b8b8b8" if peer else "#1f6f8b"
             parts.append(f'<text x="{left - 8}" y="{y}" text-anchor="end">{escape(f["path"])}</text>')
             parts.append(f'<rect x="{left}" y="{y - 10}" width="{x(ms) - left:.1f}" height="12" fill="{colour}"/>')
             parts.append(f'<text x="{x(ms) + 4:.1f}" y="{y}">{number(ms)}</text>')

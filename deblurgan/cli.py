@@ -139,6 +139,7 @@ def _deblur(options: DeblurConfig) -> int:
         dtype=options.dtype,
         stochastic=options.stochastic,
         seed=options.seed,
+        compile=options.compile,
     )
     report = deblurrer.files(
         options.inputs,

@@ -224,6 +224,8 @@ class DeblurConfig(Options):
     """Dropout at inference, as in the paper."""
     seed: int = 0
     """Of the dropout."""
+    compile: bool = False
+    """torch.compile the network: faster on a CPU once it is compiled, which takes half a minute."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

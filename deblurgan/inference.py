@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 import deblurgan
-from deblurgan import _C, images
+from deblurgan import _C, engine, images
 from deblurgan.checkpoint import DEFAULT_WEIGHTS, load_generator
 from deblurgan.nn import Generator, pick_device
 from deblurgan.reference import border_index
@@ -40,10 +40,14 @@ class Deblurrer:
     Args:
         generator: its weights are copied to the device and dtype; the generator given stays as it is.
         device: "auto" is CUDA where there is a GPU, else the CPU.
-        dtype: "fp32", "bf16", "fp16" or "auto": fp16 on CUDA (8 times more exact than bf16), fp32 on the CPU.
+        dtype: "fp32", "bf16", "fp16" or "auto": fp16 on CUDA (8 times more exact than bf16), bf16 on a CPU with
+            instructions for it, else fp32. The layers compute in it; the picture and the last addition stay fp32.
         max_memory: bytes that a call may allocate beyond its picture and result; "auto" is what the device has free. A
             picture that needs more is refused before any work.
         stochastic: dropout at inference, as in the paper; `seed` draws its masks, anew in each call.
+        compile: torch.compile the network, which pays on a CPU, where it needs a C++ compiler; on CUDA it takes the
+            engine's place. The first picture takes half a minute, and so do up to four that differ in size. torch
+            keeps 8 compiled forms of the network in a process and raises where Deblurrers want more.
     """
 
     def __init__(
@@ -55,22 +59,24 @@ class Deblurrer:
         max_memory: int | str = "auto",
         stochastic: bool = False,
         seed: int = 0,
+        compile: bool = False,
     ) -> None:
         if dtype != "auto" and dtype not in DTYPES:
             raise ValueError(f"dtype must be auto, {', '.join(DTYPES)}, got {dtype!r}")
         if max_memory != "auto" and (not isinstance(max_memory, int) or max_memory <= 0):
             raise ValueError(f"max_memory must be 'auto' or a positive number of bytes, got {max_memory!r}")
         self.device = pick_device(device)
-        if dtype == "auto":
-            dtype = "fp16" if self.device.type == "cuda" else "fp32"
-        self.dtype = DTYPES[dtype]
+        self.dtype = DTYPES[_auto_dtype(self.device)[0] if dtype == "auto" else dtype]
         self.max_memory = max_memory
         if stochastic and not generator.spec.dropout:
             raise ValueError("stochastic needs a generator with dropout, this one has none")
+        if stochastic and compile:
+            raise ValueError("compile must be off where stochastic is on: torch.compile cannot trace masks with a seed")
         self.seed = seed if stochastic else None
         copy = Generator(**generator.config())
         copy.load_state_dict(generator.state_dict())
         self.generator = copy.to(self.device, self.dtype).eval().requires_grad_(False)
+        self._network = torch.compile(self.generator, fullgraph=True) if compile else self.generator
 
     @classmethod
     def from_pretrained(cls, path_or_id: str | Path | None = None, **options: Any) -> Deblurrer:
@@ -172,7 +178,8 @@ class Deblurrer:
         h, w = picture.shape[2:]
         x = picture.float() / 255 if picture.dtype == torch.uint8 else picture.float().clamp(0, 1)
         rows, columns = (border_index(side, 0, _padded(side) - side, "reflect").to(x.device) for side in (h, w))
-        y = self.generator(x.expand(-1, 3, -1, -1)[..., rows, :][..., columns] * 2 - 1, seed=self.seed)
+        whole = x.expand(-1, 3, -1, -1)[..., rows, :][..., columns] * 2 - 1
+        y = self._network(whole.contiguous(), seed=self.seed)  # channels last is slower on a CPU
         if not bool(y.isfinite().all()):
             raise FloatingPointError(f'the network gave values that are not finite in {self.dtype}: try dtype="fp32"')
         restored = ((y + 1) / 2)[..., :h, :w]
@@ -268,21 +275,58 @@ def info() -> str:
     else:
         native = "C++ only (no CUDA toolkit when it was built)"
     on_cuda = "csrc's kernels" if _C.built_with_cuda else "PSFs from the CPU, applied by plain torch"
+    dtype, why = _auto_dtype(pick_device("auto"))
+    generator = load_generator(DEFAULT_WEIGHTS)
     lines = {
         "deblurgan": deblurgan.__version__,
         "python": platform.python_version(),
         "torch": f"{torch.__version__}, {torch.get_num_threads()} threads",
         "device": f"cuda: {gpu}" if gpu else "cpu (torch sees no CUDA device)",
         "deblurgan._C": native,
-        "generator, critic": "plain torch (deblurgan.reference) on any device; there are no fused kernels yet",
+        "dtype": f"auto is {dtype}: {why}",
+        "generator": _generator_path(generator, pick_device("auto"), DTYPES[dtype]),
+        "critic": "plain torch (deblurgan.reference)",
         "blur": f"C++ on the CPU, {on_cuda} on CUDA; fp64 is applied by plain torch",
-        "default weights": _described(DEFAULT_WEIGHTS),
+        "default weights": _described(DEFAULT_WEIGHTS, generator),
     }
     return "\n".join(f"{name + ':':20}{value}" for name, value in lines.items())
 
 
-def _described(path: Path) -> str:
-    generator = load_generator(path)
+def _auto_dtype(device: torch.device) -> tuple[str, str]:
+    """The name of the dtype that "auto" is on this device, and why."""
+    if device.type == "cuda":
+        return "fp16", "as fast as bf16 and 8 times more exact"
+    if device.type != "cpu":
+        return "fp32", f"half types are not tried on {device.type}"
+    if not torch.backends.mkldnn.is_available():
+        return "fp32", "this torch has no oneDNN, which computes in bf16"
+    ask = getattr(torch.cpu, "get_capabilities", None)  # newer than the oldest torch taken
+    if ask is None:
+        return "fp32", "this torch does not tell whether the CPU computes in bf16"
+    names = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}
+    found = [name for key, name in names.items() if ask().get(key, False)]
+    return ("bf16", f"this CPU has {found[0]}") if found else ("fp32", f"this CPU has no {' or '.join(names.values())}")
+
+
+def _generator_path(generator: Generator, device: torch.device, dtype: torch.dtype) -> str:
+    """Which way the generator takes in inference, and why not the engine's, or its layers' there."""
+    generator = generator.to(device, dtype).requires_grad_(False)
+    h, w = 720, 1280
+    why = generator.why_reference(torch.empty(1, 3, h, w, device=device))
+    if why is not None:
+        return f"plain torch, not the engine: {why}"
+    return _by_layer(engine.Engine(generator.spec, dict(generator.named_parameters()), dtype=dtype).paths(1, h, w))
+
+
+def _by_layer(paths: Mapping[str, str]) -> str:
+    """An engine's paths in a line, the residual blocks as one."""
+    ways: dict[str, set[str]] = {}
+    for name, path in paths.items():
+        ways.setdefault("blocks" if name.startswith("blocks") else name, set()).add(path.split()[0].rstrip(":"))
+    return "engine: " + ", ".join(f"{name} {'/'.join(sorted(way))}" for name, way in ways.items())
+
+
+def _described(path: Path, generator: Generator) -> str:
     count = sum(parameter.numel() for parameter in generator.parameters())
     return f"{path.name}, {count:,} parameters, width {generator.spec.width}, {generator.spec.blocks} blocks"
 

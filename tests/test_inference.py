@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -19,15 +20,25 @@ from torch.profiler import ProfilerActivity, profile
 
 import deblurgan
 from conftest import NET_TOLERANCE, relative_error, texture
-from deblurgan import Deblurrer, Generator, ImageError, images, save_generator
+from deblurgan import Deblurrer, Generator, ImageError, images, inference, metrics, save_generator
+from deblurgan.blur import MotionBlur
+from deblurgan.checkpoint import DEFAULT_WEIGHTS, load_generator
 from deblurgan.inference import FilesReport
+from deblurgan.nn import pick_device
 
+DEMO = DEFAULT_WEIGHTS.parent / "demo.png"
 ORIENTATION, MAKER = 0x0112, 0x010F
 
 
 @pytest.fixture
 def deblurrer(small_generator: Generator) -> Deblurrer:
     return Deblurrer(small_generator, device="cpu")
+
+
+@pytest.fixture
+def exact(small_generator: Generator) -> Deblurrer:
+    """In the arithmetic of the generator itself."""
+    return Deblurrer(small_generator, device="cpu", dtype="fp32")
 
 
 def tensor(h: int, w: int, *, seed: int = 0) -> Tensor:
@@ -62,31 +73,29 @@ def names(folder: Path) -> list[str]:
 # Sizes
 
 
-def test_every_small_size_is_the_network_on_a_mirrored_picture(
-    deblurrer: Deblurrer, small_generator: Generator
-) -> None:
+def test_every_small_size_is_the_network_on_a_mirrored_picture(exact: Deblurrer, small_generator: Generator) -> None:
     for h in range(1, 21):
         for w in range(1, 21):
             x = unit(h, w, seed=20 * h + w)
-            torch.testing.assert_close(deblurrer(x), by_hand(small_generator, x), atol=1e-6, rtol=0, msg=f"{h}x{w}")
+            torch.testing.assert_close(exact(x), by_hand(small_generator, x), atol=1e-6, rtol=0, msg=f"{h}x{w}")
 
 
 @pytest.mark.parametrize("h, w", [(37, 50), (64, 101), (1, 90), (90, 2), (63, 64)])
 def test_larger_sizes_are_the_network_on_a_mirrored_picture(
-    deblurrer: Deblurrer, small_generator: Generator, h: int, w: int
+    exact: Deblurrer, small_generator: Generator, h: int, w: int
 ) -> None:
     x = unit(h, w)
-    torch.testing.assert_close(deblurrer(x), by_hand(small_generator, x), atol=1e-6, rtol=0)
+    torch.testing.assert_close(exact(x), by_hand(small_generator, x), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("h, w", [(8, 8), (8, 20), (64, 48)])
 def test_a_size_the_network_takes_is_the_network_itself(
-    deblurrer: Deblurrer, small_generator: Generator, h: int, w: int
+    exact: Deblurrer, small_generator: Generator, h: int, w: int
 ) -> None:
     x = unit(h, w)
     with torch.no_grad():
         wanted = (small_generator(x[None] * 2 - 1)[0] + 1) / 2
-    torch.testing.assert_close(deblurrer(x), wanted, atol=1e-6, rtol=0)
+    torch.testing.assert_close(exact(x), wanted, atol=1e-6, rtol=0)
     assert float((wanted - x).abs().mean()) > 0.02
 
 
@@ -168,11 +177,12 @@ def test_all_kinds_give_the_same_picture(deblurrer: Deblurrer, tmp_path: Path) -
     assert isinstance(kinds["path"], Image.Image)
 
 
-def test_an_identity_gives_every_8_bit_level_back(small_generator: Generator) -> None:
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+def test_an_identity_gives_every_8_bit_level_back(small_generator: Generator, dtype: str) -> None:
     torch.nn.init.zeros_(small_generator.head.weight)
     torch.nn.init.zeros_(small_generator.head.bias)
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    identity = Deblurrer(small_generator, device="cpu")
+    identity = Deblurrer(small_generator, device="cpu", dtype=dtype)
     assert np.array_equal(identity(levels), levels)
     assert np.array_equal(identity(np.stack([levels, levels.T, levels[::-1]], 2))[..., 2], levels[::-1])
 
@@ -319,6 +329,88 @@ def test_each_precision_is_close_to_fp64(small_generator: Generator, dtype: str)
     assert got.dtype == torch.float32
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
     assert relative_error(got, wanted) <= NET_TOLERANCE[kind]
+
+
+CPUS = {"AMX": {"amx_bf16": True}, "AVX512-BF16": {"avx512_bf16": True}, "none": {"avx512_f": True}}
+
+
+@pytest.mark.parametrize("instructions", CPUS)
+def test_auto_is_bf16_on_a_cpu_with_instructions_for_it(
+    small_generator: Generator, instructions: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: CPUS[instructions])
+    wanted = torch.float32 if instructions == "none" else torch.bfloat16
+    assert Deblurrer(small_generator, device="cpu").dtype == wanted
+
+
+def test_auto_is_fp32_where_nobody_tells(small_generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert Deblurrer(small_generator, device="cpu").dtype == torch.float32
+
+
+def test_auto_is_fp32_without_onednn(small_generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: CPUS["AMX"])
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert Deblurrer(small_generator, device="cpu").dtype == torch.float32
+
+
+def test_auto_is_fp16_on_cuda_and_fp32_on_the_unknown() -> None:
+    assert inference._auto_dtype(torch.device("cuda"))[0] == "fp16"
+    assert inference._auto_dtype(torch.device("meta"))[0] == "fp32"
+
+
+def residual_error(got: Tensor, wanted: Tensor, x: Tensor) -> float:
+    """Relative error of what the network adds to the picture."""
+    return relative_error(got.double() - x, wanted.double() - x)
+
+
+@pytest.mark.parametrize("h, w", [(64, 96), (37, 50)])
+def test_the_shipped_network_in_bf16_is_close_to_fp32_and_fp64(h: int, w: int) -> None:
+    x = unit(h, w)
+    half, single = (Deblurrer.from_pretrained(device="cpu", dtype=dtype)(x) for dtype in ("bf16", "fp32"))
+    truth = by_hand(load_generator(DEFAULT_WEIGHTS).double(), x.double())
+    assert residual_error(half, truth, x) <= NET_TOLERANCE[torch.bfloat16]
+    assert residual_error(half, single, x) <= NET_TOLERANCE[torch.bfloat16]
+    assert residual_error(single, truth, x) <= NET_TOLERANCE[torch.float32]
+
+
+def test_bf16_costs_no_quality(photos: Path) -> None:
+    half, single = (Deblurrer.from_pretrained(device="cpu", dtype=dtype) for dtype in ("bf16", "fp32"))
+    for i, path in enumerate([DEMO, *sorted(photos.iterdir())]):
+        sharp = torch.from_numpy(images.read(path).pixels).permute(2, 0, 1)
+        blurred = MotionBlur(exposure=1.0)(sharp, seed=0, index=i)
+        in_half, in_single = (metrics.psnr(deblurrer(blurred), sharp, 255.0) for deblurrer in (half, single))
+        assert in_half >= in_single - 0.02, path.name
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_sharp_picture_comes_back_at_40_db(dtype: str) -> None:
+    sharp = torch.from_numpy(images.read(DEMO).pixels).permute(2, 0, 1)
+    assert metrics.psnr(Deblurrer.from_pretrained(device="cpu", dtype=dtype)(sharp), sharp, 255.0) >= 40
+
+
+@pytest.fixture
+def nothing_compiled() -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="torch.compile finds no C++ compiler")
+def test_a_compiled_network_restores_any_size(
+    exact: Deblurrer, small_generator: Generator, nothing_compiled: None
+) -> None:
+    compiled = Deblurrer(small_generator, device="cpu", dtype="fp32", compile=True)
+    for h, w in ((39, 50), (64, 101)):
+        x = unit(h, w)
+        assert relative_error(compiled(x), exact(x)) <= NET_TOLERANCE[torch.float32]
+
+
+def test_compile_cannot_be_stochastic() -> None:
+    generator = Generator("tiny", width=4, blocks=1, dropout=0.5)
+    with pytest.raises(ValueError, match="compile must be off where stochastic is on"):
+        Deblurrer(generator, compile=True, stochastic=True)
 
 
 def test_a_network_that_overflows_is_an_error_and_no_picture(small_generator: Generator) -> None:
@@ -573,8 +665,23 @@ def test_from_pretrained_fetches_a_hub_repository(
 
 def test_info_names_each_part() -> None:
     lines = dict(line.split(":", 1) for line in deblurgan.info().splitlines())
-    parts = ["deblurgan", "python", "torch", "device", "deblurgan._C", "generator, critic", "blur", "default weights"]
-    assert list(lines) == parts
+    machine, paths = ["deblurgan", "python", "torch", "device", "deblurgan._C"], ["generator", "critic", "blur"]
+    assert list(lines) == [*machine, "dtype", *paths, "default weights"]
     assert lines["deblurgan"].strip() == deblurgan.__version__
     assert torch.__version__ in lines["torch"]
     assert "parameters" in lines["default weights"]
+    dtype, why = inference._auto_dtype(pick_device("auto"))
+    assert lines["dtype"].strip() == f"auto is {dtype}: {why}"
+
+
+def test_info_says_which_way_the_generator_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton", reason="triton is not installed")
+    generator, cpu = Generator("tiny", width=4, blocks=1), torch.device("cpu")
+    way = inference._generator_path(generator, cpu, torch.float32)
+    assert way == "plain torch, not the engine: it needs a CUDA device"
+    monkeypatch.setattr(Generator, "why_reference", lambda self, x: None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "none")
+    way = inference._generator_path(generator, cpu, torch.float32)
+    assert way == "engine: stem cuDNN, down.0 cuDNN, down.1 cuDNN, blocks cuDNN, up.0 cuDNN, up.1 cuDNN, head Triton"
+    mixed = {"blocks.0.conv1": "Triton ConvConfig()", "blocks.0.conv2": "cuDNN: no row", "head": "Triton ConvConfig()"}
+    assert inference._by_layer(mixed) == "engine: blocks Triton/cuDNN, head Triton"

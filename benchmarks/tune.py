@@ -1,0 +1,373 @@
+"""python -m benchmarks.tune: which of our convolutions beat cuDNN's, by GPU, layer, type and size.
+
+Each layer runs on random data with every candidate, is compared with cuDNN in fp32, and is timed with its statistics,
+as cuDNN's convolution is with `tile_stats`. What beats cuDNN becomes a row of kernels/table.json, as does the fastest
+where cuDNN is no choice: of the head, and of the trunk in 8 bits, which is timed against cuDNN in fp16. Rows of other
+GPUs, and those of layers, types and sizes that were not measured, stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from triton.runtime.errors import OutOfResources
+
+from benchmarks.roofline import H200, Kernel, generator_kernels
+from deblurgan import convolution, reference
+from deblurgan.convolution import Layer
+from deblurgan.engine import Engine
+from deblurgan.kernels.conv_stats import ConvConfig
+from deblurgan.kernels.output_tail import output_tail
+from deblurgan.kernels.table import why_not
+from deblurgan.nn import PRESETS, Generator, GeneratorSpec
+
+Row = dict[str, Any]
+Size = tuple[int, int, int]  # pictures, height, width
+
+TABLE = Path(__file__).parent.parent / "kernels" / "table.json"
+TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.int8: 2e-3}  # relative error of a result
+RATES = {"NVIDIA H200": H200}
+ALWAYS_OURS = ("head", "trunk8")
+
+CANDIDATES: dict[str, list[ConvConfig]] = {
+    "stem": [ConvConfig(128, 64, 64, 4, 3), ConvConfig(256, 64, 64, 8, 3), ConvConfig(64, 64, 64, 4, 4)],
+    "down": [ConvConfig(128, 128, 64, 8, 3), ConvConfig(128, 64, 64, 4, 3), ConvConfig(64, 128, 64, 8, 3)],
+    "trunk": [
+        ConvConfig(128, 128, 64, 4, 3, "tma"),  # two programs on an SM of sm_90
+        ConvConfig(128, 256, 64, 8, 3, "tma"),
+        ConvConfig(128, 256, 64, 8, 4, "tma"),
+        ConvConfig(64, 256, 64, 4, 4, "tma"),
+        ConvConfig(256, 128, 64, 8, 3, "tma"),
+        ConvConfig(128, 128, 64, 8, 4, "tma"),
+        ConvConfig(128, 128, 128, 4, 2, "tma"),
+        ConvConfig(64, 128, 64, 4, 4, "tma"),  # this and the next for small pictures: many programs
+        ConvConfig(128, 64, 64, 4, 4, "tma"),
+        ConvConfig(128, 128, 32, 4, 4),
+        ConvConfig(128, 256, 32, 8, 3),
+        ConvConfig(128, 128, 64, 8, 3),
+        ConvConfig(64, 128, 64, 4, 4),
+    ],
+    "trunk8": [  # in int8
+        ConvConfig(128, 128, 128, 8, 4, "tma"),
+        ConvConfig(128, 256, 128, 8, 3, "tma"),
+        ConvConfig(128, 128, 128, 4, 3, "tma"),
+        ConvConfig(64, 128, 128, 4, 4, "tma"),
+    ],
+    "up": [ConvConfig(128, 128, 64, 8, 3), ConvConfig(128, 64, 64, 4, 3), ConvConfig(64, 64, 64, 4, 3)],
+    "head": [ConvConfig(128, 16, 32, 4, 3), ConvConfig(128, 16, 64, 4, 3), ConvConfig(256, 16, 64, 8, 3)],
+}
+SHARED_KB = {80: 163, 87: 163, 90: 227, 100: 227, 103: 227, 110: 227}  # of a program, by architecture; elsewhere 99
+
+
+def fits(config: ConvConfig, arch: int, c: int, cout: int, element: int = 2) -> bool:
+    """Whether a configuration suits an architecture and a layer: channels of its input, of its result, bytes of one."""
+    asynchronous = 90 <= arch < 120  # the product reads shared memory while it runs, which takes one buffer more
+    buffers = config.stages if asynchronous else config.stages - 1
+    shared = element * buffers * (config.block_m + config.block_n) * config.block_k
+    if shared + 1024 > 1024 * SHARED_KB.get(arch, 99) or config.block_n > max(cout, 16):
+        return False
+    # On sm_100 a thread has a row of a half type's tile, whose statistics then take five shuffles a column: 128 columns
+    # a thread are an epilogue of 7000 instructions, and it spills
+    if 100 <= arch < 120 and element == 2 and config.block_m * config.block_n > 64 * 32 * config.warps:
+        return False
+    return config.form == "pointer" or (arch >= 90 and c % config.block_k == 0 and cout % config.block_n == 0)
+
+
+def candidates(kind: str, arch: int, c: int, cout: int) -> list[ConvConfig]:
+    return [config for config in CANDIDATES[kind] if fits(config, arch, c, cout, 1 if kind == "trunk8" else 2)]
+
+
+def channels(layer: Layer) -> tuple[int, int]:
+    """Of the picture that the layer's kernel reads, and of its result."""
+    cout, products = layer.packed[0].shape
+    return products // (layer.taps[0][0] * layer.taps[0][1]), cout
+
+
+class Case(NamedTuple):
+    """One layer at one size."""
+
+    kernel: Kernel  # of the roofline
+    kind: str  # of CANDIDATES
+    dtype: torch.dtype
+    size: Size
+    pixels: int  # of the result, in all pictures
+
+    @property
+    def key(self) -> Row:
+        """What the table knows it by, beside the GPU."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return {"kind": self.kind.removesuffix("8"), "dtype": dtype, "pixels": self.pixels}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A case on random data: `run` it with a configuration or, with None, in the library; `finish` to compare."""
+
+    case: Case
+    channels: tuple[int, int]
+    run: Callable[[ConvConfig | None], Any]
+    finish: Callable[[Any], Tensor]
+    wanted: Callable[[], Tensor]
+
+
+@dataclass
+class Result:
+    """Seconds of a case, by configuration, and why others have none."""
+
+    case: Case
+    library: float = float("inf")
+    ours: dict[ConvConfig, float] = field(default_factory=dict)
+    failed: dict[ConvConfig | None, str] = field(default_factory=dict)
+
+    @property
+    def best(self) -> ConvConfig | None:
+        return min(self.ours, key=self.ours.__getitem__, default=None)
+
+
+def normalised(result: tuple[Tensor, Tensor]) -> Tensor:
+    y, stats = result
+    return (y.float() - stats[:, 0, None, None]) * stats[:, 1, None, None]
+
+
+def fill(x: Tensor, kind: str) -> None:
+    """A bordered picture at random."""
+    x.normal_()
+    if kind == "up":  # our kernel reads the border as zeros, the library reads none
+        for edge in (x[:, 0], x[:, -1], x[:, :, 0], x[:, :, -1]):
+            edge.zero_()
+
+
+def conv_problem(case: Case, layer: Layer, exact: Layer, x: Tensor, out: Tensor) -> Problem:
+    """`exact` is the layer in fp32; x and out are where the engine has its picture and its result."""
+
+    def wanted() -> Tensor:
+        y, _ = convolution.conv_stats(exact, x.float(), out, config=None)
+        return reference.instance_norm(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+    return Problem(
+        case, channels(layer), lambda config: convolution.conv_stats(layer, x, out, config=config), normalised, wanted
+    )
+
+
+def head_problem(case: Case, engine: Engine, state: dict[str, Tensor], x: Tensor) -> Problem:
+    """The last convolution and all that follows it, which in the library is several passes."""
+    n, h, w = case.size
+    x.normal_()
+    image = (torch.rand(n, 3, h, w, device=x.device) * 2 - 1).to(x.dtype)
+    out = torch.empty_like(image)
+
+    def library(dtype: torch.dtype) -> Tensor:
+        weight = state["head.weight"].to(dtype, memory_format=torch.channels_last)
+        residual = F.conv2d(x.permute(0, 3, 1, 2).to(dtype), weight, state["head.bias"].to(dtype))
+        return (image.to(dtype) + torch.tanh(residual)).clamp(-1, 1)
+
+    def run(config: ConvConfig | None) -> Tensor:
+        if config is None:
+            return library(x.dtype)
+        output_tail(x, engine.head_weight, engine.head_bias, image, out, taps=7, config=config)
+        return out
+
+    return Problem(case, (x.shape[3], 3), run, Tensor.float, lambda: library(torch.float32))
+
+
+def eight_bit_problem(case: Case, layer: Layer, x: Tensor, out: Tensor) -> Problem:
+    """A convolution of int8; the library has the same numbers in out's type."""
+    assert layer.eighth
+    x.copy_((torch.randn(x.shape, device=x.device) * 127 / 5).round().clamp(-127, 127))
+    weight, scales = layer.eighth
+    c, cout = channels(layer)
+    same = (weight * scales[:, None]).view(cout, *layer.taps[0], c).permute(0, 3, 1, 2)
+    wide = conv_problem(
+        case, *(convolution.plain("trunk", same, dtype) for dtype in (out.dtype, torch.float32)), x.to(out.dtype), out
+    )
+
+    def run(config: ConvConfig | None) -> tuple[Tensor, Tensor]:
+        return convolution.conv_stats(layer, x, out, config=config) if config else wide.run(None)
+
+    return replace(wide, run=run)
+
+
+def problems(spec: GeneratorSpec, size: Size, dtype: torch.dtype, device: torch.device) -> Iterator[Problem]:
+    """Each layer of the generator once, on the engine's memory; in int8 the trunk alone."""
+    n, h, w = size
+    torch.manual_seed(0)
+    with device:
+        net = Generator(width=spec.width, blocks=1)
+    narrow = dtype == torch.int8
+    wide = torch.float16 if narrow else dtype
+    state = {name: weight.detach().to(wide) for name, weight in net.state_dict().items()}
+    engine = Engine(net.spec, state, dtype=wide, choose=lambda *_: None, trunk="int8" if narrow else "same")
+    exact = Engine(net.spec, {k: v.float() for k, v in state.items()}, dtype=torch.float32, choose=lambda *_: None)
+    kernels = {kernel.name: kernel for kernel in generator_kernels(net.spec, h, w, n, trunk=1 if narrow else None)}
+    space = engine.workspace(n, h, w)
+    if narrow:
+        case = Case(kernels["trunk"], "trunk8", dtype, size, n * h * w // 16)
+        yield eight_bit_problem(case, engine.layers["blocks.0.conv1"], space.eighth[0].whole, space.trunk[1].inside)
+        return
+    places = {
+        "stem": ("stem", space.packed, space.stem),
+        "down1": ("down.0", space.stem.whole, space.half),
+        "down2": ("down.1", space.half.whole, space.trunk[0]),
+        "trunk": ("blocks.0.conv1", space.trunk[0].whole, space.trunk[1]),
+        "up1": ("up.0", space.trunk[0].whole, space.half),
+        "up2": ("up.1", space.half.whole, space.head),
+    }
+    for name, (key, x, out) in places.items():
+        layer, pixels = engine.layers[key], n * out.inside.shape[1] * out.inside.shape[2]
+        case = Case(kernels[name], layer.kind, dtype, size, pixels)
+        fill(x, layer.kind)
+        yield conv_problem(case, layer, exact.layers[key], x, out.inside)
+    yield head_problem(Case(kernels["head"], "head", dtype, size, n * h * w), engine, state, space.head.whole)
+
+
+def seconds(call: Callable[[], Any], calls: int = 10, rounds: int = 30) -> float:
+    """The median time of a call in a CUDA graph of several, as the engine launches it."""
+    for _ in range(3):
+        call()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(calls):
+            call()
+    times = []
+    for _ in range(rounds):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) / 1e3 / calls)
+    return statistics.median(times[3:])
+
+
+def why_wrong(problem: Problem, config: ConvConfig | None, wanted: Tensor) -> str | None:
+    """What is wrong with the result of a configuration; None where nothing is."""
+    try:
+        got = problem.finish(problem.run(config))
+    except OutOfResources as error:
+        return str(error)
+    error = float((got - wanted).norm() / wanted.norm())
+    return None if error <= TOLERANCE[problem.case.dtype] else f"relative error {error:.3g}"
+
+
+def measure(problem: Problem, arch: int) -> Result:
+    """Times the library and every candidate that gives the same."""
+    result = Result(problem.case)
+    wanted = problem.wanted()
+    configs = candidates(problem.case.kind, arch, *problem.channels)
+    result.failed = {config: why for config in (None, *configs) if (why := why_wrong(problem, config, wanted))}
+    del wanted  # as large as the result in fp32
+    if None not in result.failed:
+        result.library = seconds(partial(problem.run, None))
+    result.ours = {config: seconds(partial(problem.run, config)) for config in configs if config not in result.failed}
+    return result
+
+
+def row(result: Result, gpu: str) -> Row | None:
+    """The table's row: the fastest configuration, where it beats the library or that is no choice."""
+    best = result.best
+    if best is None or (result.case.kind not in ALWAYS_OURS and result.ours[best] >= result.library):
+        return None
+    return {"gpu": gpu, **result.case.key, "config": asdict(best)}
+
+
+def merged(rows: list[Row], results: list[Result], gpu: str) -> list[Row]:
+    """The table's rows after these results: what they measured is replaced, the rest stays."""
+    measured = [{"gpu": gpu, **result.case.key} for result in results]
+    kept = [old for old in rows if {key: old[key] for key in ("gpu", "kind", "dtype", "pixels")} not in measured]
+    found = [new for result in results if (new := row(result, gpu))]
+    return sorted(kept + found, key=lambda row: (row["gpu"], row["kind"], row["dtype"], row["pixels"]))
+
+
+def write(path: Path, rows: list[Row]) -> None:
+    """One row a line."""
+    lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
+    path.write_text(f'{{"rows": [\n{lines}\n]}}\n' if rows else '{"rows": []}\n')
+
+
+def label(config: ConvConfig) -> str:
+    return f"{config.form} {config.block_m}x{config.block_n}x{config.block_k} w{config.warps} s{config.stages}"
+
+
+HEADINGS = ["layer", "picture", "type", "ours", "us", "TFLOP/s", "of the floor", "cuDNN us", "cuDNN / ours"]
+
+
+def line(result: Result, gpu: str) -> str:
+    """The fastest of ours beside the library."""
+    case, best, rates = result.case, result.best, RATES.get(gpu)
+    n, h, w = case.size
+    cells = [case.kernel.name, f"{h}x{w}x{n}", case.key["dtype"]]
+    if best is None:
+        cells += ["none", "", "", "", f"{1e6 * result.library:.1f}", ""]
+    else:
+        took = result.ours[best]
+        share = f"{case.kernel.floor_s(rates) / took:.0%}" if rates else ""
+        cells += [label(best), f"{1e6 * took:.1f}", f"{case.kernel.flops / took / 1e12:.0f}", share]
+        cells += [f"{1e6 * result.library:.1f}", f"{result.library / took:.2f}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def facts(result: Result) -> dict[str, Any]:
+    """All that was measured, in JSON's terms."""
+    return {
+        **result.case.key,
+        "layer": result.case.kernel.name,
+        "size": result.case.size,
+        "cudnn_s": result.library,
+        "ours_s": {label(config): took for config, took in result.ours.items()},
+        "failed": {label(config) if config else "cuDNN": why for config, why in result.failed.items()},
+    }
+
+
+def size(text: str) -> Size:
+    """(n, h, w) of HxWxN."""
+    h, w, n = (int(part) for part in text.split("x"))
+    return n, h, w
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tune", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=TABLE, metavar="TABLE", help="whose rows are replaced")
+    parser.add_argument("--preset", choices=PRESETS, default="paper")
+    parser.add_argument("--sizes", default="256x256x1,256x256x16,720x1280x1,720x1280x8", metavar="HxWxN,...")
+    parser.add_argument("--dtypes", default="float16,bfloat16,int8")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="every time that was measured")
+    args = parser.parse_args()
+    device = torch.device("cuda")
+    why = "torch sees no CUDA device" if not torch.cuda.is_available() else why_not(device)
+    if why:
+        print(f"nothing to tune for: {why}", file=sys.stderr)
+        return 1
+
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = False
+    gpu, (major, minor) = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
+    results: list[Result] = []
+    print(f"{gpu}\n\n| {' | '.join(HEADINGS)} |\n{'|---' * len(HEADINGS)}|")
+    for dtype in args.dtypes.split(","):
+        for picture in args.sizes.split(","):
+            for problem in problems(PRESETS[args.preset], size(picture), getattr(torch, dtype), device):
+                result = measure(problem, 10 * major + minor)
+                results.append(result)
+                print(line(result, gpu), flush=True)
+                for config, reason in result.failed.items():
+                    print(f"{label(config) if config else 'cuDNN'}: {reason}", file=sys.stderr)
+            write(args.out, merged(json.loads(args.out.read_text())["rows"], results, gpu))
+    if args.json:
+        measured = {"gpu": gpu, "results": [facts(result) for result in results]}
+        args.json.write_text(json.dumps(measured, indent=1) + "\n")
+    return 1 if any(result.failed for result in results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

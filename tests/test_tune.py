@@ -1,0 +1,213 @@
+"""What `python -m benchmarks.tune` makes of its times, and its candidates; the times themselves are faked."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import KERNEL_DEVICE
+
+pytest.importorskip("triton")
+ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT))
+
+from benchmarks import tune  # noqa: E402
+from benchmarks.roofline import generator_kernels  # noqa: E402
+from benchmarks.tune import CANDIDATES, Case, Result, candidates, fits, merged  # noqa: E402
+from deblurgan.kernels.conv_stats import ConvConfig  # noqa: E402
+from deblurgan.kernels.table import eight_bit_config, from_table  # noqa: E402
+from deblurgan.nn import PRESETS  # noqa: E402
+
+ARCHS = [80, 86, 89, 90, 100, 120]
+SHAPES = {  # channels that the kernels read, and of the result, of width 64
+    "stem": [(64, 64)],
+    "down": [(64, 128), (128, 256)],
+    "trunk": [(256, 256)],
+    "trunk8": [(256, 256)],
+    "up": [(256, 128), (128, 64)],
+    "head": [(64, 3)],
+}
+FAST, SLOW = CANDIDATES["trunk"][:2]
+
+
+def result(
+    kind: str, pixels: int, library: float, ours: dict[ConvConfig, float], dtype: torch.dtype = torch.float16
+) -> Result:
+    kernel = generator_kernels(PRESETS["paper"], 256, 256)[0]
+    return Result(Case(kernel, kind, dtype, (1, 256, 256), pixels), library, ours)
+
+
+def table_row(gpu: str, kind: str, pixels: int, config: ConvConfig, dtype: str = "float16") -> dict[str, Any]:
+    return {"gpu": gpu, "kind": kind, "dtype": dtype, "pixels": pixels, "config": asdict(config)}
+
+
+def power_of_two(number: int) -> bool:
+    return number & (number - 1) == 0
+
+
+def test_candidates_are_blocks_that_triton_takes() -> None:
+    assert CANDIDATES.keys() == SHAPES.keys()
+    for configs in CANDIDATES.values():
+        assert len(configs) == len(set(configs))
+        for config in configs:
+            assert all(power_of_two(side) and side >= 16 for side in (config.block_m, config.block_n, config.block_k))
+            assert config.warps in (4, 8)
+            assert config.stages >= 2
+            assert config.form in ("pointer", "tma")
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("kind", SHAPES)
+def test_each_layer_has_candidates_that_divide_it(kind: str, arch: int) -> None:
+    for c, cout in SHAPES[kind]:
+        found = candidates(kind, arch, c, cout)
+        assert found or (kind == "trunk8" and arch < 90)
+        for config in found:
+            assert c % config.block_k == 0
+            assert max(cout, 16) % config.block_n == 0
+            assert config.form == "pointer" or arch >= 90
+
+
+def test_only_the_trunk_may_take_tma() -> None:
+    assert {kind for kind, configs in CANDIDATES.items() for config in configs if config.form == "tma"} == {
+        "trunk",
+        "trunk8",
+    }
+
+
+def test_tma_needs_channels_that_divide() -> None:
+    config = ConvConfig(128, 64, 64, 4, 4, "tma")
+    assert fits(config, 90, 256, 256)
+    assert not fits(config, 80, 256, 256)
+    assert not fits(config, 90, 96, 192)  # the K loop would lose 32 channels
+    assert not fits(config, 90, 128, 96)
+    assert fits(replace(config, form="pointer"), 90, 96, 96)
+
+
+def test_shared_memory_is_the_architectures() -> None:
+    config = ConvConfig(128, 256, 64, 8, 4)
+    assert fits(config, 90, 256, 256)
+    assert fits(config, 80, 256, 256)
+    assert not fits(config, 89, 256, 256)
+    assert not fits(config, 120, 256, 256)
+
+
+def test_a_row_where_ours_is_faster() -> None:
+    won = result("trunk", 4096, 3e-5, {FAST: 1e-5, SLOW: 2e-5})
+    assert tune.row(won, "A") == table_row("A", "trunk", 4096, FAST)
+    assert tune.row(result("trunk", 4096, 1e-5, {FAST: 1e-5}), "A") is None
+    assert tune.row(result("trunk", 4096, 1e-5, {}), "A") is None
+
+
+def test_where_the_library_is_no_choice_there_is_a_row_in_any_case() -> None:
+    config = CANDIDATES["head"][1]
+    assert tune.row(result("head", 65536, 1e-5, {config: 2e-5}), "A") == table_row("A", "head", 65536, config)
+    eighth = CANDIDATES["trunk8"][1]
+    lost = result("trunk8", 4096, 1e-5, {eighth: 2e-5}, torch.int8)
+    assert tune.row(lost, "A") == table_row("A", "trunk", 4096, eighth, "int8")
+
+
+def test_the_default_configurations_are_candidates() -> None:
+    assert from_table("A", [])("head", 65536, torch.float16) in CANDIDATES["head"]
+    assert eight_bit_config(256) in CANDIDATES["trunk8"]
+
+
+def test_what_was_measured_is_replaced_and_the_rest_stays() -> None:
+    others = [
+        table_row("B", "trunk", 4096, SLOW),
+        table_row("A", "trunk", 65536, SLOW),
+        table_row("A", "trunk", 4096, SLOW, "bfloat16"),
+        table_row("A", "down", 4096, CANDIDATES["down"][0]),
+    ]
+    old = [*others, table_row("A", "trunk", 4096, SLOW), table_row("A", "up", 4096, CANDIDATES["up"][0])]
+    results = [
+        result("trunk", 4096, 2e-5, {FAST: 1e-5, SLOW: 3e-5}),
+        result("up", 4096, 1e-5, {CANDIDATES["up"][0]: 2e-5}),  # lost, after it had won
+        result("stem", 65536, 2e-5, {CANDIDATES["stem"][0]: 1e-5}),
+    ]
+    new = [table_row("A", "trunk", 4096, FAST), table_row("A", "stem", 65536, CANDIDATES["stem"][0])]
+    rows = merged(old, results, "A")
+    assert len(rows) == len(others) + len(new)
+    assert all(row in rows for row in others + new)
+    assert merged(rows, results, "A") == rows
+
+
+def test_the_library_reads_what_is_written(tmp_path: Path) -> None:
+    rows = merged([table_row("B", "trunk", 4096, SLOW)], [result("trunk", 4096, 2e-5, {FAST: 1e-5})], "A")
+    tune.write(tmp_path / "table.json", rows)
+    read = json.loads((tmp_path / "table.json").read_text())["rows"]
+    assert read == rows
+    assert from_table("A", read)("trunk", 4096, torch.float16) == FAST
+    assert from_table("B", read)("trunk", 4096, torch.float16) == SLOW
+    assert from_table("A", read)("trunk", 4096, torch.bfloat16) is None
+    tune.write(tmp_path / "table.json", [])
+    assert json.loads((tmp_path / "table.json").read_text()) == {"rows": []}
+
+
+def test_the_kept_table_has_candidates_only() -> None:
+    for row in json.loads(tune.TABLE.read_text())["rows"]:
+        assert row.keys() == table_row("", "", 0, FAST).keys()
+        kind = "trunk8" if row["dtype"] == "int8" else row["kind"]
+        assert ConvConfig(**row["config"]) in CANDIDATES[kind]
+
+
+def test_wins_and_losses_are_printed() -> None:
+    won, lost = ({FAST: 1e-5, SLOW: 2e-5}, {SLOW: 4e-5})
+    assert tune.line(result("trunk", 4096, 2e-5, won), "A").endswith("| 20.0 | 2.00 |")
+    assert tune.line(result("trunk", 4096, 2e-5, lost), "A").endswith("| 20.0 | 0.50 |")
+    assert "%" in tune.line(result("trunk", 4096, 2e-5, won), "NVIDIA H200")
+    assert "| none |" in tune.line(result("trunk", 4096, 2e-5, {}), "A")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "names"),
+    [(torch.float16, ["stem", "down1", "down2", "trunk", "up1", "up2", "head"]), (torch.int8, ["trunk"])],
+    ids=str,
+)
+def test_every_layer_is_measured_with_its_candidates(
+    dtype: torch.dtype, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune, "seconds", lambda call: 1.0)
+    monkeypatch.setattr(tune, "CANDIDATES", {kind: [configs[0], configs[-1]] for kind, configs in CANDIDATES.items()})
+    problems = tune.problems(PRESETS["paper"], (1, 8, 12), dtype, KERNEL_DEVICE)
+    results = [(problem, tune.measure(problem, 90)) for problem in problems]
+    assert [problem.case.kernel.name for problem, _ in results] == names
+    for problem, measured in results:
+        assert problem.channels in SHAPES[problem.case.kind]
+        assert not measured.failed
+        assert measured.library == 1.0
+        assert list(measured.ours) == candidates(problem.case.kind, 90, *problem.channels)
+
+
+def test_a_wrong_result_has_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune, "seconds", lambda call: 1.0)
+    problem = next(tune.problems(PRESETS["paper"], (1, 8, 8), torch.float16, KERNEL_DEVICE))
+    right = problem.run
+
+    def run(config: ConvConfig | None) -> Any:
+        y, stats = right(config)
+        return (y, stats) if config is None else (y, stats * 1.01)
+
+    measured = tune.measure(replace(problem, run=run), 90)
+    assert measured.library == 1.0
+    assert not measured.ours
+    assert measured.failed.keys() == set(CANDIDATES["stem"])
+    assert "relative error" in measured.failed[CANDIDATES["stem"][0]]
+
+
+def test_sizes_read_as_pictures_do() -> None:
+    assert tune.size("720x1280x8") == (8, 720, 1280)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="would tune")
+def test_without_a_gpu_it_says_so() -> None:
+    ran = subprocess.run([sys.executable, "-m", "benchmarks.tune"], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 1
+    assert "no CUDA device" in ran.stderr
