@@ -1,6 +1,8 @@
-"""python -m benchmarks.compile_report [--json FILE]: what the compilers made of the CUDA kernels, no GPU needed.
+"""python -m benchmarks.compile_report [cuda | triton]: what the compilers made of the GPU kernels, no GPU needed.
 
-Reads the machine code inside the built extension with cuobjdump, of a CUDA toolkit or of Triton.
+cuda: the machine code inside the built extension. triton: each kernel of the generator's forward pass, in each
+configuration that `benchmarks.tune` may choose, compiled for GPUs that need not be there; Triton's cache keeps them.
+Both are read with cuobjdump, of a CUDA toolkit or of Triton.
 """
 
 from __future__ import annotations
@@ -8,14 +10,28 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import multiprocessing
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import astuple
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
 
 from deblurgan import _C
+from deblurgan.engine import Engine, Trunk
+from deblurgan.nn import PRESETS, Generator
 
 Row = dict[str, Any]
 
@@ -23,13 +39,65 @@ USAGE = re.compile(
     r"Function (?P<name>\S+):\s+"
     r"REG:(?P<registers>\d+) STACK:(?P<stack>\d+) SHARED:(?P<shared>\d+) LOCAL:(?P<local>\d+)"
 )
+OPCODE = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+\s+)?([A-Z0-9_]+)", re.M)
+COUNTED = {"hgmma": "HGMMA", "igmma": "IGMMA", "hmma": "HMMA", "imma": "IMMA", "tcgen05": "UTCHMMA"}  # by tensor cores
+COUNTED |= {"tma": "UTMALDG", "ldl": "LDL", "stl": "STL"}
+
+ARCHS, DTYPES = (80, 90, 100, 120), ("float16", "bfloat16", "int8")
+PICTURE = (1, 3, 720, 1280)
+REDUCTION = {"stem": 1, "down.0": 2, "down.1": 4, "trunk": 4, "up.0": 2, "up.1": 1}  # of a layer's sides
+OTHERS = ("pack_image", "tile_stats", "merge_stats", "norm_act")
+
+
+class Job(NamedTuple):
+    """What to compile: a layer in a configuration, ConvConfig's fields, or a kernel of `OTHERS` in all its forms."""
+
+    arch: int
+    dtype: str
+    kernel: str = ""
+    layer: str = ""
+    kind: str = ""  # of tune.CANDIDATES
+    config: tuple[Any, ...] = ()
+    label: str = ""
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, (f"sm_{self.arch}", self.dtype, self.kernel, self.layer, self.label)))
+
+
+class Absent:
+    """Triton's driver of a GPU that is not there."""
+
+    def __init__(self, arch: int) -> None:
+        self.arch = arch
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", self.arch, 32)
+
+    def get_current_device(self) -> int:
+        return self.arch  # a number of its own for what Triton keeps by device
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
 
 
 def find_cuobjdump() -> str | None:
     """The tool on PATH, or the one that comes with Triton."""
+    return shutil.which("cuobjdump") or bundled("cuobjdump")
+
+
+def bundled(tool: str) -> str | None:
+    """A tool that comes with Triton."""
     triton = importlib.util.find_spec("triton")
-    bundled = Path(triton.origin).parent / "backends/nvidia/bin/cuobjdump" if triton and triton.origin else None
-    return shutil.which("cuobjdump") or (str(bundled) if bundled and bundled.exists() else None)
+    path = Path(triton.origin).parent / "backends/nvidia/bin" / tool if triton and triton.origin else None
+    return str(path) if path and path.exists() else None
+
+
+def output(tool: str | None, *arguments: str) -> str:
+    if tool is None:
+        raise FileNotFoundError("cuobjdump is not on PATH: install a CUDA toolkit or triton")
+    return subprocess.run([tool, *arguments], capture_output=True, text=True, check=True).stdout
 
 
 def short_name(mangled: str) -> str:
@@ -39,12 +107,9 @@ def short_name(mangled: str) -> str:
     return f"{name}<{pixels[pixel.removesuffix('E')]}>" if pixel else name
 
 
-def rows() -> list[Row]:
+def cuda_rows() -> list[Row]:
     """One row a kernel and architecture in the built extension; a spill shows as stack or local memory."""
-    tool = find_cuobjdump()
-    if tool is None:
-        raise FileNotFoundError("cuobjdump is not on PATH: install a CUDA toolkit or triton")
-    dump = subprocess.run([tool, "-res-usage", _C.__file__], capture_output=True, text=True, check=True).stdout
+    dump = output(find_cuobjdump(), "-res-usage", _C.__file__)
     found = []
     for part in dump.split("Fatbin elf code:")[1:]:
         arch = re.search(r"arch = (sm_\w+)", part)
@@ -62,33 +127,181 @@ def rows() -> list[Row]:
                 }
                 for use in USAGE.finditer(part)
             ]
-    return sorted(found, key=lambda row: (row["kernel"], int(row["arch"].removeprefix("sm_"))))
+    return sorted(found, key=lambda row: (row["kernel"], _number(row["arch"])))
+
+
+def jobs() -> Iterator[Job]:
+    """All that a generator of width 64 may launch."""
+    from benchmarks.tune import candidates, channels, label
+
+    layers = engine("paper", Job(0, "float16")).layers
+    layers["trunk"] = layers["blocks.0.conv1"]
+    sites = [(name, layers[name].kind, channels(layers[name])) for name in REDUCTION]
+    sites.append(("head", "head", (layers["up.1"].packed[0].shape[0], 3)))
+    trunk8 = [(name, "trunk8", shape) for name, kind, shape in sites if kind == "trunk"]
+    for arch, dtype in product(ARCHS, DTYPES):
+        narrow = dtype == "int8"
+        for layer, kind, shape in trunk8 if narrow else sites:
+            for config in candidates(kind, arch, *shape):
+                yield Job(arch, dtype, layer=layer, kind=kind, config=astuple(config), label=label(config))
+        for kernel in () if narrow else OTHERS:
+            yield Job(arch, dtype, kernel)
+
+
+def engine(preset: str, job: Job, trunk: Trunk = "same") -> Engine:
+    """With weights that are shapes only, and the job's configuration where its layer asks for one."""
+    from deblurgan.kernels.table import from_table
+
+    with torch.device("meta"):
+        net = Generator(preset, blocks=2)
+    dtype = getattr(torch, job.dtype)
+    question = job.kind.removesuffix("8"), PICTURE[2] * PICTURE[3] // REDUCTION.get(job.layer, 1) ** 2, dtype
+    default = from_table("", [])
+
+    def choose(*asked: Any) -> Any:
+        from deblurgan.kernels.conv_stats import ConvConfig
+
+        return ConvConfig(*job.config) if asked == question else default(*asked)
+
+    wide = torch.float16 if dtype == torch.int8 else dtype
+    return Engine(net.spec, net.state_dict(), dtype=wide, choose=choose, trunk=trunk)
+
+
+@contextmanager
+def compiling(arch: int, names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """Within it a launch of a kernel in `names` compiles it, as for its arguments it would be, and ends there.
+
+    Other launches do nothing. Gives the kernels by hash.
+    """
+    from triton.runtime import driver
+    from triton.runtime.jit import JITFunction
+
+    found = {}
+    run = JITFunction.run
+
+    def compile_only(function: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        if function.__name__ in names:
+            kernel = run(function, *args, grid=grid, warmup=True, **options)
+            found[kernel.hash] = kernel
+
+    driver.set_active(Absent(arch))
+    with mock.patch.object(JITFunction, "run", compile_only):
+        yield found
+
+
+def compile_job(job: Job) -> list[Row]:
+    """One row a kernel. The engine runs on tensors without memory, so each gets the arguments that it would get."""
+    names = ("conv_stats_kernel", "flat_conv_stats_kernel")
+    if job.kernel or job.layer == "head":
+        names = (f"{job.kernel or 'output_tail'}_kernel",)
+    presets = [preset for preset in PRESETS if job.kernel and (preset != "tiny" or job.dtype == "float16")] or ["paper"]
+    pictures = (torch.float32, torch.uint8) if job.kernel or job.layer == "head" else (torch.float32,)
+    trunks: tuple[Trunk, ...] = ("same", "int8") if job.kernel else ("int8" if job.dtype == "int8" else "same",)
+    with compiling(job.arch, names) as found:
+        for preset, trunk, picture in product(presets, trunks, pictures):
+            engine(preset, job, trunk)(torch.empty(PICTURE, dtype=picture, device="meta"))
+    return [{**head_of(job), **facts(kernel)} for kernel in found.values()]
+
+
+def head_of(job: Job) -> Row:
+    return {"arch": f"sm_{job.arch}", "dtype": job.dtype, "layer": job.layer, "config": job.label}
+
+
+def facts(kernel: Any) -> Row:
+    """What is in a compiled kernel; what took a disassembler is kept beside it in Triton's cache."""
+    from triton.runtime.cache import get_cache_manager
+
+    cache = get_cache_manager(kernel.hash)
+    kept = cache.get_file("usage.json") or cache.put(json.dumps(usage(kernel.asm["cubin"])), "usage.json", binary=False)
+    names = kernel.src.fn.arg_names
+    constants = {names[path[0]]: value for path, value in kernel.src.constants.items()}
+    return {
+        "kernel": kernel.metadata.name.removesuffix("_kernel"),
+        "constants": {name: value for name, value in constants.items() if name.isupper()},
+        "shared_bytes": kernel.metadata.shared,
+        **json.loads(Path(kept).read_text()),
+    }
+
+
+def usage(cubin: bytes) -> Row:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        used = USAGE.search(output(bundled("cuobjdump"), "-res-usage", file.name))
+        opcodes = Counter(OPCODE.findall(output(bundled("nvdisasm"), "-c", "-ndf", file.name)))
+    assert used
+    return {
+        "registers": int(used["registers"]),
+        "spill_bytes": int(used["stack"]) + int(used["local"]),
+        "instructions": opcodes.total(),
+        **{key: opcodes[opcode] for key, opcode in COUNTED.items()},
+    }
+
+
+def triton_rows(wanted: list[Job]) -> list[Row]:
+    """The rows of these jobs; a job that failed gives one with its `error`."""
+    os.environ.pop("TRITON_INTERPRET", None)  # the workers are to compile
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        running = [pool.submit(compile_job, job) for job in wanted]
+        found = []
+        for job, future in zip(wanted, running, strict=True):
+            error = future.exception()
+            failed = {**head_of(job), "kernel": job.kernel or "conv_stats", "error": repr(error)}
+            found += [failed] if error else future.result()
+    return found
+
+
+def _number(arch: str) -> int:
+    return int(arch.removeprefix("sm_"))
 
 
 def table(found: list[Row]) -> str:
-    """Registers a thread by kernel and architecture, as Markdown."""
-    archs = sorted({row["arch"] for row in found}, key=lambda arch: int(arch.removeprefix("sm_")))
-    cells = {(row["kernel"], row["arch"]): row for row in found}
-    lines = ["| kernel | " + " | ".join(archs) + " | shared bytes | spilled bytes |", "|" + "---|" * (len(archs) + 3)]
-    for kernel in sorted({row["kernel"] for row in found}):
-        of_kernel = [cells[kernel, arch] for arch in archs]
-        shared, spilled = (max(row[key] for row in of_kernel) for key in ("shared_bytes", "spill_bytes"))
-        lines.append(f"| {kernel} | {' | '.join(str(row['registers']) for row in of_kernel)} | {shared} | {spilled} |")
+    """The most registers a thread by kernel, configuration and architecture, as Markdown."""
+    archs = sorted({row["arch"] for row in found}, key=_number)
+    groups: dict[str, list[Row]] = {}
+    for row in found:
+        groups.setdefault(_name(row), []).append(row)
+    hopper = any(row["hgmma"] for row in found)
+    headings = ["kernel", *archs, "shared bytes", "spilled bytes"]
+    headings += ["wgmma on sm_90", "TMA on sm_90"] if hopper else []
+    lines = [f"| {' | '.join(headings)} |", "|" + "---|" * len(headings)]
+    for name, group in groups.items():
+        most = {arch: max((row["registers"] for row in group if row["arch"] == arch), default="") for arch in archs}
+        cells = [name, *most.values(), *(max(row[key] for row in group) for key in ("shared_bytes", "spill_bytes"))]
+        if hopper:
+            on_hopper = [(row["hgmma"] + row["igmma"], row["tma"]) for row in group if row["arch"] == "sm_90"]
+            cells += min(on_hopper, default=("", ""))
+        lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
     return "\n".join(lines)
 
 
+def _name(row: Row) -> str:
+    eighth = "int8" if row.get("dtype") == "int8" else ""
+    return " ".join(filter(None, (row["kernel"], row.get("layer"), eighth, row["config"])))
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.compile_report", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("kernels", nargs="?", choices=["cuda", "triton"], default="cuda")
+    parser.add_argument("-k", default="", metavar="REGEX", help="triton: only these jobs, as in 'sm_90 float16 down'")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    found = rows()
+    if options.kernels == "triton":
+        found = triton_rows([job for job in jobs() if re.search(options.k, str(job))])
+    else:
+        found = cuda_rows()
+    failed = [row for row in found if "error" in row]
     if not found:
         print("the extension holds no CUDA code: build it with a CUDA toolkit", file=sys.stderr)
         return 1
-    print(table(found))
+    print(table([row for row in found if "error" not in row]))
+    for row in failed:
+        print(*row.values(), file=sys.stderr)
     if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
-    return 0
+        options.json.write_text("[\n" + ",\n".join(json.dumps(row) for row in found) + "\n]\n")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""What nvcc made of the CUDA kernels, as `python -m benchmarks.compile_report` reads it."""
+"""What nvcc and Triton made of the kernels, as `python -m benchmarks.compile_report` reads it."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT))
+
 KEYS = {"kernel", "arch", "config", "registers", "spill_bytes", "shared_bytes", "hgmma", "tma"}
 
 
@@ -43,3 +46,63 @@ def test_the_kept_table_is_of_these_kernels() -> None:
     rows = json.loads((ROOT / "benchmarks" / "results" / "compile" / "cuda.json").read_text())
     assert {"sm_80", "sm_90", "sm_100", "sm_120"} <= {row["arch"] for row in rows}
     check(rows)
+
+
+SHARED_KB = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "sm_120": 99}  # the most that a program may have
+CONVOLUTIONS = {"conv_stats", "flat_conv_stats", "output_tail"}
+TENSOR_CORE = {"sm_80": "hmma", "sm_90": "hgmma", "sm_100": "tcgen05", "sm_120": "hmma"}
+EIGHT_BIT_CORE = {"sm_90": "igmma", "sm_100": "imma", "sm_120": "imma"}
+
+
+def check_triton(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        assert "error" not in row, row
+        assert row.keys() >= KEYS
+        assert row["spill_bytes"] == row["ldl"] == row["stl"] == 0, row
+        assert row["shared_bytes"] <= 1024 * SHARED_KB[row["arch"]], row
+        core = EIGHT_BIT_CORE if row["dtype"] == "int8" else TENSOR_CORE
+        used = {key for key in ("hgmma", "igmma", "hmma", "imma", "tcgen05") if row[key]}
+        assert used == ({core[row["arch"]]} if row["kernel"] in CONVOLUTIONS else set()), row
+        assert (row["tma"] > 0) == (row["kernel"] == "flat_conv_stats"), row
+        assert (row["kernel"] == "flat_conv_stats") == row["config"].startswith("tma"), row
+
+
+def test_triton_compiles_the_trunk_well(tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    trunk = r"sm_(80|90) float16 trunk (tma 128x128x64 w4|pointer 128x128x64 w8)"
+    command = [sys.executable, "-m", "benchmarks.compile_report", "triton", "-k", f"{trunk}|sm_90 float16 norm_act"]
+    command += ["--json", str(tmp_path / "rows.json")]
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path / "cache")}
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert {(row["arch"], row["kernel"]) for row in rows} == {
+        ("sm_80", "conv_stats"),
+        ("sm_90", "conv_stats"),
+        ("sm_90", "flat_conv_stats"),
+        ("sm_90", "norm_act"),
+    }
+    check_triton(rows)
+
+
+def test_the_kept_triton_table_is_of_all_candidates() -> None:
+    pytest.importorskip("triton")
+    from benchmarks.compile_report import jobs
+
+    rows = json.loads((ROOT / "benchmarks" / "results" / "compile" / "triton.json").read_text())
+    check_triton(rows)
+    found = {(row["arch"], row["dtype"], row["layer"] or row["kernel"], row["config"]) for row in rows}
+    wanted = {(f"sm_{job.arch}", job.dtype, job.layer or job.kernel, job.label) for job in jobs()}
+    assert found == wanted
+    assert {arch for arch, *_ in found} == set(SHARED_KB)
+
+
+def test_a_kernel_that_does_not_compile_is_a_row() -> None:
+    pytest.importorskip("triton")
+    program = """
+from benchmarks.compile_report import jobs, triton_rows
+job = next(jobs())
+print(triton_rows([job._replace(config=(100, *job.config[1:]))]))
+"""
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert "'error': " in ran.stdout, ran.stderr
