@@ -52,7 +52,7 @@ def files_under(folder: str, *patterns: str) -> set[str]:
 
 
 PYTHON_FILES = files_under("deblurgan", "*.py", "_C.pyi", "py.typed", "assets/*")
-KERNELS = files_under("kernels", "*.py")
+KERNELS = files_under("kernels", "*.py", "table.json")
 
 
 def test_kernels_folder_is_flat() -> None:

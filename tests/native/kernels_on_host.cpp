@@ -8,8 +8,10 @@
 #include <cstring>
 #include <string>
 
+// clang-format off
+#include "cuda_on_host.h"  // before what it stands in for
 #include "blur_kernels.cuh"
-#include "cuda_on_host.h"
+// clang-format on
 
 using namespace deblurgan;
 
