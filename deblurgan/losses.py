@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import get_args
+from typing import Literal, TypeGuard, cast, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from deblurgan import ops, penalty
 from deblurgan.config import Gan, Norm, Pixel
+from deblurgan.nn import Critic
+
+Form = Literal["auto", "double"]
 
 
 def critic_loss(sharp_scores: Tensor, restored_scores: Tensor, *, gan: Gan = "wgan-gp") -> Tensor:
@@ -44,6 +48,7 @@ def gradient_penalty(
     norm: Norm = "sample",
     alpha: Tensor | None = None,
     generator: torch.Generator | None = None,
+    form: Form = "auto",
 ) -> Tensor:
     """weight * mean((|grad D(x)| - 1)^2) at x = alpha * sharp + (1 - alpha) * restored, all [n, 3, h, w].
 
@@ -52,22 +57,66 @@ def gradient_penalty(
     the channels of each pixel, and one alpha for the whole batch, as the released code has it.
     `alpha` broadcasts against the pictures; `generator` draws it otherwise. Where the gradient is exactly 0 the norm's
     own gradient counts as 0, not NaN. Differentiable once more, with respect to the critic.
+
+    form "auto": for an `nn.Critic` as it was built, without hooks, the weights' gradients come with the value (see
+    `deblurgan.penalty`), in the type of autocast where that is active; for any other critic, and with form "double",
+    by autograd's double backward, which alone can be differentiated again.
     Raises ValueError where shapes differ.
     """
     if sharp.shape != restored.shape:
         raise ValueError(f"restored must have the shape of sharp {tuple(sharp.shape)}, got {tuple(restored.shape)}")
-    if norm not in get_args(Norm):
-        raise ValueError(f"norm must be 'sample' or 'pixel', got {norm!r}")
+    for name, given, choices in (("norm", norm, get_args(Norm)), ("form", form, get_args(Form))):
+        if given not in choices:
+            raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {given!r}")
     if alpha is None:
         draws = sharp.shape[0] if norm == "sample" else 1
         alpha = torch.rand(draws, 1, 1, 1, dtype=sharp.dtype, device=sharp.device, generator=generator)
-    x = (alpha * sharp.detach() + (1 - alpha) * restored.detach()).requires_grad_()
-    (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+    x = alpha * sharp.detach() + (1 - alpha) * restored.detach()
+    if form == "auto" and _is_plain(critic):
+        return _penalty_of_plain(critic, x, norm, weight)
+    differentiable = torch.is_grad_enabled()
+    with torch.enable_grad():
+        x.requires_grad_()
+        (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=differentiable)
     squares = gradient.square()
     total = squares.flatten(1).sum(1) if norm == "sample" else squares.sum(1)
     positive = total > 0
     length = torch.where(positive, total, 1).sqrt() * positive
     return weight * (length - 1).square().mean()
+
+
+def _is_plain(critic: Callable[[Tensor], Tensor]) -> TypeGuard[Critic]:
+    """Whether it is a Critic as it was built: nothing hooked, wrapped or put in a layer's place."""
+    if type(critic) is not Critic or any(_is_changed(module) for module in critic.modules()):
+        return False
+    convs = _convs(critic)
+    strides = [(2, 2)] * (len(convs) - 2) + [(1, 1)] * 2
+    return all(
+        (conv.kernel_size, conv.stride, conv.padding) == ((4, 4), stride, convs[0].padding)
+        and (conv.padding_mode, conv.dilation, conv.groups) == ("zeros", (1, 1), 1)
+        and conv.bias is not None
+        for conv, stride in zip(convs, strides, strict=True)
+    )
+
+
+def _is_changed(module: nn.Module) -> bool:
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return type(module) not in (Critic, nn.ModuleList, nn.Conv2d) or "forward" in vars(module) or any(hooks)
+
+
+def _convs(critic: Critic) -> list[nn.Conv2d]:
+    return cast(list[nn.Conv2d], list(critic.convs))
+
+
+def _penalty_of_plain(critic: Critic, x: Tensor, norm: Norm, weight: float) -> Tensor:
+    first, *_ = convs = _convs(critic)
+    weights, bias, padding = [conv.weight for conv in convs], cast(Tensor, first.bias), cast(int, first.padding[0])
+    dtype = None
+    if torch.is_autocast_enabled(x.device.type) and bias.dtype != torch.float64:  # autocast leaves fp64 alone
+        x, dtype = x.to(bias.dtype), torch.get_autocast_dtype(x.device.type)
+    if torch.is_grad_enabled() and any(p.requires_grad for p in (*weights, bias)):
+        return ops.gradient_penalty(x, weights, bias, padding, norm, weight, dtype)[0]
+    return penalty.penalty_value(weights, bias, x, padding=padding, norm=norm, weight=weight, dtype=dtype)
 
 
 def content(restored_features: Tensor, sharp_features: Tensor) -> Tensor:

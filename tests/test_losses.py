@@ -143,6 +143,7 @@ def test_half_scores_lose_no_more_than_their_precision(
         (lambda x: losses.pixel(x, x, kind="l3"), "kind must be one of l1, l2, got 'l3'"),  # type: ignore[arg-type]
         (lambda x: losses.gradient_penalty(Critic(), x, x[:1]), "restored must have the shape of sharp"),
         (lambda x: losses.gradient_penalty(Critic(), x, x, norm="batch"), "norm must be 'sample' or 'pixel'"),  # type: ignore[arg-type]
+        (lambda x: losses.gradient_penalty(Critic(), x, x, form="jvp"), "form must be 'auto' or 'double', got 'jvp'"),  # type: ignore[arg-type]
     ],
 )
 def test_bad_input_is_named(call, message: str) -> None:  # type: ignore[no-untyped-def]
