@@ -2,18 +2,21 @@
 
 A dataset gives pairs (blurred, sharp), uint8 [3, h, w]. It reads a folder of sharp photos (blurred as they are drawn),
 blur/ + sharp/ folders, the GoPro tree, or side-by-side A|B pictures; `Mixed` joins two of them.
+
+The host plans a crop: which part of which picture, and which kernel. `dataset.to(device)` says where it is blurred, cut
+and mirrored. Draws and sharp crops are the same bytes on every device; a blurred pixel may be rounded the other way on
+a GPU, which adds in another order.
 """
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -24,11 +27,10 @@ from torch.utils.data import Dataset
 
 from deblurgan import images
 from deblurgan.blur import MotionBlur
+from deblurgan.cache import PictureCache, Pixels
 
 BLURRED_NAMES = ("blur", "blurred", "blurry", "input", "lq", "A")
 SHARP_NAMES = ("sharp", "target", "gt", "groundtruth", "hq", "B")
-
-Pixels = NDArray[np.uint8]
 
 
 class Pair(NamedTuple):
@@ -69,44 +71,96 @@ def derived_seed(stream: Stream, seed: int, *numbers: int) -> int:
     return int(np.random.SeedSequence([int(stream), *words]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-class _Cache:
-    """The pictures read last, as many as fit into `limit` bytes (1 GiB a process), and what was wrong with bad ones."""
+class Plan(NamedTuple):
+    """A crop before it is blurred, cut to `size` and mirrored.
 
-    def __init__(self, limit: int = 2**30) -> None:
-        self.limit = limit
-        self.bytes = 0
-        self.pictures: OrderedDict[Path, Pixels] = OrderedDict()
-        self.bad: dict[Path, str] = {}
+    `regions` are parts of decoded pictures, uint8 [h, w, 3]: the sharp one with a margin for its blur or, where `blur`
+    is None, the blurred and the sharp one.
+    """
 
-    def read(self, path: Path) -> Pixels:
-        if path in self.bad:
-            raise images.ImageError(path, self.bad[path])
-        if path in self.pictures:
-            self.pictures.move_to_end(path)
-            return self.pictures[path]
-        try:
-            pixels = images.read(path).pixels
-        except images.ImageError as error:
-            self.bad[path] = error.reason
-            raise
-        self.pictures[path] = pixels
-        self.bytes += pixels.nbytes
-        while self.bytes > self.limit and len(self.pictures) > 1:
-            self.bytes -= self.pictures.popitem(last=False)[1].nbytes
-        return pixels
+    regions: tuple[Pixels, ...]
+    window: tuple[int, int, int]  # of the crop in each region: top, left, mirrored (0 or 1)
+    size: int
+    blur: MotionBlur | None = None
+    kernel: int = 0  # the index of its draw
+
+
+_WINDOW_BYTES = 3 * 8
+
+
+def stage(plans: Sequence[Plan], *, pinned: bool = False) -> Tensor:
+    """What the plans' crops are finished from, uint8 [bytes]: their windows, int64 [n, 3], then region after region.
+
+    `pinned` memory is page-locked, for a transfer that the host need not wait for.
+    """
+    size = sum(_WINDOW_BYTES + sum(region.size for region in plan.regions) for plan in plans)
+    staged = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+    buffer, at = staged.numpy(), _WINDOW_BYTES * len(plans)
+    buffer[:at].view(np.int64).reshape(-1, 3)[:] = [plan.window for plan in plans]
+    for region in (region for plan in plans for region in plan.regions):
+        buffer[at : at + region.size].reshape(region.shape)[:] = region
+        at += region.size
+    return staged
+
+
+@torch.no_grad()
+def finish(plans: Sequence[Plan], staged: Tensor) -> Pair:
+    """The crops, uint8 [n, 3, size, size], on the device of `staged` (see `stage`) and of the plans' blurs.
+
+    On CUDA nothing is waited for.
+    """
+    at, pairs = _WINDOW_BYTES * len(plans), []
+    windows = staged[:at].view(torch.int64).view(-1, 1, 3)
+    for plan, window in zip(plans, windows, strict=True):
+        pictures = []
+        for region in plan.regions:
+            part = staged[at : at + region.size].view(region.shape)
+            pictures.append(part.permute(2, 0, 1).contiguous())
+            at += region.size
+        pairs.append(_finished(plan, pictures, window))
+    return Pair(*(torch.stack(part) for part in zip(*pairs, strict=True)))
+
+
+def _finished(plan: Plan, pictures: list[Tensor], window: Tensor) -> Pair:
+    """The pair of a plan's regions [3, h, w] and its window [1, 3], all on the blur's device."""
+    (top, left, flip), size = plan.window, plan.size
+    crops = [picture[:, top : top + size, left : left + size] for picture in pictures]
+    crops = [crop.flip(-1) if flip else crop for crop in crops]
+    if plan.blur is None:
+        return Pair(*crops)
+    return Pair(plan.blur(pictures[0], index=plan.kernel, windows=window, size=(size, size)), crops[0])
+
+
+def _made(plans: Sequence[Plan], device: torch.device) -> Pair:
+    """The crops of the plans, whose blurs are on `device`."""
+    staged = stage(plans, pinned=device.type == "cuda")
+    return finish(plans, staged.to(device, non_blocking=True))
 
 
 class PairDataset(Dataset[Pair]):
-    """What all datasets share: names, whole pictures, random crops. `dataset[i]` is the crop of epoch 0."""
+    """What all datasets share: names, whole pictures, random crops. `dataset[i]` is the crop of epoch 0.
 
-    def __init__(self, entries: Sequence[Any], root: Path, *, crops: Crops | None = None, seed: int = 0) -> None:
+    Pictures are decoded into `cache`, which several datasets may share; crops are finished on `device`.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(
+        self,
+        entries: Sequence[Any],
+        root: Path,
+        *,
+        crops: Crops | None = None,
+        seed: int = 0,
+        cache: PictureCache | None = None,
+    ) -> None:
         if not entries:
             raise ValueError(f"data must hold pictures, found none in {root}")
         self.entries = list(entries)
         self.root = root
         self.crops = crops or Crops()
         self.seed = seed
-        self.cache = _Cache()
+        self.cache = cache or PictureCache()
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -120,6 +174,12 @@ class PairDataset(Dataset[Pair]):
         part.entries = [self.entries[i] for i in indices]
         if not part.entries:
             raise ValueError(f"data must leave pictures to take, took none of {len(self)} in {self.root}")
+        return part
+
+    def to(self, device: torch.device) -> PairDataset:
+        """The same dataset with crops that are finished on `device`; whole pictures stay on the CPU."""
+        part = copy(self)
+        part.device = device
         return part
 
     def path(self, index: int, *, epoch: int = 0) -> Path:
@@ -143,6 +203,11 @@ class PairDataset(Dataset[Pair]):
 
         Raises ImageError for a bad file, BelowCrop for a small one.
         """
+        blurred, sharp = _made([self.plan(index, epoch=epoch, attempt=attempt)], self.device)
+        return Pair(blurred[0], sharp[0])
+
+    def plan(self, index: int, *, epoch: int, attempt: int = 0) -> Plan:
+        """The host's part of `sample`, which raises the same errors."""
         raise NotImplementedError
 
     def _random(self, *numbers: int) -> np.random.Generator:
@@ -184,10 +249,21 @@ class SharpFolder(PairDataset):
     """
 
     def __init__(
-        self, root: Path | str, *, blur: MotionBlur | None = None, crops: Crops | None = None, seed: int = 0
+        self,
+        root: Path | str,
+        *,
+        blur: MotionBlur | None = None,
+        crops: Crops | None = None,
+        seed: int = 0,
+        cache: PictureCache | None = None,
     ) -> None:
-        super().__init__(_pictures(root), Path(root), crops=crops, seed=seed)
+        super().__init__(_pictures(root), Path(root), crops=crops, seed=seed, cache=cache)
         self.blur = blur or MotionBlur()
+
+    def to(self, device: torch.device) -> SharpFolder:
+        part = cast(SharpFolder, super().to(device))
+        part.blur = deepcopy(self.blur).to(device)
+        return part
 
     def path(self, index: int, *, epoch: int = 0) -> Path:
         return self.entries[index]
@@ -196,18 +272,16 @@ class SharpFolder(PairDataset):
         sharp = _tensor(self.cache.read(self.entries[index]))
         return Pair(self.blur(sharp, index=derived_seed(Stream.WHOLE, self.seed, index)), sharp)
 
-    def sample(self, index: int, *, epoch: int, attempt: int = 0) -> Pair:
+    def plan(self, index: int, *, epoch: int, attempt: int = 0) -> Plan:
         photo = self.cache.read(self.entries[index])
         size, reach = self.crops.size, self.blur.size // 2 + 1
         place = self._place(self._random(epoch, index, attempt), photo, self.entries[index])
         up, before = min(reach, place.top), min(reach, place.left)
         down, after = min(reach, place.height - size - place.top), min(reach, place.width - size - place.left)
         region = (place.left - before, place.top - up, place.left + size + after, place.top + size + down)
-        sharp = _tensor(_reduced(photo, region, place.height, place.width))
+        sharp = _reduced(photo, region, place.height, place.width)
         number = derived_seed(Stream.KERNEL, self.seed, epoch, index, attempt)
-        window = torch.tensor([[up, before, int(place.flip)]])
-        blurred = self.blur(sharp, index=number, windows=window, size=(size, size))
-        return Pair(blurred, _mirrored(sharp[:, up : up + size, before : before + size], place.flip))
+        return Plan((sharp,), (up, before, int(place.flip)), size, self.blur, number)
 
 
 class PairedFolder(PairDataset):
@@ -223,9 +297,11 @@ class PairedFolder(PairDataset):
         pairs: Sequence[tuple[Path, Path]] | None = None,
         crops: Crops | None = None,
         seed: int = 0,
+        cache: PictureCache | None = None,
     ) -> None:
         root = Path(root)
-        super().__init__(_matched_pairs(root) if pairs is None else pairs, root, crops=crops, seed=seed)
+        entries = _matched_pairs(root) if pairs is None else pairs
+        super().__init__(entries, root, crops=crops, seed=seed, cache=cache)
 
     def path(self, index: int, *, epoch: int = 0) -> Path:
         return self.entries[index][0]
@@ -233,13 +309,13 @@ class PairedFolder(PairDataset):
     def whole(self, index: int) -> Pair:
         return Pair(*(_tensor(pixels) for pixels in self._read(index)))
 
-    def sample(self, index: int, *, epoch: int, attempt: int = 0) -> Pair:
+    def plan(self, index: int, *, epoch: int, attempt: int = 0) -> Plan:
         blurred, sharp = self._read(index)
         size = self.crops.size
         place = self._place(self._random(epoch, index, attempt), sharp, self.path(index))
         region = (place.left, place.top, place.left + size, place.top + size)
-        parts = (_tensor(_reduced(part, region, place.height, place.width)) for part in (blurred, sharp))
-        return Pair(*(_mirrored(part, place.flip) for part in parts))
+        regions = tuple(_reduced(part, region, place.height, place.width) for part in (blurred, sharp))
+        return Plan(regions, (0, 0, int(place.flip)), size)
 
     def _read(self, index: int) -> tuple[Pixels, Pixels]:
         blurred, sharp = (self.cache.read(path) for path in self.entries[index])
@@ -260,6 +336,7 @@ class GoPro(PairedFolder):
         gamma: bool = False,
         crops: Crops | None = None,
         seed: int = 0,
+        cache: PictureCache | None = None,
     ) -> None:
         root = Path(root)
         if split not in ("train", "test"):
@@ -270,14 +347,17 @@ class GoPro(PairedFolder):
         pairs = [
             pair for sharp in sequences for pair in _by_name(sharp.with_name("blur_gamma" if gamma else "blur"), sharp)
         ]
-        super().__init__(root, pairs=pairs, crops=crops, seed=seed)
+        super().__init__(root, pairs=pairs, crops=crops, seed=seed, cache=cache)
 
 
 class SideBySide(PairedFolder):
     """Pictures that hold the blurred one in their left half and the sharp one in their right: the released layout."""
 
-    def __init__(self, root: Path | str, *, crops: Crops | None = None, seed: int = 0) -> None:
-        super().__init__(root, pairs=[(path, path) for path in _pictures(root)], crops=crops, seed=seed)
+    def __init__(
+        self, root: Path | str, *, crops: Crops | None = None, seed: int = 0, cache: PictureCache | None = None
+    ) -> None:
+        pairs = [(path, path) for path in _pictures(root)]
+        super().__init__(root, pairs=pairs, crops=crops, seed=seed, cache=cache)
 
     def _read(self, index: int) -> tuple[Pixels, Pixels]:
         both = self.cache.read(self.path(index))
@@ -300,6 +380,11 @@ class Mixed(PairDataset):
         super().__init__(range(length), pairs.root, crops=pairs.crops, seed=pairs.seed)
         self.synthetic, self.pairs, self.ratio = synthetic, pairs, ratio
 
+    def to(self, device: torch.device) -> Mixed:
+        part = cast(Mixed, super().to(device))
+        part.synthetic, part.pairs = self.synthetic.to(device), self.pairs.to(device)
+        return part
+
     def _locate(self, index: int, epoch: int) -> tuple[PairDataset, int, int]:
         """The dataset, index and epoch that a position of an epoch stands for."""
         position = self.entries[index]
@@ -318,9 +403,9 @@ class Mixed(PairDataset):
         dataset, i, _ = self._locate(index, 0)
         return dataset.whole(i)
 
-    def sample(self, index: int, *, epoch: int, attempt: int = 0) -> Pair:
+    def plan(self, index: int, *, epoch: int, attempt: int = 0) -> Plan:
         dataset, i, epoch = self._locate(index, epoch)
-        return dataset.sample(i, epoch=epoch, attempt=attempt)
+        return dataset.plan(i, epoch=epoch, attempt=attempt)
 
 
 def open_dataset(
@@ -332,6 +417,7 @@ def open_dataset(
     crops: Crops | None = None,
     seed: int = 0,
     split: str = "train",
+    cache: PictureCache | None = None,
 ) -> PairDataset:
     """The dataset in a folder. layout "auto" knows GoPro and paired folders by their names and takes any other folder
     for sharp photos, unless it holds folders of blurred ones; side-by-side pictures must be named as such.
@@ -344,13 +430,13 @@ def open_dataset(
     if layout == "auto":
         layout = _layout(root)
     if layout == "sharp":
-        return SharpFolder(root, blur=blur, crops=crops, seed=seed)
+        return SharpFolder(root, blur=blur, crops=crops, seed=seed, cache=cache)
     if layout == "paired":
-        return PairedFolder(root, crops=crops, seed=seed)
+        return PairedFolder(root, crops=crops, seed=seed, cache=cache)
     if layout == "gopro":
-        return GoPro(root, split=split, gamma=gamma, crops=crops, seed=seed)
+        return GoPro(root, split=split, gamma=gamma, crops=crops, seed=seed, cache=cache)
     if layout == "side-by-side":
-        return SideBySide(root, crops=crops, seed=seed)
+        return SideBySide(root, crops=crops, seed=seed, cache=cache)
     raise ValueError(f"layout must be auto, sharp, paired, gopro or side-by-side, got {layout!r}")
 
 
@@ -381,31 +467,54 @@ class Batch:
         """The batch in page-locked memory, as torch's loader asks for it."""
         return replace(self, blurred=self.blurred.pin_memory(), sharp=self.sharp.pin_memory())
 
+    def to(self, device: torch.device) -> Batch:
+        """The batch on `device`, which on CUDA is not waited for."""
+        blurred, sharp = (part.to(device, non_blocking=True) for part in (self.blurred, self.sharp))
+        return replace(self, blurred=blurred, sharp=sharp)
+
+
+class Planned(NamedTuple):
+    """A batch before its crops are finished."""
+
+    crops: list[Plan]
+    bad: dict[str, str]
+    small: dict[str, str]
+
 
 class Batches(Dataset[Batch]):
     """Batch number `step` of a training, from its number alone: epochs are permutations of the dataset, end to end.
 
-    A bad file's place is taken by the next good one of the permutation, in another crop.
+    A bad file's place is taken by the next good one of the permutation, in another crop. Threads may share it.
     """
 
     def __init__(self, dataset: PairDataset, batch_size: int, *, seed: int = 0) -> None:
         self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
-        self._orders: OrderedDict[int, NDArray[np.int64]] = OrderedDict()
+        self._orders: dict[int, NDArray[np.int64]] = {}
 
     def __getitem__(self, step: int) -> Batch:
-        bad: dict[str, str] = {}
-        small: dict[str, str] = {}
-        pairs = [self._pair(step * self.batch_size + k, bad, small) for k in range(self.batch_size)]
-        blurred, sharp = (torch.stack(part) for part in zip(*pairs, strict=True))
-        return Batch(blurred, sharp, bad, small)
+        planned = self.plan(step)
+        return Batch(*_made(planned.crops, self.dataset.device), planned.bad, planned.small)
 
-    def _pair(self, position: int, bad: dict[str, str], small: dict[str, str]) -> Pair:
+    def to(self, device: torch.device) -> Batches:
+        """The same batches with crops that are finished on `device`."""
+        part = copy(self)
+        part.dataset = self.dataset.to(device)
+        return part
+
+    def plan(self, step: int) -> Planned:
+        """The host's part of a batch. Raises ValueError where no picture can be used."""
+        planned = Planned([], {}, {})
+        for k in range(self.batch_size):
+            planned.crops.append(self._crop(step * self.batch_size + k, planned.bad, planned.small))
+        return planned
+
+    def _crop(self, position: int, bad: dict[str, str], small: dict[str, str]) -> Plan:
         n = len(self.dataset)
         for attempt in range(n):
             epoch, place = divmod(position + attempt, n)
             index = int(self._order(epoch)[place])
             try:
-                return self.dataset.sample(index, epoch=epoch, attempt=attempt)
+                return self.dataset.plan(index, epoch=epoch, attempt=attempt)
             except (images.ImageError, OSError) as error:
                 listed = small if isinstance(error, BelowCrop) else bad
                 path = Path(getattr(error, "path", None) or self.dataset.path(index, epoch=epoch))
@@ -414,12 +523,13 @@ class Batches(Dataset[Batch]):
         raise ValueError(f"data must hold a usable picture, found none of {n}; {name}: {reason}")
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
-        if epoch not in self._orders:
+        order = self._orders.get(epoch)
+        if order is None:
             random = np.random.default_rng(derived_seed(Stream.ORDER, self.seed, epoch))
-            self._orders[epoch] = random.permutation(len(self.dataset))
-            if len(self._orders) > 4:
-                self._orders.popitem(last=False)
-        return self._orders[epoch]
+            order = random.permutation(len(self.dataset))
+            near = {at: known for at, known in self._orders.items() if abs(at - epoch) < 3}
+            self._orders = {**near, epoch: order}  # replaced, not changed: other threads may be reading it
+        return order
 
 
 def _pictures(root: Path | str) -> list[Path]:
@@ -469,21 +579,26 @@ def _tensor(pixels: Pixels) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
-def _mirrored(picture: Tensor, flip: bool) -> Tensor:
-    return picture.flip(-1) if flip else picture.contiguous()
-
-
 def _reduced(photo: Pixels, region: tuple[int, int, int, int], height: int, width: int) -> Pixels:
     """`region` (left, top, right, bottom) of the photo reduced to height x width."""
     left, top, right, bottom = region
     if (height, width) == photo.shape[:2]:
         return photo[top:bottom, left:right]
     x, y = photo.shape[1] / width, photo.shape[0] / height
-    box = (left * x, top * y, right * x, bottom * y)
-    return np.asarray(Image.fromarray(photo).resize((right - left, bottom - top), Image.Resampling.LANCZOS, box=box))
+    reach_x, reach_y = math.ceil(3 * x) + 1, math.ceil(3 * y) + 1  # of the Lanczos filter
+    first, above = max(0, math.floor(left * x) - reach_x), max(0, math.floor(top * y) - reach_y)
+    part = photo[above : math.ceil(bottom * y) + reach_y, first : math.ceil(right * x) + reach_x]
+    box = (left * x - first, top * y - above, right * x - first, bottom * y - above)
+    picture = Image.fromarray(part)  # which copies its pixels: not those of the whole photo
+    return np.asarray(picture.resize((right - left, bottom - top), Image.Resampling.LANCZOS, box=box))
 
 
 def _detail(picture: Pixels, top: int, left: int, side: int) -> float:
     """Mean absolute difference of neighbours in a square of the green channel, in levels."""
-    wide = picture[top : top + side, left : left + side, 1].astype(np.int16)
-    return float(np.abs(np.diff(wide, axis=0)).mean() + np.abs(np.diff(wide, axis=1)).mean())
+    green = np.ascontiguousarray(picture[top : top + side, left : left + side, 1])
+    return _difference(green[1:], green[:-1]) + _difference(green[:, 1:], green[:, :-1])
+
+
+def _difference(a: Pixels, b: Pixels) -> float:
+    """Mean |a - b|, in levels."""
+    return float((np.maximum(a, b) - np.minimum(a, b)).mean())
