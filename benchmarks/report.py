@@ -19,7 +19,7 @@ import pytest
 
 from benchmarks.harness import machine
 
-TABLES = ["blur", "kernels", "application", "scaling", "generator", "layer"]
+TABLES = ["blur", "kernels", "application", "scaling", "generator", "layer", "training", "anatomy", "penalty", "data"]
 BASELINE = "eager fp32 NCHW"  # what a generator is run as by those who do nothing about it
 Figure = dict[str, Any]
 
@@ -121,6 +121,7 @@ COLUMNS: dict[str, Callable[[Figure], str]] = {
     "times ours": lambda f: number(f.get("over_ours")),
     f"{BASELINE} / this": lambda f: number(f.get("baseline_over")),
     "pictures/s": lambda f: rate(f, "pictures", 1),
+    "batches in a step of 2.5 ms": lambda f: number(f.get("batches_per_step")),
     "taps": lambda f: f"{f['taps']:.0f}" if "taps" in f else "",
     "TFLOP/s": lambda f: rate(f, "flops", 1e-12),
     "GB/s": lambda f: rate(f, "moved_bytes", 1e-9),

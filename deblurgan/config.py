@@ -125,10 +125,19 @@ class TrainConfig(Options):
     """Share of unreadable pictures above which training stops. Those below the crop are left out and do not count."""
 
     device: str = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: autocast; weights, statistics, losses and the gradient penalty stay fp32."""
-    workers: int = 0
-    """Processes that load pictures."""
+    precision: Precision = "auto"
+    """What the networks compute in; weights, statistics and losses stay fp32. auto: bf16 where the device computes in
+    it. fp16 scales its losses."""
+    backend: Literal["auto", "reference"] = "auto"
+    """reference: plain torch throughout, the penalty by double backward, each launch by itself."""
+    graphs: bool = True
+    """On CUDA, replay the whole step as one CUDA graph."""
+    compile: bool = False
+    """torch.compile the generator, for training on a CPU; it needs a C++ compiler, and a minute for the first step."""
+    workers: int | None = None
+    """Threads that load pictures ahead; 0 loads them when they are wanted. If not given, 2 on CUDA and 0 on a CPU."""
+    cache: int = 2**30
+    """Bytes of memory for decoded pictures. The rest of them go to a temporary file, in TMPDIR or else /var/tmp."""
     ema: float = 0.0
     """Decay of the moving average of the generator's weights, which is then validated and saved; 0 for none."""
     seed: int = 0
@@ -159,7 +168,8 @@ class TrainConfig(Options):
         require(0 <= self.blur_p <= 1, "blur_p", "in [0, 1]")
         require(0 < self.scale[0] <= self.scale[1] <= 1, "scale", "0 < low <= high <= 1")
         require(0 <= self.ema < 1, "ema", "in [0, 1)")
-        require(self.workers >= 0, "workers", "at least 0")
+        require(self.workers is None or self.workers >= 0, "workers", "at least 0")
+        require(self.cache >= 0, "cache", "at least 0")
         require(self.mix_ratio > 0, "mix_ratio", "positive")
         require(0 <= self.max_bad_fraction <= 1, "max_bad_fraction", "in [0, 1]")
         require(0 <= self.seed < 2**62, "seed", "in [0, 2^62)")

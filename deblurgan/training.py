@@ -7,15 +7,17 @@ comes from (seed, step), so a run that was stopped goes on exactly as if it had 
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
 import io
 import json
 import math
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,11 +27,11 @@ import numpy as np
 import torch
 import yaml
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from deblurgan import checkpoint, images, losses, metrics
+from deblurgan import checkpoint, images, memory, metrics
 from deblurgan.blur import MotionBlur
-from deblurgan.config import Gan, TrainConfig, to_mapping, train_config
+from deblurgan.cache import PictureCache, spill_folder
+from deblurgan.config import TrainConfig, to_mapping, train_config
 from deblurgan.data import (
     Batch,
     Batches,
@@ -39,25 +41,21 @@ from deblurgan.data import (
     Pair,
     PairDataset,
     SharpFolder,
-    Stream,
-    derived_seed,
     open_dataset,
 )
-from deblurgan.nn import Critic, Generator, PerceptualFeatures, pick_device, trained_parameters
+from deblurgan.nn import Critic, Generator, PerceptualFeatures, pick_device
+from deblurgan.prefetch import Prefetcher
+from deblurgan.step import LOSSES, Networks, Step, TrainingError, to_network
 
-LOSSES = ("critic", "penalty", "adversarial", "content", "pixel", "tv")
 HISTORY = ("step", "epoch", "lr", *LOSSES, "seconds", "blurred_psnr", "val_psnr", "val_ssim")
 MAX_BAD_STEPS = 20  # non-finite steps in a row after which training stops
+WORKERS_ON_CUDA = 2  # threads, unless the config says how many
 VALIDATION_SIDE = 512  # validation looks at the centre of larger pictures
 # Options that a run may go on with when changed; the pictures themselves are compared by name.
 MAY_CHANGE = frozenset(
     {"data", "out", "val", "mix", "init", "epochs", "steps", "device", "workers", "resume"}
-    | {"log_every", "val_every", "val_pictures", "max_bad_fraction"}
+    | {"log_every", "val_every", "val_pictures", "max_bad_fraction", "graphs", "cache"}
 )
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on: losses are not finite, or too many pictures are unreadable."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,8 @@ class Trainer:
         self.config = config
         self.log = log or (lambda line: None)
         self.device = pick_device(config.device)
-        self.train_set, self.val_set = _datasets(config)
+        self.cache = PictureCache(config.cache, spill=spill_folder(), log=self.log)
+        self.train_set, self.val_set = _datasets(config, self.cache)
         self.batches = Batches(self.train_set, config.batch_size, seed=config.seed)
         self.epoch_steps = math.ceil(len(self.train_set) / config.batch_size)
         self.total_steps = config.steps or config.epochs * self.epoch_steps
@@ -106,35 +105,39 @@ class Trainer:
             torch.manual_seed(config.seed)
             self.generator = _generator(config).to(self.device).train()
             self.critic = None if config.gan == "none" else Critic().to(self.device)
-        self.average = deepcopy(self.generator).eval().requires_grad_(False) if config.ema else None
-        self.features: PerceptualFeatures | None = None
+        average = deepcopy(self.generator).eval().requires_grad_(False) if config.ema else None
+        features = None
         if config.content != "none":
-            self.features = PerceptualFeatures(
-                config.content, weights=config.content_weights, relu=config.content_relu
-            ).to(self.device)
-        self.adams = {
-            name: torch.optim.Adam(trained_parameters(net), lr=config.lr, betas=config.betas, fused=True)
-            for name, net in (("generator", self.generator), ("critic", self.critic))
-            if net is not None
-        }
+            features = PerceptualFeatures(config.content, weights=config.content_weights, relu=config.content_relu)
+            features = features.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.networks = Networks(self.generator, self.critic, average, features)
+        self.one_step = Step(config, self.networks)
         self.steps_done = 0
         self.best_psnr = -math.inf
-        self.bad_steps = 0
+        self.bad_steps = 0  # that were left out in a row
+        self._bad_steps = torch.zeros((), dtype=torch.int64, pin_memory=self.device.type == "cuda")
         self.bad_files: dict[str, str] = {}
         self.small_files: dict[str, str] = {}
 
     def fit(self) -> TrainResult:
         """Run to the end, from the run folder's state where there is one."""
+        self.config.out.mkdir(parents=True, exist_ok=True)
+        with _sole_use(self.config.out), memory.kept() if self.device.type == "cpu" else nullcontext():
+            return self._fit()
+
+    def _fit(self) -> TrainResult:
         out = self.config.out
-        out.mkdir(parents=True, exist_ok=True)
         self._resume()
         images.replace_file(out / "config.yaml", yaml.safe_dump(to_mapping(self.resolved()), sort_keys=False).encode())
-        self.log(f"{len(self.train_set)} pictures to train on, {len(self.val_set)} to validate on, {self.device}")
+        how = f"{self.one_step.precision}, " + (self.one_step.why_eager() or "each step a CUDA graph")
+        self.log(
+            f"{len(self.train_set)} pictures to train on, {len(self.val_set)} to validate on, {self.device}: {how}"
+        )
         val_every = self.resolved().val_every or 1
         history = History(out / "history.csv", self.steps_done)
         first, begun = self.steps_done, time.monotonic()
-        with _stop_signals() as stopped:
-            for batch in self._loader():
+        with _stop_signals() as stopped, self._loader() as batches:
+            for batch in batches:
                 self._report_bad(batch)
                 history.add(self.step(batch))
                 done = self.steps_done == self.total_steps
@@ -153,53 +156,31 @@ class Trainer:
         generator = checkpoint.load_generator(best if best.exists() else out / "last.safetensors")
         return TrainResult(out, generator, self.steps_done, self.best_psnr)
 
-    def step(self, batch: Batch) -> dict[str, float]:
-        """Critic updates, then the generator's, on one batch. Returns the losses by name.
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Critic updates, then the generator's, on one batch. Returns the losses by name, scalars on the device.
 
         An update whose gradients are not finite is left out, and so is the generator's after such a critic update; 20
-        such steps in a row raise TrainingError.
+        such steps in a row raise TrainingError, on CUDA a few steps late, since nothing here waits for it.
         """
-        config = self.config
-        blurred, sharp = (_to_network(part.to(self.device, non_blocking=True)) for part in (batch.blurred, batch.sharp))
-        dropout, alpha = (
-            derived_seed(stream, config.seed, self.steps_done) for stream in (Stream.DROPOUT, Stream.ALPHA)
-        )
-        random = torch.Generator(self.device).manual_seed(alpha)
-        for adam in self.adams.values():
-            adam.param_groups[0]["lr"] = self.learning_rate()
-        values = dict.fromkeys(LOSSES, 0.0)
-
-        with self._autocast():
-            restored = self.generator(blurred, seed=dropout if self.generator.spec.dropout else None)
-        restored = restored.float()
-        finite = True
-        if self.critic is not None:
-            self.critic.requires_grad_(True)
-            for _ in range(config.critic_steps):
-                finite = finite and self._update_critic(self.critic, sharp, restored.detach(), random, values)
-            self.critic.requires_grad_(False)
-
-        if finite:
-            terms = self._generator_losses(restored, sharp)
-            values |= {name: term.item() for name, term in terms.items()}
-            self.adams["generator"].zero_grad()
-            sum(terms.values(), start=restored.new_zeros(())).backward()
-            finite = _finite_step(self.adams["generator"])
-        self._count_bad_step(finite)
+        blurred, sharp = (part.to(self.device, non_blocking=True) for part in (batch.blurred, batch.sharp))
+        values = self.one_step(blurred, sharp, number=self.steps_done, rate=self.learning_rate())
+        self._count_bad_steps()
         self.steps_done += 1
-        if finite and self.average is not None:
-            self._update_average(self.average)
-        return values
+        return dict(zip(LOSSES, values, strict=True))
 
     def resolved(self) -> TrainConfig:
         """The config with what it left open filled in: the network, the device, when to validate."""
-        spec = self.generator.spec
+        spec, workers = self.generator.spec, self.config.workers
+        if workers is None and self.device.type == "cuda":
+            workers = WORKERS_ON_CUDA
         return replace(
             self.config,
             width=spec.width,
             blocks=spec.blocks,
             dropout=spec.dropout,
             device=str(self.device),
+            precision=cast(Any, self.one_step.precision),
+            workers=workers,
             val_every=self.config.val_every or max(1, self.total_steps // 20),
         )
 
@@ -220,84 +201,20 @@ class Trainer:
             "step": str(self.steps_done),
             "best_psnr": repr(self.best_psnr),
             "pictures": self._pictures(),
-            "config": json.dumps(to_mapping(self.config)),
+            "config": json.dumps(to_mapping(self.resolved())),
         }
         checkpoint.save_tensors(self.state_dict(), self.config.out / "state.safetensors", metadata=metadata)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Weights, average and Adam moments, as tensors by name."""
-        state = {f"generator.{name}": value for name, value in self.generator.state_dict().items()}
-        if self.critic is not None:
-            state |= {f"critic.{name}": value for name, value in self.critic.state_dict().items()}
-        if self.average is not None:
-            state |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
-        for owner, adam in self.adams.items():
-            for i, parameter in enumerate(adam.param_groups[0]["params"]):
-                for name, value in adam.state[parameter].items():
-                    state[f"adam.{owner}.{i}.{name}"] = value
-        return state
+        """Weights, average and Adam's moments, as tensors by name."""
+        return self.one_step.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """What `state_dict` gave. Raises ValueError or RuntimeError for that of another network."""
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-
-        self.generator.load_state_dict(part("generator."))
-        if self.critic is not None:
-            self.critic.load_state_dict(part("critic."))
-        if self.average is not None:
-            self.average.load_state_dict(part("average."))
-        for owner, adam in self.adams.items():
-            moments: dict[int, dict[str, Tensor]] = {}
-            for name, value in part(f"adam.{owner}.").items():
-                i, kind = name.split(".")
-                moments.setdefault(int(i), {})[kind] = value
-            adam.load_state_dict({"state": moments, "param_groups": adam.state_dict()["param_groups"]})
-
-    def _generator_losses(self, restored: Tensor, sharp: Tensor) -> dict[str, Tensor]:
-        config = self.config
-        terms: dict[str, Tensor] = {}
-        with self._autocast():
-            if self.critic is not None:
-                gan = cast(Gan, config.gan)
-                terms["adversarial"] = losses.generator_loss(self.critic(restored).float(), gan=gan)
-            if self.features is not None:
-                with torch.no_grad():
-                    target = self.features(sharp).float()
-                terms["content"] = config.content_weight * losses.content(self.features(restored).float(), target)
-        if config.pixel != "none":
-            terms["pixel"] = config.pixel_weight * losses.pixel(restored, sharp, kind=config.pixel)
-        if config.tv_weight:
-            terms["tv"] = config.tv_weight * losses.total_variation(restored)
-        return terms
-
-    def _update_critic(
-        self, critic: Critic, sharp: Tensor, restored: Tensor, random: torch.Generator, values: dict[str, float]
-    ) -> bool:
-        """Says whether the update was finite, and made."""
-        config = self.config
-        with self._autocast():
-            scores = [critic(pictures).float() for pictures in (sharp, restored)]
-        loss = losses.critic_loss(*scores, gan=cast(Gan, config.gan))
-        values["critic"] = loss.item()
-        if config.gan == "wgan-gp":
-            penalty = losses.gradient_penalty(
-                critic, sharp, restored, weight=config.gp_weight, norm=config.gp_norm, generator=random
-            )
-            values["penalty"] = penalty.item()
-            loss = loss + penalty
-        self.adams["critic"].zero_grad()
-        loss.backward()
-        return _finite_step(self.adams["critic"])
-
-    @torch.no_grad()
-    def _update_average(self, average: Generator) -> None:
-        decay = min(self.config.ema, (1 + self.steps_done) / (10 + self.steps_done))
-        torch._foreach_lerp_(list(average.parameters()), list(self.generator.parameters()), 1 - decay)
+        self.one_step.load_state_dict(state)
 
     def _validated(self) -> Generator:
-        return self.generator if self.average is None else self.average
+        return self.networks.average or self.generator
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
@@ -310,8 +227,8 @@ class Trainer:
             except (ValueError, OSError) as error:  # an ImageError is a ValueError
                 self._report(self.val_set.name(i), getattr(error, "reason", str(error)), counts=False)
                 continue
-            with self._autocast():
-                restored = generator(_to_network(pair.blurred[None].to(self.device)))
+            with self.one_step.autocast():
+                restored = generator(to_network(pair.blurred[None].to(self.device)))
             rows.append((pair.blurred, _to_bytes(restored.float())[0].cpu(), pair.sharp))
         self.generator.train()
         if not rows:
@@ -339,7 +256,7 @@ class Trainer:
         if not path.exists():
             return
         state, metadata = checkpoint.load_tensors(path)
-        before, now = json.loads(metadata["config"]), to_mapping(self.config)
+        before, now = json.loads(metadata["config"]), to_mapping(self.resolved())
         changed = sorted(name for name in now if name not in MAY_CHANGE and now[name] != before.get(name))
         if changed:
             raise ValueError(
@@ -356,25 +273,18 @@ class Trainer:
         names = "\n".join(self.train_set.name(i) for i in range(len(self.train_set)))
         return hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
 
-    def _loader(self) -> DataLoader[Batch]:
-        return DataLoader(
-            self.batches,
-            batch_size=None,
-            sampler=range(self.steps_done, self.total_steps),
-            num_workers=self.config.workers,
-            worker_init_fn=_ignore_interrupt,
-            pin_memory=self.device.type == "cuda",
-        )
+    def _loader(self) -> Prefetcher:
+        workers = self.resolved().workers
+        return Prefetcher(self.batches, range(self.steps_done, self.total_steps), self.device, workers=workers or 0)
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
-
-    def _count_bad_step(self, finite: bool) -> None:
-        self.bad_steps = 0 if finite else self.bad_steps + 1
-        if not finite:
+    def _count_bad_steps(self) -> None:
+        self._bad_steps.copy_(self.one_step.bad_steps, non_blocking=True)
+        now = int(self._bad_steps)  # on CUDA what has arrived by now
+        if now > self.bad_steps:
             self.log(f"step {self.steps_done}: losses or gradients are not finite, update left out")
-        if self.bad_steps >= MAX_BAD_STEPS:
-            raise TrainingError(f"{self.bad_steps} steps in a row were not finite, up to step {self.steps_done}")
+        self.bad_steps = now
+        if now >= MAX_BAD_STEPS:
+            raise TrainingError(f"{now} steps in a row were not finite, up to step {self.steps_done}")
 
     def _report_bad(self, batch: Batch) -> None:
         for name, reason in batch.small.items():
@@ -420,20 +330,20 @@ class History:
         writer.writeheader()
         writer.writerows(kept)
         images.replace_file(path, text.getvalue().encode())
-        self.sums = dict.fromkeys(LOSSES, 0.0)
+        self.sums = torch.zeros(len(LOSSES), dtype=torch.float64)
         self.count = 0
         self.begun = time.monotonic()
 
-    def add(self, values: dict[str, float]) -> None:
-        self.sums = {name: self.sums[name] + values[name] for name in LOSSES}
+    def add(self, values: dict[str, Tensor]) -> None:
+        self.sums = self.sums.to(values[LOSSES[0]].device) + torch.stack([values[name] for name in LOSSES])
         self.count += 1
 
     def flush(self, step: int, epoch: int, lr: float) -> dict[str, float]:
         """Writes the row of means and starts the next."""
-        row = {name: total / self.count for name, total in self.sums.items()}
+        row = dict(zip(LOSSES, (self.sums / self.count).tolist(), strict=True))
         now = time.monotonic()
         self.write({"step": step, "epoch": epoch, "lr": lr, "seconds": round(now - self.begun, 3), **row})
-        self.sums, self.count, self.begun = dict.fromkeys(LOSSES, 0.0), 0, now
+        self.sums, self.count, self.begun = torch.zeros_like(self.sums), 0, now
         return row
 
     def write(self, row: dict[str, float]) -> None:
@@ -459,12 +369,12 @@ def _generator(config: TrainConfig) -> Generator:
     return generator
 
 
-def _datasets(config: TrainConfig) -> tuple[PairDataset, PairDataset]:
+def _datasets(config: TrainConfig, cache: PictureCache) -> tuple[PairDataset, PairDataset]:
     """Training and validation pictures; without `val` GoPro's test split, or every twentieth picture, at least one."""
     crops = Crops(config.crop, config.flip, config.scale, config.texture)
     kind: dict[str, Any] = {"length": config.blur_length, "gamma": config.blur_gamma, "noise": config.blur_noise}
     blur = MotionBlur(**kind, exposure=config.blur_exposure, p=config.blur_p)
-    options: dict[str, Any] = {"layout": config.layout, "gamma": config.gamma, "crops": crops}
+    options: dict[str, Any] = {"layout": config.layout, "gamma": config.gamma, "crops": crops, "cache": cache}
     train_set = open_dataset(config.data, blur=blur, seed=config.seed, **options)
     samples = (config.out / "samples").resolve()  # out may lie among the photos
     train_set = train_set.take(
@@ -483,14 +393,9 @@ def _datasets(config: TrainConfig) -> tuple[PairDataset, PairDataset]:
     if isinstance(val_set, SharpFolder):
         val_set.blur = MotionBlur(**kind, exposure=(0.5, 1.0))
     if config.mix is not None:
-        pairs = open_dataset(config.mix, layout="auto", crops=crops, seed=config.seed)
+        pairs = open_dataset(config.mix, layout="auto", crops=crops, cache=cache, seed=config.seed)
         train_set = Mixed(train_set, pairs, ratio=config.mix_ratio)
     return train_set, val_set
-
-
-def _to_network(pictures: Tensor) -> Tensor:
-    """uint8 -> fp32 in [-1, 1]."""
-    return pictures.float() / 127.5 - 1
 
 
 def _to_bytes(pictures: Tensor) -> Tensor:
@@ -507,15 +412,6 @@ def _centre(pair: Pair) -> Pair:
     return Pair(*(part[:, top : top + h, left : left + w] for part in pair))
 
 
-def _finite_step(adam: torch.optim.Optimizer) -> bool:
-    """Steps if every gradient is finite; says whether it did."""
-    gradients = [p.grad for p in adam.param_groups[0]["params"] if p.grad is not None]
-    finite = bool(torch.nn.utils.get_total_norm(gradients).isfinite())
-    if finite:
-        adam.step()
-    return finite
-
-
 def _mean(values: Iterator[Tensor]) -> float:
     parts = [float(value) for value in values]
     return sum(parts) / len(parts) if parts else math.nan
@@ -529,10 +425,20 @@ def _write_samples(rows: list[tuple[Tensor, Tensor, Tensor]], path: Path) -> Non
     images.write(images.Picture(np.ascontiguousarray(grid.permute(1, 2, 0).numpy())), path)
 
 
-def _ignore_interrupt(worker: int) -> None:
-    """Signals reach the whole process group; loading goes on until the trainer has saved."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+@contextmanager
+def _sole_use(folder: Path) -> Iterator[None]:
+    """Holds the run folder, until the process ends at the latest. TrainingError where another run holds it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TrainingError(f"out must be a folder of its own, another run is at work in {folder}") from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextmanager

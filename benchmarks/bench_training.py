@@ -1,0 +1,264 @@
+"""A training step, whole and in its parts, beside plain torch: the released way in fp32, and compiled in half types."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from harness import Work, measure
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from deblurgan import losses, memory
+from deblurgan.config import train_config
+from deblurgan.nn import Critic, Generator, PerceptualFeatures, trained_parameters
+from deblurgan.step import LOSSES, Networks, Step, pick_precision, to_network
+
+SIDE = 256
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+PRECISION = pick_precision("auto", DEVICE)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 1e-2}
+BATCHES = (1, 16) if DEVICE.type == "cuda" else (1,)
+CRITIC_STEPS = 5
+COMPARED = [LOSSES.index(name) for name in ("critic", "penalty", "content")]  # the first step's, before they part
+
+
+def networks() -> Networks:
+    """Of the paper's sizes, the same weights each time."""
+    torch.manual_seed(0)
+    generator, critic = Generator("paper", dropout=0.0).train(), Critic()
+    features = PerceptualFeatures().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Networks(generator.to(DEVICE), critic.to(DEVICE), None, features.to(DEVICE))
+
+
+def pictures(n: int) -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(0)
+    coarse = torch.rand(n, 3, SIDE // 8, SIDE // 8, generator=random)
+    sharp = torch.nn.functional.interpolate(coarse, scale_factor=8.0, mode="bicubic")
+    sharp = (sharp + 0.1 * torch.rand(sharp.shape, generator=random)).clamp(0, 1)
+    blurred = torch.nn.functional.avg_pool2d(sharp, 9, 1, 4)
+    return tuple((part * 255).to(DEVICE, torch.uint8) for part in (blurred, sharp))  # type: ignore[return-value]
+
+
+def step(n: int, *, critic_steps: int = CRITIC_STEPS, **options: Any) -> Callable[[], Tensor]:
+    """Ours: its losses."""
+    run = Step(train_config("unused", batch_size=n, critic_steps=critic_steps, **options), networks())
+    batch = pictures(n)
+    return lambda: run(*batch, number=0, rate=1e-4)
+
+
+def released_step(
+    n: int, *, critic_steps: int = CRITIC_STEPS, dtype: torch.dtype | None = None, compiled: bool = False
+) -> Callable[[], Tensor]:
+    """Plain torch, written as the released training is: the penalty by double backward, in fp32 as autocast leaves it.
+
+    The penalty sees the critic itself in any case: torch.compile cannot be differentiated twice.
+    """
+    generator, critic, _, features = networks()
+    assert critic is not None and features is not None
+    generator.backend = "reference"
+    restore, score, see = (torch.compile(net) if compiled else net for net in (generator, critic, features))
+    adams = [
+        torch.optim.Adam(trained_parameters(net), lr=1e-4, betas=(0.5, 0.999), fused=compiled)
+        for net in (generator, critic)
+    ]
+    blurred, sharp = (to_network(part) for part in pictures(n))
+
+    def half() -> Any:
+        return nullcontext() if dtype is None else torch.autocast(DEVICE.type, dtype)
+
+    def update(adam: torch.optim.Optimizer, loss: Tensor) -> None:
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+
+    def penalised(x: Tensor) -> Tensor:  # not a Critic, so the penalty is differentiated twice
+        return critic(x)
+
+    def run() -> Tensor:
+        with half():
+            restored = restore(blurred).float()
+        for _ in range(critic_steps):
+            with half():
+                scores = score(sharp).float(), score(restored.detach()).float()
+            values = [losses.critic_loss(*scores)]
+            alpha = torch.full((n, 1, 1, 1), 0.5, device=DEVICE)
+            values.append(losses.gradient_penalty(penalised, sharp, restored, alpha=alpha))
+            update(adams[1], sum(values, start=sharp.new_zeros(())))
+        with half():
+            fooled = losses.generator_loss(score(restored).float())
+            with torch.no_grad():
+                wanted = see(sharp).float()
+            content = 100 * losses.content(see(restored).float(), wanted)
+        update(adams[0], fooled + content)
+        return torch.stack([*values, fooled, content]).detach()
+
+    return run
+
+
+OURS: dict[str, dict[str, Any]] = {"ours": {}, "ours, fp32": {"precision": "fp32"}}
+if DEVICE.type == "cuda":
+    OURS["ours, without the graph"] = {"graphs": False}
+else:
+    OURS["ours, compile=True"] = {"compile": True}
+PEERS: dict[str, dict[str, Any]] = {
+    "eager fp32, as released": {},
+    "torch.compile, penalty eager": {"dtype": None if PRECISION == "fp32" else DTYPES[PRECISION], "compiled": True},
+}
+
+
+def flops(net: torch.nn.Module, *, backward: int = 0) -> int:
+    """Multiply-adds of a picture's forward pass, counted; `backward` more of the same."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        deepcopy(net).to("meta")(torch.empty(1, 3, SIDE, SIDE, device="meta"))
+    return counter.get_total_flops() // 2 * (1 + backward)
+
+
+def step_work(n: int, precision: str) -> Work:
+    """Multiply-adds of a step: the generator three times its forward, the critic 12 a critic update (6 of them the
+    penalty's) and 2 in the generator's, VGG three. Bytes of the pictures alone: a lower bound."""
+    generator, critic, _, features = networks()
+    assert critic is not None and features is not None
+    once = 3 * flops(generator) + (12 * CRITIC_STEPS + 2) * flops(critic) + 3 * flops(features)
+    return Work(n * once, 2 * n * 3 * SIDE * SIDE, DTYPES[precision])
+
+
+def first_losses(n: int) -> Tensor:
+    """Of one update with the fp32 reference: critic, penalty, content."""
+    values = step(n, critic_steps=1, precision="fp32", backend="reference", graphs=False)()
+    return values[COMPARED]
+
+
+@pytest.mark.parametrize("n", BATCHES)
+@pytest.mark.parametrize("path", OURS)
+def bench_training_step(benchmark: BenchmarkFixture, path: str, n: int) -> None:
+    options = OURS[path]
+    precision = options.get("precision", PRECISION)
+    first = step(n, critic_steps=1, **options)()[COMPARED]
+    with memory.kept():  # as training does
+        measure(
+            benchmark,
+            step(n, **options),
+            first_losses(n),
+            compared=lambda _: first,
+            group=f"training step of {n}, paper {SIDE}x{SIDE}",
+            path=path,
+            tolerance=TOLERANCE[precision],
+            work=step_work(n, precision),
+            pictures=n,
+        )
+
+
+@pytest.mark.parametrize("n", BATCHES)
+@pytest.mark.parametrize("path", PEERS)
+def bench_training_peer(benchmark: BenchmarkFixture, path: str, n: int) -> None:
+    options = PEERS[path]
+    precision = "fp32" if options.get("dtype") is None else PRECISION
+    wanted = released_step(n, critic_steps=1)()[[0, 1, 3]]
+    first = released_step(n, critic_steps=1, **options)()[[0, 1, 3]]
+    measure(
+        benchmark,
+        released_step(n, **options),
+        wanted,
+        compared=lambda _: first,
+        group=f"training step of {n}, paper {SIDE}x{SIDE}",
+        path=path,
+        tolerance=TOLERANCE[precision],
+        work=step_work(n, precision),
+        pictures=n,
+    )
+
+
+class Parts:
+    """The pieces of a step, each a call that gives what it made as one vector."""
+
+    def __init__(self, n: int, precision: str, backend: str = "auto") -> None:
+        config = train_config("unused", precision=precision, batch_size=n, graphs=False, backend=backend)
+        self.step = Step(config, networks())
+        self.blurred, self.sharp = (to_network(part) for part in pictures(n))
+        self.restored = self.step.restore(self.blurred)
+        self.leaf = self.restored.detach().requires_grad_()
+        assert self.step.critic is not None
+        self.critic = self.step.critic
+
+    def generator_forward(self) -> Tensor:
+        return self.step.restore(self.blurred).detach()
+
+    def generator_backward(self) -> Tensor:
+        gradients = torch.autograd.grad(
+            self.restored, trained_parameters(self.step.generator), self.sharp, retain_graph=True
+        )
+        return torch.cat([gradient.flatten() for gradient in gradients])
+
+    def critic_scores(self) -> Tensor:
+        with self.step.autocast():
+            scores = self.critic(torch.cat([self.sharp, self.leaf.detach()])).float().chunk(2)
+        return self._of_critic(losses.critic_loss(*scores))
+
+    def penalty(self) -> Tensor:
+        alpha = torch.full((self.sharp.shape[0], 1, 1, 1), 0.5, device=DEVICE)
+        return self._of_critic(self.step.penalty(self.critic, self.sharp, self.leaf, alpha))
+
+    def _of_critic(self, loss: Tensor) -> Tensor:
+        gradients = torch.autograd.grad(loss, [conv.weight for conv in self.critic.convs])
+        return torch.cat([gradient.flatten() for gradient in gradients])
+
+    def generator_losses(self) -> Tensor:
+        (gradient,) = torch.autograd.grad(
+            sum(self.step.generator_losses(self.leaf, self.sharp).values(), start=self.leaf.new_zeros(())), self.leaf
+        )
+        return gradient
+
+    def optimiser(self) -> Tensor:
+        for adam in self.step.adams.values():
+            for group in adam.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            adam.step()
+        return self.step.generator.head.weight.detach()
+
+
+PARTS: dict[str, tuple[Callable[[Parts], Tensor], int, Callable[[Networks], int]]] = {
+    "generator, forward": (Parts.generator_forward, 1, lambda nets: flops(nets.generator)),
+    "generator, backward": (Parts.generator_backward, 1, lambda nets: 2 * flops(nets.generator)),
+    "critic on both pictures, forward and backward": (
+        Parts.critic_scores,
+        CRITIC_STEPS,
+        lambda nets: 6 * flops(nets.critic),  # type: ignore[arg-type]
+    ),
+    "penalty with its gradients": (Parts.penalty, CRITIC_STEPS, lambda nets: 6 * flops(nets.critic)),  # type: ignore[arg-type]
+    "critic and VGG in the generator's losses": (
+        Parts.generator_losses,
+        1,
+        lambda nets: 2 * flops(nets.critic) + 3 * flops(nets.features),  # type: ignore[arg-type]
+    ),
+    "both optimisers": (Parts.optimiser, 1, lambda nets: 0),
+}
+# Gradients at random weights, relative to the reference in fp32, where a rounding moves values over LeakyReLU's kink
+PART_TOLERANCE = {"fp32": 1e-2, "bf16": 3e-1, "fp16": 5e-2}
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("precision", ["fp32"] if PRECISION == "fp32" else ["fp32", PRECISION])
+def bench_training_parts(benchmark: BenchmarkFixture, precision: str, part: str) -> None:
+    """Once each; a step has five of the critic's."""
+    call, times, count = PARTS[part]
+    wanted = call(Parts(1, "fp32", backend="reference"))
+    with memory.kept():
+        measure(
+            benchmark,
+            partial(call, Parts(1, precision)),
+            wanted,
+            group=f"anatomy {part}, {times} a step",
+            path="ours" if precision == PRECISION else f"ours, {precision}",
+            tolerance=PART_TOLERANCE[precision],
+            work=Work(count(networks()), 2 * 3 * SIDE * SIDE, DTYPES[precision]),
+            pictures=1,
+        )
