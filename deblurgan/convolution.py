@@ -1,6 +1,8 @@
-"""A convolution with the statistics of its result, by our kernel or by cuDNN, on bordered channels-last pictures.
+"""A convolution with the statistics of its result, and its gradients, by our kernel or by cuDNN.
 
-What both ways need is packed once, in a `Layer`. Inference only: nothing here has a gradient.
+Pictures are bordered, channels last. What both ways need is packed once, in a `Layer`. The gradient of what a layer
+read is another layer, its adjoint, of the gradient of what it made, amid zeros; that of its weight is a sum of products
+over all pixels. Nothing here is known to autograd.
 """
 
 from __future__ import annotations
@@ -14,49 +16,69 @@ from torch import Tensor
 
 from deblurgan import reference
 
-# The two lines of each axis that a phase of a transposed convolution reads, as rows or columns of its 3x3 weight
-PHASE_TAPS = ((1,), (2, 0))
+# The lines of each axis that a phase of a transposed convolution reads, of its mirrored 3x3 weight
+PHASE_TAPS = (slice(1, 2), slice(None, None, 2))
+
+
+EIGHT_BIT_TYPES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 
 
 class EightBit(NamedTuple):
     """A convolution's weights in 8 bits, a scale for each output channel."""
 
-    packed: Tensor  # int8 [cout, taps_y * taps_x * c]
+    packed: Tensor  # int8 or float8_e4m3fn [cout, taps_y * taps_x * c]
     scales: Tensor  # fp32 [cout], what a step of the input times a step of the weight stands for
+    offsets: Tensor | None  # of int8: int32 [cout], what the products lack where the input's zero is not 0
 
 
 @dataclass(frozen=True)
 class Layer:
     """A convolution's weights, packed for our kernel and for cuDNN."""
 
-    kind: str  # "stem", "down", "trunk" or "up": the kernels' table goes by it
-    packed: tuple[Tensor, ...]  # [cout, taps_y * taps_x * c], one, or one a phase
-    taps: tuple[tuple[int, int], ...]
+    kind: str  # "stem", "down", "trunk", "up" or "head": the kernels' table goes by it
+    packed: Tensor  # [cout, taps * c], those of the phases one after another
+    taps: tuple[tuple[int, int], ...]  # of its one phase, or of four
     library: Tensor
     stride: int = 1
     eighth: EightBit | None = None
 
+    @property
+    def transposed(self) -> bool:
+        return len(self.taps) > 1
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Of what the kernel reads, and of what it makes."""
+        cout, products = self.packed.shape
+        return products // sum(rows * columns for rows, columns in self.taps), cout
+
 
 def packed(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """[cout, c, kh, kw] as [cout, kh * kw * c]."""
-    return weight.detach().permute(0, 2, 3, 1).reshape(weight.shape[0], -1).to(dtype).contiguous()
+    return weight.detach().to(dtype, memory_format=torch.channels_last).permute(0, 2, 3, 1).flatten(1)
 
 
 def _library(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    return weight.detach().to(dtype).contiguous(memory_format=torch.channels_last)
+    return weight.detach().to(dtype, memory_format=torch.channels_last)
 
 
 def plain(kind: str, weight: Tensor, dtype: torch.dtype, *, stride: int = 1) -> Layer:
     """The layer of weight [cout, c, kh, kw]."""
     taps = (weight.shape[2], weight.shape[3])
-    return Layer(kind, (packed(weight, dtype),), (taps,), _library(weight, dtype), stride)
+    library = _library(weight, dtype)
+    return Layer(kind, packed(library, dtype), (taps,), library, stride)  # one memory
 
 
-def eight_bit(weight: Tensor, step: float) -> EightBit:
-    """weight [cout, c, kh, kw] for inputs in steps of `step`."""
+def eight_bit(weight: Tensor, step: float, *, zero: int = 0, dtype: torch.dtype = torch.int8) -> EightBit:
+    """weight [cout, c, kh, kw] for inputs in steps of `step`, in int8 with 0 at `zero`."""
     rows = packed(weight, torch.float32)
-    scale = rows.abs().amax(1).clamp(min=1e-30) / 127
-    return EightBit((rows / scale[:, None]).round().to(torch.int8), scale * step)
+    whole = dtype == torch.int8
+    scale = rows.abs().amax(1).clamp(min=1e-30) / (127 if whole else torch.finfo(dtype).max)
+    levels = rows / scale[:, None]
+    if not whole:
+        return EightBit(levels.to(dtype), scale * step, None)
+    levels = levels.round()
+    return EightBit(levels.to(dtype), scale * step, (-zero * levels.sum(1)).to(torch.int32))
 
 
 def stem(weight: Tensor, dtype: torch.dtype) -> Layer:
@@ -64,9 +86,9 @@ def stem(weight: Tensor, dtype: torch.dtype) -> Layer:
 
     Each row is one tap of eight pixels; what the picture lacks weighs nothing.
     """
-    missing = 8 - weight.shape[1]
-    run = F.pad(weight.detach(), (0, 1, 0, 0, 0, missing))  # [cout, 8, 7, 8]
-    return Layer("stem", (packed(run, dtype),), ((7, 1),), _library(F.pad(weight, (0, 0, 0, 0, 0, missing)), dtype))
+    runs = torch.zeros(weight.shape[0], 7, 8, 8, dtype=dtype, device=weight.device)
+    runs[:, :, :7, : weight.shape[1]] = weight.detach().permute(0, 2, 3, 1)
+    return Layer("stem", runs.flatten(1), ((7, 1),), _library(runs[:, :, :7].permute(0, 3, 1, 2), dtype))
 
 
 def up(weight: Tensor, dtype: torch.dtype) -> Layer:
@@ -74,18 +96,18 @@ def up(weight: Tensor, dtype: torch.dtype) -> Layer:
 
     Output pixel (2a + u, 2b + v) belongs to phase (u, v), a convolution of at most four taps from (a, b) on.
     """
-    weight = weight.detach()
-    phases = [weight[:, :, PHASE_TAPS[u]][:, :, :, PHASE_TAPS[v]].transpose(0, 1) for u in (0, 1) for v in (0, 1)]
-    taps = tuple((phase.shape[2], phase.shape[3]) for phase in phases)
-    return Layer("up", tuple(packed(phase, dtype) for phase in phases), taps, _library(weight, dtype))
+    library = _library(weight, dtype)
+    mirrored = library.permute(1, 2, 3, 0).contiguous().flip(1, 2)  # [cout, 3, 3, c]
+    phases = [mirrored[:, PHASE_TAPS[u], PHASE_TAPS[v]] for u in (0, 1) for v in (0, 1)]
+    taps = tuple((phase.shape[1], phase.shape[2]) for phase in phases)
+    return Layer("up", torch.cat([phase.flatten(1) for phase in phases], 1), taps, library)
 
 
 def fitting(layer: Layer, config: Any | None) -> Any | None:
     """The configuration if the layer's channels fill its blocks, which "tma" needs; else None, which means cuDNN."""
     if config is None or config.form != "tma":
         return config
-    cout, k = layer.packed[0].shape
-    c = k // (layer.taps[0][0] * layer.taps[0][1])
+    c, cout = layer.channels
     return config if c % config.block_k == 0 and cout % config.block_n == 0 else None
 
 
@@ -94,45 +116,64 @@ def conv_stats(
 ) -> tuple[Tensor, Tensor]:
     """The layer's result y [n, h, w, c] and its planes' mean and 1 / std, fp32 [n, 2, c].
 
-    x is a whole bordered picture [n, ., ., c], int8 for the layer's 8-bit weights. With a `config` our kernel writes y
-    into `out`; without, cuDNN makes y, reading x where it lies.
+    See `conv_tiles`, whose partial results are merged.
     """
+    y, partials, counts = conv_tiles(layer, x, out, config=config, tf32=tf32)
+    return y, merged(partials, counts)
+
+
+def merged(partials: Tensor, counts: Tensor) -> Tensor:
+    """The planes' mean and 1 / std, fp32 [n, 2, c], from the statistics of their tiles."""
     from deblurgan.kernels.merge_stats import merge_stats
 
-    config = fitting(layer, config)
-    if x.dtype == torch.int8:
-        y, partials, counts = _eight_bit(layer, x, out, config)
-    elif config:
-        y, partials, counts = _ours(layer, x, out, config, tf32)
-    else:
-        y, partials, counts = _cudnn(layer, x, out)
-    stats = torch.empty(y.shape[0], 2, y.shape[3], device=y.device)
+    stats = torch.empty(partials.shape[0], 2, partials.shape[3], device=partials.device)
     merge_stats(partials, counts, stats, eps=reference.EPS)
-    return y, stats
+    return stats
+
+
+def conv_tiles(
+    layer: Layer, x: Tensor, out: Tensor, *, config: Any | None, tf32: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The layer's result y [n, h, w, c] and the statistics of its tiles: partials [n, tiles, 2, c], counts [tiles].
+
+    x is a whole bordered picture [n, ., ., c], in 8 bits for the layer's 8-bit weights. With a `config` our kernel
+    writes y into `out`; without, cuDNN makes y, reading x where it lies.
+    """
+    config = fitting(layer, config)
+    if x.element_size() == 1:
+        return _eight_bit(layer, x, out, config)
+    if config:
+        return _ours(layer, x, out, config, tf32)
+    return _cudnn(layer, x, out)
 
 
 def _ours(layer: Layer, x: Tensor, y: Tensor, config: Any, tf32: bool) -> tuple[Tensor, Tensor, Tensor]:
-    from deblurgan.kernels.conv_stats import conv_stats, tile_count
+    from deblurgan.kernels.conv_stats import tile_count
 
-    transposed = layer.kind == "up"
-    parts = [y[:, u::2, v::2] for u in (0, 1) for v in (0, 1)] if transposed else [y]
-    source = x[:, 1:, 1:] if transposed else x
-    tiles = tile_count(parts[0].shape[1], parts[0].shape[2], config)
-    partials, counts = _partials(y, tiles * len(parts))
-    for i, (part, weight, taps) in enumerate(zip(parts, layer.packed, layer.taps, strict=True)):
-        conv_stats(
-            source,
-            weight,
-            part,
-            partials,
-            counts,
-            taps=taps,
-            stride=layer.stride,
-            first_tile=i * tiles,
-            config=config,
-            tf32=tf32,
-        )
+    shrink = 2 if layer.transposed else 1
+    tiles = tile_count(y.shape[1] // shrink, y.shape[2] // shrink, config)
+    partials, counts = _partials(y, tiles * len(layer.taps))
+    _launch(layer, x, y, config, tf32, partials, counts)
     return y, partials, counts
+
+
+def _launch(
+    layer: Layer,
+    x: Tensor,
+    y: Tensor,
+    config: Any,
+    tf32: bool,
+    partials: Tensor | None = None,
+    counts: Tensor | None = None,
+) -> None:
+    """Our kernel; without partials and counts no statistics."""
+    from deblurgan.kernels.conv_stats import conv_stats, up_conv_stats
+
+    if layer.transposed:
+        up_conv_stats(x[:, 1:, 1:], layer.packed, y, partials, counts, config=config, tf32=tf32)
+        return
+    taps = layer.taps[0]
+    conv_stats(x, layer.packed, y, partials, counts, taps=taps, stride=layer.stride, config=config, tf32=tf32)
 
 
 def _eight_bit(layer: Layer, x: Tensor, y: Tensor, config: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -140,11 +181,11 @@ def _eight_bit(layer: Layer, x: Tensor, y: Tensor, config: Any) -> tuple[Tensor,
 
     if layer.eighth is None or config is None:
         raise ValueError(
-            f"x must not be int8: this {layer.kind} layer has no 8-bit weights, or channels that do not fit"
+            f"x must not be {x.dtype}: this {layer.kind} layer has no 8-bit weights, or channels that do not fit"
         )
-    weight, scales = layer.eighth
+    weight, scales, offsets = layer.eighth
     partials, counts = _partials(y, tile_count(y.shape[1], y.shape[2], config))
-    conv_stats(x, weight, y, partials, counts, taps=layer.taps[0], config=config, scales=scales)
+    conv_stats(x, weight, y, partials, counts, taps=layer.taps[0], config=config, scales=scales, offsets=offsets)
     return y, partials, counts
 
 
@@ -152,7 +193,7 @@ def _cudnn(layer: Layer, x: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor
     from deblurgan.kernels.tile_stats import tile_count, tile_stats
 
     h, w = out.shape[1:3]
-    if layer.kind == "up":
+    if layer.transposed:
         inside = x[:, 1:-1, 1:-1].permute(0, 3, 1, 2)
         y = F.conv_transpose2d(inside, layer.library, stride=2, padding=1, output_padding=1)
     else:
@@ -167,3 +208,140 @@ def _cudnn(layer: Layer, x: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 def _partials(y: Tensor, tiles: int) -> tuple[Tensor, Tensor]:
     return torch.empty(y.shape[0], tiles, 2, y.shape[3], device=y.device), torch.empty(tiles, device=y.device)
+
+
+class AmidZeros(NamedTuple):
+    """The gradient of what a layer made, with the zeros around it that the layer's gradients read."""
+
+    memory: Tensor  # [n * rows + spare, pitch, c]
+    rows: int  # a picture
+    top: int  # where its pixel (0, 0) lies
+    left: int
+    inside: Tensor  # [n, h, w, c]
+    whole: Tensor  # [n, h + 2 border, w + 2 border, c]
+
+
+def amid_zeros(
+    n: int, h: int, w: int, c: int, *, border: int, shared: bool = False, dtype: torch.dtype, device: torch.device
+) -> AmidZeros:
+    """Memory for a gradient [n, h, w, c] within a border of zeros.
+
+    When `shared` a row's right border is the next one's left, and a picture's lower border the next one's upper, so
+    that the gradient of a reflected picture lies as that picture does in its own border of half the width.
+    """
+    rows, pitch = (side + border * (1 if shared else 2) for side in (h, w))
+    spare = border + 1 if shared else 0
+    memory = torch.empty(n * rows + spare, pitch, c, dtype=dtype, device=device)
+    strides = (rows * pitch * c, pitch * c, c, 1)
+    whole = memory.as_strided((n, h + 2 * border, w + 2 * border, c), strides)
+    inside = memory.as_strided((n, h, w, c), strides, (border * pitch + border) * c)
+    return AmidZeros(memory, rows, border, border, inside, whole)
+
+
+def fitting_gradients(weight: Tensor, dgrad: Any | None, wgrad: Any | None) -> tuple[Any | None, Any | None]:
+    """The configurations of the gradients of x and `weight`, None in place of those whose blocks its channels lack."""
+    cout, c = weight.shape[:2]
+    if dgrad and dgrad.form == "tma" and (cout % dgrad.block_k or c % dgrad.block_n):
+        dgrad = None
+    if wgrad and wgrad.form == "tma" and (cout % wgrad.block_m or c % wgrad.block_n):
+        wgrad = None
+    return dgrad, wgrad
+
+
+def zeros_for(
+    kind: str, border: reference.Border, *, dgrad: Any | None, wgrad: Any | None, shape: torch.Size, like: Tensor
+) -> AmidZeros:
+    """Memory for the gradient, `shape` [n, h, w, c], of what a layer of this kind made of a picture so bordered.
+
+    `dgrad` and `wgrad` are the configurations of its gradients; cuDNN, which both are without, wants no zeros.
+    """
+    n, h, w, c = shape
+    reflected = kind == "trunk" and border == "reflect"
+    width = 0 if dgrad is None and wgrad is None else 2 if reflected else 1
+    return amid_zeros(n, h, w, c, border=width, shared=reflected and width > 0, dtype=like.dtype, device=like.device)
+
+
+def adjoint(kind: str, weight: Tensor, dtype: torch.dtype) -> Layer:
+    """The layer that makes the gradient of what a layer of this kind, with this weight, read."""
+    if kind == "down":
+        return up(weight, dtype)
+    if kind == "up":
+        return plain("down", weight, dtype, stride=2)
+    mirrored = weight.detach().transpose(0, 1).flip(2, 3)
+    return stem(mirrored, dtype) if kind == "head" else plain(kind, mirrored, dtype)
+
+
+def data_gradient(
+    kind: str, weight: Tensor, x: Tensor, dy: AmidZeros, *, border: reference.Border, config: Any | None, tf32: bool
+) -> Tensor:
+    """The gradient of x, whole with its border [n, ., ., c] where that is reflected, else of its inside alone.
+
+    x is a whole bordered picture, dy the gradient of what the layer of `kind` and `weight` made of it. Pixels of a row
+    lie side by side. Without a `config` cuDNN makes it.
+    """
+    edge = 3 if kind == "head" else 1
+    reflected = border == "reflect" and kind in ("trunk", "head")
+    if config is None:
+        whole = _library_gradients(kind, weight, x, dy.inside, (True, False))[0].permute(0, 2, 3, 1).contiguous()
+        return whole if reflected or kind == "up" else whole[:, edge:-edge, edge:-edge]
+    h, w = x.shape[1:3]
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    made = out if reflected else out[:, : h - 2 * edge, : w - 2 * edge]
+    layer = adjoint(kind, weight, x.dtype)
+    _launch(layer, dy.whole, made, config, tf32)
+    return made
+
+
+def weight_gradient(kind: str, weight: Tensor, x: Tensor, dy: AmidZeros, *, config: Any | None, tf32: bool) -> Tensor:
+    """The gradient of `weight`, in its shape: fp32, or x's type from cuDNN. See `data_gradient`."""
+    if config is None:
+        return _library_gradients(kind, weight, x, dy.inside, (False, True))[1]
+    if kind == "stem":
+        runs = _products(x, dy.inside, 64, (7, 1), 1, config, tf32).unflatten(3, (8, 8))[:, :, 0]  # [k, 7, 8, 8]
+        return runs[:, :, :7, : weight.shape[1]].permute(0, 3, 1, 2)
+    if kind == "head":  # products of the gradient's runs with x: its taps are mirrored
+        read = x if dy.top == 6 else x[:, 3:-3, 3:-3]  # a reflected border counts
+        runs = _products(dy.whole, read, 64, (7, 1), 1, config, tf32).unflatten(3, (8, 8))[:, :, 0]  # [c, 7, 8, 8]
+        return runs[:, :, :7, : weight.shape[0]].flip(1, 2).permute(3, 0, 1, 2)
+    taps, stride = (weight.shape[2], weight.shape[3]), 1 if kind == "trunk" else 2
+    if kind == "up":
+        products = _products(dy.whole, x[:, 1:-1, 1:-1], weight.shape[1], taps, stride, config, tf32)
+    else:
+        products = _products(x, dy.inside, weight.shape[1], taps, stride, config, tf32)
+    return products.permute(0, 3, 1, 2)
+
+
+def _products(x: Tensor, dy: Tensor, c: int, taps: tuple[int, int], stride: int, config: Any, tf32: bool) -> Tensor:
+    """sum over y, x of dy[y, x, k] x[y stride + i, x stride + j, c]: fp32 [k, taps_y, taps_x, c]."""
+    from deblurgan.kernels.conv_wgrad import conv_wgrad, split_count
+
+    splits, k = split_count(dy, c, taps, config), dy.shape[3]
+    partials = torch.empty(splits, k, taps[0] * taps[1] * c, device=dy.device)
+    conv_wgrad(x, dy, partials, taps=taps, stride=stride, config=config, tf32=tf32)
+    return partials.sum(0).view(k, *taps, c)
+
+
+def _library_gradients(
+    kind: str, weight: Tensor, x: Tensor, dy: Tensor, wanted: tuple[bool, bool]
+) -> tuple[Tensor, Tensor]:
+    """cuDNN's gradients of x and of the weight, as far as `wanted`, both [n, c, h, w]."""
+    transposed = kind == "up"
+    rows = _library(weight, x.dtype)
+    if kind == "stem":
+        rows = F.pad(rows, (0, 0, 0, 0, 0, x.shape[3] - weight.shape[1]))
+    source = x[:, 1:-1, 1:-1] if transposed else x[:, :, :-1] if kind == "stem" else x
+    stride, padding = 2 if kind in ("down", "up") else 1, 1 if transposed else 0
+    dx, dw, _ = torch.ops.aten.convolution_backward(
+        dy.permute(0, 3, 1, 2)[:, : weight.shape[0] if kind == "head" else None],
+        source.permute(0, 3, 1, 2),
+        rows,
+        None,
+        [stride, stride],
+        [padding, padding],
+        [1, 1],
+        transposed,
+        [padding, padding],
+        1,
+        [*wanted, False],
+    )
+    return dx, dw[:, : weight.shape[1]] if wanted[1] else dw
