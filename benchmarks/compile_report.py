@@ -29,9 +29,10 @@ from unittest import mock
 
 import torch
 
-from deblurgan import _C
+from deblurgan import _C, tape
 from deblurgan.engine import Engine, Trunk
-from deblurgan.nn import PRESETS, Generator
+from deblurgan.kernels.table import Choose, eight_bit_config, from_table
+from deblurgan.nn import Generator
 
 Row = dict[str, Any]
 
@@ -41,12 +42,17 @@ USAGE = re.compile(
 )
 OPCODE = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+\s+)?([A-Z0-9_]+)", re.M)
 COUNTED = {"hgmma": "HGMMA", "igmma": "IGMMA", "hmma": "HMMA", "imma": "IMMA", "tcgen05": "UTCHMMA"}  # by tensor cores
+COUNTED |= {"qgmma": "QGMMA", "qmma": "QMMA", "utcqmma": "UTCQMMA"}  # of fp8
 COUNTED |= {"tma": "UTMALDG", "ldl": "LDL", "stl": "STL"}
 
-ARCHS, DTYPES = (80, 90, 100, 120), ("float16", "bfloat16", "int8")
-PICTURE = (1, 3, 720, 1280)
+ARCHS, DTYPES = (80, 90, 100, 120), ("float16", "bfloat16", "int8", "float8_e4m3fn")
+TRUNKS: dict[str, Trunk] = {"int8": "int8", "float8_e4m3fn": "fp8"}  # by a type of 8 bits
+PICTURE, SMALL = (1, 3, 720, 1280), (1, 3, 256, 256)  # of the small one norm_act merges the tiles
 REDUCTION = {"stem": 1, "down.0": 2, "down.1": 4, "trunk": 4, "up.0": 2, "up.1": 1}  # of a layer's sides
 OTHERS = ("pack_image", "tile_stats", "merge_stats", "norm_act")
+# Backward, in the type of training. Other gradients are these kernels again, or convolutions without statistics
+GRADIENTS = ("norm_act_reduce", "norm_act_grad", "output_tail_grad")
+WEIGHTS = ("stem", "down.0", "down.1", "trunk")
 
 
 class Job(NamedTuple):
@@ -132,39 +138,57 @@ def cuda_rows() -> list[Row]:
 
 def jobs() -> Iterator[Job]:
     """All that a generator of width 64 may launch."""
-    from benchmarks.tune import candidates, channels, label
+    from benchmarks.tune import candidates, label
 
     layers = engine("paper", Job(0, "float16")).layers
     layers["trunk"] = layers["blocks.0.conv1"]
-    sites = [(name, layers[name].kind, channels(layers[name])) for name in REDUCTION]
-    sites.append(("head", "head", (layers["up.1"].packed[0].shape[0], 3)))
+    sites = [(name, layers[name].kind, layers[name].channels) for name in REDUCTION]
+    sites.append(("head", "head", (layers["up.1"].packed.shape[0], 128)))
     trunk8 = [(name, "trunk8", shape) for name, kind, shape in sites if kind == "trunk"]
     for arch, dtype in product(ARCHS, DTYPES):
-        narrow = dtype == "int8"
-        for layer, kind, shape in trunk8 if narrow else sites:
-            for config in candidates(kind, arch, *shape):
+        for layer, kind, shape in trunk8 if dtype in TRUNKS else sites:
+            tuned = candidates(kind, arch, *shape)
+            for config in [eight_bit_config(shape[1])] if tuned and dtype == "float8_e4m3fn" else tuned:
                 yield Job(arch, dtype, layer=layer, kind=kind, config=astuple(config), label=label(config))
-        for kernel in () if narrow else OTHERS:
-            yield Job(arch, dtype, kernel)
+        for kernel in () if dtype in TRUNKS else OTHERS:
+            if dtype == "float16" or kernel != "merge_stats":  # which knows no half types
+                yield Job(arch, dtype, kernel)
+    for arch in ARCHS:
+        for layer, kind, (c, cout) in sites:
+            for config in candidates(f"{kind}.wgrad", arch, cout, c) if layer in WEIGHTS else ():
+                yield Job(arch, "bfloat16", "", f"{layer}.wgrad", f"{kind}.wgrad", astuple(config), label(config))
+        for kernel in GRADIENTS:
+            yield Job(arch, "bfloat16", kernel)
 
 
 def engine(preset: str, job: Job, trunk: Trunk = "same") -> Engine:
     """With weights that are shapes only, and the job's configuration where its layer asks for one."""
-    from deblurgan.kernels.table import from_table
-
     with torch.device("meta"):
         net = Generator(preset, blocks=2)
     dtype = getattr(torch, job.dtype)
-    question = job.kind.removesuffix("8"), PICTURE[2] * PICTURE[3] // REDUCTION.get(job.layer, 1) ** 2, dtype
+    wide = torch.float16 if job.dtype in TRUNKS else dtype
+    return Engine(net.spec, net.state_dict(), dtype=wide, choose=choose(job), trunk=trunk)
+
+
+def choose(job: Job) -> Choose:
+    """The job's configuration for its layer, the table's default for all others."""
+    from deblurgan.kernels.conv_stats import ConvConfig
+
+    reduction = REDUCTION.get(job.layer.removesuffix(".wgrad"), 1)
+    question = job.kind.removesuffix("8"), PICTURE[2] * PICTURE[3] // reduction**2, getattr(torch, job.dtype)
     default = from_table("", [])
+    return lambda *asked: ConvConfig(*job.config) if asked == question else default(*asked)
 
-    def choose(*asked: Any) -> Any:
-        from deblurgan.kernels.conv_stats import ConvConfig
 
-        return ConvConfig(*job.config) if asked == question else default(*asked)
-
-    wide = torch.float16 if dtype == torch.int8 else dtype
-    return Engine(net.spec, net.state_dict(), dtype=wide, choose=choose, trunk=trunk)
+def differentiate(preset: str, job: Job) -> None:
+    """A forward and a backward pass of the tape on tensors without memory."""
+    with torch.device("meta"):
+        net = Generator(preset, blocks=2)
+        image, counter = torch.empty(PICTURE), torch.empty(2, dtype=torch.int64) if net.spec.dropout else None
+    recorder = tape.Tape(net.spec, getattr(torch, job.dtype), choose(job))
+    weights = {name: parameter.detach() for name, parameter in net.named_parameters()}
+    out, kept, tanh = recorder.forward(image, weights, counter)
+    recorder.backward(out, image, weights, counter, kept, tanh, set(recorder.names))
 
 
 @contextmanager
@@ -191,16 +215,36 @@ def compiling(arch: int, names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
 
 def compile_job(job: Job) -> list[Row]:
     """One row a kernel. The engine runs on tensors without memory, so each gets the arguments that it would get."""
-    names = ("conv_stats_kernel", "flat_conv_stats_kernel")
+    if job.kernel in GRADIENTS or job.kind.endswith(".wgrad"):
+        names = (f"{job.kernel}_kernel",) if job.kernel else ("conv_wgrad_kernel", "flat_conv_wgrad_kernel")
+        with compiling(job.arch, names) as found:
+            for preset in ("paper", "article") if job.kernel else ("paper",):
+                differentiate(preset, job)
+        return [{**head_of(job), **facts(kernel)} for kernel in found.values()]
+    names = ("conv_stats_kernel", "flat_conv_stats_kernel", "up_conv_stats_kernel")
     if job.kernel or job.layer == "head":
         names = (f"{job.kernel or 'output_tail'}_kernel",)
-    presets = [preset for preset in PRESETS if job.kernel and (preset != "tiny" or job.dtype == "float16")] or ["paper"]
-    pictures = (torch.float32, torch.uint8) if job.kernel or job.layer == "head" else (torch.float32,)
-    trunks: tuple[Trunk, ...] = ("same", "int8") if job.kernel else ("int8" if job.dtype == "int8" else "same",)
     with compiling(job.arch, names) as found:
-        for preset, trunk, picture in product(presets, trunks, pictures):
-            engine(preset, job, trunk)(torch.empty(PICTURE, dtype=picture, device="meta"))
+        for preset, trunk, shape, picture, stochastic in runs(job):
+            counter = torch.empty(2, dtype=torch.int64, device="meta") if stochastic else None
+            engine(preset, job, trunk)(torch.empty(shape, dtype=picture, device="meta"), counter)
     return [{**head_of(job), **facts(kernel)} for kernel in found.values()]
+
+
+def runs(job: Job) -> Iterator[tuple[str, Trunk, tuple[int, ...], torch.dtype, bool]]:
+    """The engine's passes that meet a job's kernels: preset, trunk, picture and its type, and whether with dropout."""
+    yield "paper", TRUNKS.get(job.dtype, "same"), PICTURE, torch.float32, False
+    if job.layer == "head" or job.kernel == "pack_image":
+        yield "paper", "same", PICTURE, torch.uint8, False
+    if job.kernel == "norm_act":
+        yield "paper", "same", SMALL, torch.float32, True
+    if job.kernel and job.dtype == "float16":
+        yield "article", "same", PICTURE, torch.float32, False
+        yield "tiny", "same", PICTURE, torch.float32, False
+    if job.kernel == "norm_act" and job.dtype == "float16" and job.arch >= 90:
+        for trunk in TRUNKS.values():
+            yield "paper", trunk, PICTURE, torch.float32, False
+            yield "article", trunk, PICTURE, torch.float32, False
 
 
 def head_of(job: Job) -> Row:
@@ -269,14 +313,16 @@ def table(found: list[Row]) -> str:
         most = {arch: max((row["registers"] for row in group if row["arch"] == arch), default="") for arch in archs}
         cells = [name, *most.values(), *(max(row[key] for row in group) for key in ("shared_bytes", "spill_bytes"))]
         if hopper:
-            on_hopper = [(row["hgmma"] + row["igmma"], row["tma"]) for row in group if row["arch"] == "sm_90"]
+            on_hopper = [
+                (row["hgmma"] + row["igmma"] + row["qgmma"], row["tma"]) for row in group if row["arch"] == "sm_90"
+            ]
             cells += min(on_hopper, default=("", ""))
         lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
     return "\n".join(lines)
 
 
 def _name(row: Row) -> str:
-    eighth = "int8" if row.get("dtype") == "int8" else ""
+    eighth = TRUNKS.get(row.get("dtype", ""), "")
     return " ".join(filter(None, (row["kernel"], row.get("layer"), eighth, row["config"])))
 
 

@@ -24,11 +24,11 @@ from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
 from benchmarks.roofline import H200, Kernel, generator_kernels
-from deblurgan import convolution, reference
+from deblurgan import convolution, reference, tape
 from deblurgan.convolution import Layer
 from deblurgan.engine import Engine
 from deblurgan.kernels.conv_stats import ConvConfig
-from deblurgan.kernels.output_tail import output_tail
+from deblurgan.kernels.output_tail import folded, output_tail
 from deblurgan.kernels.table import why_not
 from deblurgan.nn import PRESETS, Generator, GeneratorSpec
 
@@ -64,18 +64,42 @@ CANDIDATES: dict[str, list[ConvConfig]] = {
         ConvConfig(128, 128, 128, 4, 3, "tma"),
         ConvConfig(64, 128, 128, 4, 4, "tma"),
     ],
-    "up": [ConvConfig(128, 128, 64, 8, 3), ConvConfig(128, 64, 64, 4, 3), ConvConfig(64, 64, 64, 4, 3)],
-    "head": [ConvConfig(128, 16, 32, 4, 3), ConvConfig(128, 16, 64, 4, 3), ConvConfig(256, 16, 64, 8, 3)],
+    "up": [ConvConfig(128, 128, 64, 8, 3), ConvConfig(128, 64, 64, 4, 3), ConvConfig(64, 64, 64, 4, 2)],
+    "head": [  # five rows of results in 128 columns, two in 64
+        ConvConfig(128, 128, 64, 8, 3),
+        ConvConfig(256, 128, 64, 8, 3),
+        ConvConfig(64, 128, 64, 4, 3),
+        ConvConfig(128, 64, 64, 4, 3),
+    ],
 }
+# Gradients of pictures are convolutions too, without statistics. Those of weights are block_m results of a layer by
+# block_n of its inputs at one tap, summed over block_k pixels at a time
+CANDIDATES |= {
+    "down.dgrad": CANDIDATES["up"],
+    "trunk.dgrad": CANDIDATES["trunk"],
+    "up.dgrad": CANDIDATES["down"],
+    "head.dgrad": CANDIDATES["stem"],
+    "stem.wgrad": [ConvConfig(64, 64, 64, 4, 3), ConvConfig(64, 64, 128, 4, 2)],
+    "down.wgrad": [ConvConfig(128, 64, 64, 4, 3), ConvConfig(128, 128, 64, 8, 3)],
+    "trunk.wgrad": [
+        ConvConfig(128, 128, 64, 4, 3, "tma"),
+        ConvConfig(128, 256, 64, 8, 3, "tma"),
+        ConvConfig(128, 256, 64, 8, 4, "tma"),
+        ConvConfig(128, 128, 64, 8, 4, "tma"),
+        ConvConfig(128, 128, 64, 8, 3),
+        ConvConfig(128, 128, 32, 4, 4),
+    ],
+}
+CANDIDATES |= {"up.wgrad": CANDIDATES["down.wgrad"], "head.wgrad": CANDIDATES["stem.wgrad"]}
 SHARED_KB = {80: 163, 87: 163, 90: 227, 100: 227, 103: 227, 110: 227}  # of a program, by architecture; elsewhere 99
 
 
 def fits(config: ConvConfig, arch: int, c: int, cout: int, element: int = 2) -> bool:
-    """Whether a configuration suits an architecture and a layer: channels of its input, of its result, bytes of one."""
+    """Whether a configuration suits an architecture and a layer: channels of input and product, bytes of an element."""
     asynchronous = 90 <= arch < 120  # the product reads shared memory while it runs, which takes one buffer more
     buffers = config.stages if asynchronous else config.stages - 1
     shared = element * buffers * (config.block_m + config.block_n) * config.block_k
-    if shared + 1024 > 1024 * SHARED_KB.get(arch, 99) or config.block_n > max(cout, 16):
+    if shared + 1024 > 1024 * SHARED_KB.get(arch, 99) or config.block_n > cout:
         return False
     # On sm_100 a thread has a row of a half type's tile, whose statistics then take five shuffles a column: 128 columns
     # a thread are an epilogue of 7000 instructions, and it spills
@@ -86,12 +110,6 @@ def fits(config: ConvConfig, arch: int, c: int, cout: int, element: int = 2) -> 
 
 def candidates(kind: str, arch: int, c: int, cout: int) -> list[ConvConfig]:
     return [config for config in CANDIDATES[kind] if fits(config, arch, c, cout, 1 if kind == "trunk8" else 2)]
-
-
-def channels(layer: Layer) -> tuple[int, int]:
-    """Of the picture that the layer's kernel reads, and of its result."""
-    cout, products = layer.packed[0].shape
-    return products // (layer.taps[0][0] * layer.taps[0][1]), cout
 
 
 class Case(NamedTuple):
@@ -156,7 +174,7 @@ def conv_problem(case: Case, layer: Layer, exact: Layer, x: Tensor, out: Tensor)
         return reference.instance_norm(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
     return Problem(
-        case, channels(layer), lambda config: convolution.conv_stats(layer, x, out, config=config), normalised, wanted
+        case, layer.channels, lambda config: convolution.conv_stats(layer, x, out, config=config), normalised, wanted
     )
 
 
@@ -166,6 +184,8 @@ def head_problem(case: Case, engine: Engine, state: dict[str, Tensor], x: Tensor
     x.normal_()
     image = (torch.rand(n, 3, h, w, device=x.device) * 2 - 1).to(x.dtype)
     out = torch.empty_like(image)
+    widths = {config.block_n for config in CANDIDATES["head"]}
+    weights = {width: folded(engine.head_weight, width, x.dtype) for width in widths}
 
     def library(dtype: torch.dtype) -> Tensor:
         weight = state["head.weight"].to(dtype, memory_format=torch.channels_last)
@@ -175,18 +195,18 @@ def head_problem(case: Case, engine: Engine, state: dict[str, Tensor], x: Tensor
     def run(config: ConvConfig | None) -> Tensor:
         if config is None:
             return library(x.dtype)
-        output_tail(x, engine.head_weight, engine.head_bias, image, out, taps=7, config=config)
+        output_tail(x, weights[config.block_n], engine.head_bias, image, out, config=config)
         return out
 
-    return Problem(case, (x.shape[3], 3), run, Tensor.float, lambda: library(torch.float32))
+    return Problem(case, (x.shape[3], 128), run, Tensor.float, lambda: library(torch.float32))
 
 
 def eight_bit_problem(case: Case, layer: Layer, x: Tensor, out: Tensor) -> Problem:
     """A convolution of int8; the library has the same numbers in out's type."""
     assert layer.eighth
     x.copy_((torch.randn(x.shape, device=x.device) * 127 / 5).round().clamp(-127, 127))
-    weight, scales = layer.eighth
-    c, cout = channels(layer)
+    weight, scales, _ = layer.eighth
+    c, cout = layer.channels
     same = (weight * scales[:, None]).view(cout, *layer.taps[0], c).permute(0, 3, 1, 2)
     wide = conv_problem(
         case, *(convolution.plain("trunk", same, dtype) for dtype in (out.dtype, torch.float32)), x.to(out.dtype), out
@@ -229,6 +249,80 @@ def problems(spec: GeneratorSpec, size: Size, dtype: torch.dtype, device: torch.
         fill(x, layer.kind)
         yield conv_problem(case, layer, exact.layers[key], x, out.inside)
     yield head_problem(Case(kernels["head"], "head", dtype, size, n * h * w), engine, state, space.head.whole)
+
+
+# Of each layer: what the roofline calls it, and what the picture's sides are divided by before and after it
+SIDES = {
+    "stem": ("stem", 1, 1),
+    "down.0": ("down1", 1, 2),
+    "down.1": ("down2", 2, 4),
+    "blocks.0.conv1": ("trunk", 4, 4),
+    "up.0": ("up1", 4, 2),
+    "up.1": ("up2", 2, 1),
+    "head": ("head", 1, 1),
+}
+
+
+def gradient_problems(spec: GeneratorSpec, size: Size, dtype: torch.dtype, device: torch.device) -> Iterator[Problem]:
+    """The gradients of what each layer but the first reads, and of its weight, with all that is packed for them."""
+    n, h, w = size
+    torch.manual_seed(0)
+    with device:
+        net = Generator(width=spec.width, blocks=1, border=spec.border).requires_grad_(False)
+    kernels = {kernel.name: kernel for kernel in generator_kernels(net.spec, h, w, n)}
+    layers = [(stage.name, stage.kind, stage.border) for stage in tape.stages(net.spec) if stage.name in SIDES]
+    for key, kind, border in (*layers, ("head", "head", net.spec.border)):
+        name, before, after = SIDES[key]
+        weight = net.get_parameter(f"{key}.weight")
+        c, cout = weight.shape[:2] if kind == "up" else weight.shape[1::-1]
+        inside = torch.randn(n, c, h // before, w // before, device=device, dtype=dtype)
+        x = reference.pad(inside, weight.shape[2] // 2, border).permute(0, 2, 3, 1).contiguous()
+        if kind == "stem":
+            x = F.pad(x, (0, 8 - c, 0, 1))
+        dy = torch.randn(n, h // after, w // after, cout, device=device, dtype=dtype)
+        products = {"dgrad": (cout, c), "wgrad": (c, cout) if kind == "up" else (cout, c)}
+        if kind in ("stem", "head"):  # runs of 64
+            products = {"dgrad": (64, c), "wgrad": (c if kind == "head" else cout, 64)}
+        for which in ("wgrad",) if kind == "stem" else ("dgrad", "wgrad"):
+            kernel = replace(kernels[name], name=f"{name} {which}")
+            case = Case(kernel, f"{kind}.{which}", dtype, size, n * dy.shape[1] * dy.shape[2])
+            yield gradient_problem(case, products[which], border, weight, x, dy)
+
+
+def gradient_problem(
+    case: Case, product: tuple[int, int], border: reference.Border, weight: Tensor, x: Tensor, dy: Tensor
+) -> Problem:
+    """Of x, whole with its border, and dy [n, h, w, cout]; `product` has the channels that `fits` asks for."""
+    kind, _, which = case.kind.partition(".")
+    first = CANDIDATES[case.kind][0]
+    places = {ours: amid_zeros(kind, border, dy, first if ours else None) for ours in (False, True)}
+    exact = amid_zeros(kind, border, dy.float(), None)
+
+    def gradient(config: ConvConfig | None, x: Tensor, place: convolution.AmidZeros) -> Tensor:
+        if which == "wgrad":
+            return convolution.weight_gradient(kind, weight, x, place, config=config, tf32=False)
+        return convolution.data_gradient(kind, weight, x, place, border=border, config=config, tf32=False)
+
+    return Problem(
+        case,
+        product,
+        lambda config: gradient(config, x, places[config is not None]),
+        Tensor.float,
+        lambda: gradient(None, x.float(), exact),
+    )
+
+
+def amid_zeros(kind: str, border: reference.Border, dy: Tensor, config: ConvConfig | None) -> convolution.AmidZeros:
+    """dy [n, h, w, c] where the gradients of a layer in this configuration read it."""
+    h, w, c = dy.shape[1:]
+    if kind == "head":
+        b = 6 if border == "reflect" else 3
+        whole = F.pad(dy, (0, 8 - c, b, b + 1, b, b))
+        return convolution.AmidZeros(whole.flatten(0, 1), h + 2 * b, b, b, whole[:, b : b + h, b : b + w], whole)
+    place = convolution.zeros_for(kind, border, dgrad=config, wgrad=config, shape=dy.shape, like=dy)
+    place.memory.zero_()
+    place.inside.copy_(dy)
+    return place
 
 
 def seconds(call: Callable[[], Any], calls: int = 10, rounds: int = 30) -> float:
@@ -341,6 +435,7 @@ def main() -> int:
     parser.add_argument("--preset", choices=PRESETS, default="paper")
     parser.add_argument("--sizes", default="256x256x1,256x256x16,720x1280x1,720x1280x8", metavar="HxWxN,...")
     parser.add_argument("--dtypes", default="float16,bfloat16,int8")
+    parser.add_argument("--gradients", default="256x256x1,256x256x16", metavar="HxWxN,...", help="sizes of crops")
     parser.add_argument("--json", type=Path, metavar="FILE", help="every time that was measured")
     args = parser.parse_args()
     device = torch.device("cuda")
@@ -355,8 +450,10 @@ def main() -> int:
     results: list[Result] = []
     print(f"{gpu}\n\n| {' | '.join(HEADINGS)} |\n{'|---' * len(HEADINGS)}|")
     for dtype in args.dtypes.split(","):
-        for picture in args.sizes.split(","):
-            for problem in problems(PRESETS[args.preset], size(picture), getattr(torch, dtype), device):
+        works = [(problems, picture) for picture in args.sizes.split(",")]
+        works += [(gradient_problems, crop) for crop in args.gradients.split(",") if dtype != "int8"]
+        for work, picture in works:
+            for problem in work(PRESETS[args.preset], size(picture), getattr(torch, dtype), device):
                 result = measure(problem, 10 * major + minor)
                 results.append(result)
                 print(line(result, gpu), flush=True)

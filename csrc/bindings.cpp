@@ -67,6 +67,12 @@ PYBIND11_MODULE(_C, m) {
     run(args, place, random_windows_cpu, DEBLURGAN_GPU(random_windows));
   });
 
+  m.def("dropout_mask", [](Address counter, Address out, int64_t n, int64_t elements, uint32_t threshold,
+                           uint32_t stream, Place place) {
+    const DropoutArgs args{draws_of(0, 0, counter), pointer<bool>(out), n, elements, threshold, stream};
+    run(args, place, dropout_mask_cpu, DEBLURGAN_GPU(dropout_mask));
+  });
+
   m.def("random_trajectories", [](uint64_t seed, uint64_t first, Address counter, Address anxiety, Address out,
                                   int64_t n, int64_t steps, float length, Place place) {
     const TrajectoryArgs args{

@@ -35,6 +35,22 @@ struct WindowsArgs {
   bool flip;
 };
 
+// Element e of picture i is kept where word e % 4 of counter (index i, e / 4, kDropout + stream) reaches the threshold.
+struct DropoutArgs {
+  Draws draws;
+  bool* out;            // [n, elements]
+  int64_t n, elements;  // at most 2^34 elements
+  uint32_t threshold, stream;
+
+  DEBLURGAN_INLINE int64_t groups() const { return (elements + 3) / 4; }
+};
+
+DEBLURGAN_INLINE Words keep_words(const DropoutArgs& a, uint64_t seed, uint64_t index, int64_t group) {
+  Words words = philox(seed, index, static_cast<uint32_t>(group), kDropout + a.stream);
+  for (uint32_t& word : words.v) word = word >= a.threshold;
+  return words;
+}
+
 struct TrajectoryArgs {
   Draws draws;
   const float* anxiety;  // [n]
@@ -88,6 +104,7 @@ DEBLURGAN_INLINE int64_t taps_of(const ApplyArgs& a, int64_t picture) {
 
 void choices_cpu(const ChoicesArgs& args, int64_t threads);
 void random_windows_cpu(const WindowsArgs& args, int64_t threads);
+void dropout_mask_cpu(const DropoutArgs& args, int64_t threads);
 void random_trajectories_cpu(const TrajectoryArgs& args, int64_t threads);
 void rasterize_psf_cpu(const PsfArgs& args, int64_t threads);
 bool all_within_cpu(const float* values, int64_t n, float low, float high);  // false for NaN
@@ -104,6 +121,7 @@ int cuda_device_count();  // 0 without a usable driver
 // `stream` belongs to `device`. They throw std::runtime_error where CUDA refuses.
 void choices_cuda(const ChoicesArgs& args, int device, void* stream);
 void random_windows_cuda(const WindowsArgs& args, int device, void* stream);
+void dropout_mask_cuda(const DropoutArgs& args, int device, void* stream);
 void random_trajectories_cuda(const TrajectoryArgs& args, int device, void* stream);
 void rasterize_psf_cuda(const PsfArgs& args, int device, void* stream);
 void psf_taps_cuda(const TapsArgs& args, int device, void* stream);

@@ -24,6 +24,22 @@ struct NoScratch {};
 
 constexpr int64_t kWorthAThread = 4096;  // draws that take as long as starting a thread
 
+constexpr int64_t kKept = 4096;
+
+// What dropout keeps of four elements a draw, ahead of being stored, so that drawing is vector code.
+struct KeptWords {
+  bool v[4 * kKept];
+};
+
+DEBLURGAN_CLONES void draw_kept(const DropoutArgs& a, uint64_t seed, uint64_t index, int64_t first, int64_t count,
+                                KeptWords& kept) {
+  const DropoutArgs args = a;
+  for (int32_t i = 0; i < static_cast<int32_t>(count); ++i) {
+    const Words words = keep_words(args, seed, index, first + i);
+    for (int k = 0; k < 4; ++k) kept.v[4 * i + k] = words.v[k] != 0;
+  }
+}
+
 constexpr int64_t kKicks = 256;
 
 // Kicks drawn ahead, in arrays of each part, so that drawing them is vector code.
@@ -344,6 +360,17 @@ void choices_cpu(const ChoicesArgs& a, int64_t threads) {
 void random_windows_cpu(const WindowsArgs& a, int64_t threads) {
   parallel_for<NoScratch>(a.n, std::min(threads, a.n / kWorthAThread), [&](NoScratch&, int64_t i) {
     a.out[i] = draw_window(a.draws.the_seed(), a.draws.index(i), a.h, a.w, a.out_h, a.out_w, a.flip);
+  });
+}
+
+void dropout_mask_cpu(const DropoutArgs& a, int64_t threads) {
+  const int64_t parts = (a.groups() + kKept - 1) / kKept;
+  parallel_for<KeptWords>(a.n * parts, threads, [&](KeptWords& kept, int64_t task) {
+    const int64_t picture = task / parts, first = task % parts * kKept;
+    const int64_t count = std::min(kKept, a.groups() - first);
+    draw_kept(a, a.draws.the_seed(), a.draws.index(picture), first, count, kept);
+    const int64_t elements = std::min(4 * count, a.elements - 4 * first);
+    std::copy_n(kept.v, elements, a.out + picture * a.elements + 4 * first);
   });
 }
 

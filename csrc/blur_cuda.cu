@@ -55,6 +55,10 @@ void random_windows_cuda(const WindowsArgs& a, int device, void* stream) {
   launch(windows_kernel, "random_windows", blocks_of(a.n, kThreads), a, device, stream);
 }
 
+void dropout_mask_cuda(const DropoutArgs& a, int device, void* stream) {
+  launch(dropout_kernel, "dropout_mask", blocks_of(a.n * a.groups(), kThreads), a, device, stream);
+}
+
 void random_trajectories_cuda(const TrajectoryArgs& a, int device, void* stream) {
   launch(trajectories_kernel, "random_trajectories", a.n, a, device, stream);
 }

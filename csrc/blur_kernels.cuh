@@ -26,6 +26,16 @@ __global__ void windows_kernel(WindowsArgs a) {
     a.out[i] = draw_window(a.draws.the_seed(), a.draws.index(i), a.h, a.w, a.out_h, a.out_w, a.flip);
 }
 
+__global__ void dropout_kernel(DropoutArgs a) {
+  const int64_t stride = int64_t{gridDim.x} * blockDim.x, groups = a.groups();
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < a.n * groups; i += stride) {
+    const int64_t picture = i / groups, group = i % groups;
+    const Words kept = keep_words(a, a.draws.the_seed(), a.draws.index(picture), group);
+    for (int64_t k = 0; k < 4 && 4 * group + k < a.elements; ++k)
+      a.out[picture * a.elements + 4 * group + k] = kept.v[k] != 0;
+  }
+}
+
 // A block a path: its threads draw the kicks of kThreads steps, then one of them walks.
 __global__ void trajectories_kernel(TrajectoryArgs a) {
   __shared__ Kick kicks[kThreads];

@@ -10,8 +10,9 @@
 
 namespace deblurgan {
 
-// The streams of one index's Philox counter. kNoise takes the bits above 8 for pixels past 2^34.
-enum Stream : uint32_t { kSteps = 0, kSetup = 1, kChoices = 2, kNoise = 3, kWindow = 4 };
+// The streams of one index's Philox counter. kNoise takes the bits above 8 for pixels past 2^34; kDropout is the first
+// of as many as a network has masks.
+enum Stream : uint32_t { kSteps = 0, kSetup = 1, kChoices = 2, kNoise = 3, kWindow = 4, kDropout = 16 };
 
 // What is drawn once a path.
 struct Shake {

@@ -18,6 +18,9 @@ def random_windows(
     flip: bool,
     place: _Place,
 ) -> None: ...
+def dropout_mask(
+    counter: int, out: int, n: int, elements: int, threshold: int, stream: int, place: _Place
+) -> None: ...
 def random_trajectories(
     seed: int, first: int, counter: int, anxiety: int, out: int, n: int, steps: int, length: float, place: _Place
 ) -> None: ...

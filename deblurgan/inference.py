@@ -8,7 +8,7 @@ import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, get_args, overload
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 import deblurgan
 from deblurgan import _C, engine, images
 from deblurgan.checkpoint import DEFAULT_WEIGHTS, load_generator
+from deblurgan.kernels.table import why_not
 from deblurgan.nn import Generator, pick_device
 from deblurgan.reference import border_index
 
@@ -45,6 +46,9 @@ class Deblurrer:
         max_memory: bytes that a call may allocate beyond its picture and result; "auto" is what the device has free. A
             picture that needs more is refused before any work.
         stochastic: dropout at inference, as in the paper; `seed` draws its masks, anew in each call.
+        trunk: "same", or "int8" or "fp8": the residual blocks in 8 bits, in the kernels of a GPU of compute capability
+            9.0 or newer. fp8 is more exact than int8 where a few values of a plane are very large, as trained networks
+            have them, and less where none are.
         compile: torch.compile the network, which pays on a CPU, where it needs a C++ compiler; on CUDA it takes the
             engine's place. The first picture takes half a minute, and so do up to four that differ in size. torch
             keeps 8 compiled forms of the network in a process and raises where Deblurrers want more.
@@ -59,6 +63,7 @@ class Deblurrer:
         max_memory: int | str = "auto",
         stochastic: bool = False,
         seed: int = 0,
+        trunk: engine.Trunk = "same",
         compile: bool = False,
     ) -> None:
         if dtype != "auto" and dtype not in DTYPES:
@@ -72,10 +77,16 @@ class Deblurrer:
             raise ValueError("stochastic needs a generator with dropout, this one has none")
         if stochastic and compile:
             raise ValueError("compile must be off where stochastic is on: torch.compile cannot trace masks with a seed")
+        if trunk not in get_args(engine.Trunk):
+            raise ValueError(f"trunk must be one of {', '.join(get_args(engine.Trunk))}, got {trunk!r}")
+        if trunk != "same" and (compile or why_not(self.device)):
+            why = "torch.compile takes the kernels' place" if compile else why_not(self.device)
+            raise ValueError(f'trunk must be "same" without the GPU kernels, got "{trunk}": {why}')
         self.seed = seed if stochastic else None
         copy = Generator(**generator.config())
         copy.load_state_dict(generator.state_dict())
         self.generator = copy.to(self.device, self.dtype).eval().requires_grad_(False)
+        self.generator.trunk = trunk
         self._network = torch.compile(self.generator, fullgraph=True) if compile else self.generator
 
     @classmethod

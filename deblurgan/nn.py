@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deblurgan import engine, reference
+from deblurgan import engine, ops, reference, tape
 from deblurgan.kernels.table import why_not
 
 Backend = Literal["auto", "reference"]
@@ -74,14 +74,13 @@ class ResidualBlock(nn.Module):
         else:
             self.conv2 = None
 
-    def forward(self, x: Tensor, *, drop: bool = False, masks: torch.Generator | None = None) -> Tensor:
-        """x [n, c, h, w]; `drop` switches the dropout on, its masks drawn from `masks` or torch's own generator."""
+    def forward(self, x: Tensor, *, counter: Tensor | None = None, stream: int = 0) -> Tensor:
+        """x [n, c, h, w]; with `counter` dropout is active, its mask that of `ops.dropout_mask`."""
         if self.conv2 is None:
             return self.conv1(x, residual=x)
         y = self.conv1(x)
-        if drop and self.dropout > 0:
-            keep = torch.rand(y.shape, device=y.device, generator=masks) >= self.dropout
-            y = y * keep / (1 - self.dropout)
+        if counter is not None:
+            y = y * ops.dropout_mask(list(y.shape), self.dropout, counter, stream) / (1 - self.dropout)
         return self.conv2(y, act="none", residual=x)
 
 
@@ -89,12 +88,13 @@ class Generator(nn.Module):
     """The DeblurGAN generator: blurred picture in, restored picture out, [n, 3, h, w] in [-1, 1].
 
     clamp(x + tanh(...)), with h and w multiples of 4 and at least 8 (`Deblurrer` takes any size). InstanceNorm always
-    uses the picture's own statistics. Dropout is active in training mode only; with `seed` it is active in any mode and
-    its masks are those of the seed (the paper's stochastic inference).
+    uses the picture's own statistics. Dropout is active in training mode only; with `seed` or `counter` in
+    any mode, and its masks are those of the seed (the paper's stochastic inference).
 
-    In inference on CUDA the engine (deblurgan.engine) takes over; `generator.backend = "reference"` switches back to
-    plain torch, and `why_reference(x)` tells why the engine was not used. `generator.trunk = "int8"` runs the residual
-    blocks in 8 bits there, on compute capability 9.0 and newer.
+    On CUDA our kernels take over: the engine (deblurgan.engine) in inference, the tape (deblurgan.tape) where a
+    gradient is wanted, which is differentiable once. They compute in autocast's type where that is active.
+    `generator.backend = "reference"` switches back to plain torch, and `why_reference(x)` tells why that was used.
+    `generator.trunk = "int8"` runs the engine's residual blocks in 8 bits, on compute capability 9.0 and newer.
 
     Presets: "paper", the network of the published numbers and the released weights (two convolutions a block, reflect
     padding; 11,378,179 parameters); "article", one convolution a block, zero padding, biases at the ends only
@@ -136,10 +136,11 @@ class Generator(nn.Module):
         self._engine: tuple[Any, engine.Engine] | None = None
         self.apply(_init_weights)
 
-    def forward(self, x: Tensor, *, seed: int | None = None) -> Tensor:
+    def forward(self, x: Tensor, *, seed: int | None = None, counter: Tensor | None = None) -> Tensor:
         """x [n, 3, h, w] in [-1, 1] -> the same, in x's dtype; the layers compute in that of the weights.
 
-        Raises ValueError for other shapes.
+        `counter`, int64 [2] on x's device, holds the seed of dropout's masks and the index of the first picture; `seed`
+        alone stands for (seed, 0). Raises ValueError for other shapes.
         """
         _check_picture(x)
         if min(x.shape[2:]) < self.MIN_SIZE or x.shape[2] % self.SIZE_MULTIPLE or x.shape[3] % self.SIZE_MULTIPLE:
@@ -147,32 +148,60 @@ class Generator(nn.Module):
                 f"picture sides must be multiples of {self.SIZE_MULTIPLE} and at least {self.MIN_SIZE}, got "
                 f"{tuple(x.shape[2:])}: Deblurrer takes any size"
             )
-        drop = (self.training or seed is not None) and self.spec.dropout > 0
-        if not drop and self.why_reference(x) is None:
-            return self._fast()(x)
-        masks = None if seed is None else torch.Generator(x.device).manual_seed(seed)
+        counter = self._counter(x, seed, counter)
+        if self.why_reference(x) is None:
+            if self._wants_gradient(x):
+                parameters = dict(self.named_parameters())
+                return tape.restore(self.spec, parameters, x, dtype=self._compute_type(), counter=counter)
+            return self._fast()(x, counter)
         y = self.stem(x.to(self.stem.weight.dtype))
         for down in self.down:
             y = down(y)
-        for block in self.blocks:
-            y = block(y, drop=drop, masks=masks)
+        for i, block in enumerate(self.blocks):
+            y = block(y, counter=counter, stream=i)
         for up in self.up:
             y = up(y)
         return reference.output_tail(y, x, self.head.weight, self.head.bias, border=self.spec.border)
 
+    def _counter(self, x: Tensor, seed: int | None, counter: Tensor | None) -> Tensor | None:
+        """The counter that names dropout's masks, None where dropout is off. Nothing waits for a GPU."""
+        if seed is not None and counter is not None:
+            raise ValueError("counter holds the seed: give one of the two, got both")
+        if not self.spec.dropout or not (self.training or seed is not None or counter is not None):
+            return None
+        if counter is None:
+            if seed is None:
+                drawn = torch.randint(2**63 - 1, (1,), device=x.device)
+            else:
+                ops.check_seed(seed, 0)
+                drawn = torch.full((1,), seed, device=x.device)
+            counter = F.pad(drawn, (0, 1))
+        ops.check_counter(counter, x.device)
+        return counter
+
     def why_reference(self, x: Tensor) -> str | None:
-        """Why x would go through plain torch; None where the engine takes it."""
+        """Why x would go through plain torch; None where our kernels take it."""
         if self.backend == "reference":
             return "the backend is 'reference'"
         if torch.compiler.is_compiling():
             return "torch.compile sees plain torch"
-        if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters())):
-            return "a gradient is wanted"
         if self.stem.weight.device != x.device:
             return "the weights are on another device"
-        if self.stem.weight.dtype not in (torch.float16, torch.bfloat16, torch.float32):
-            return f"it does not compute in {self.stem.weight.dtype}"
+        if self._compute_type() not in (torch.float16, torch.bfloat16, torch.float32):
+            return f"it does not compute in {self._compute_type()}"
+        if x.shape[0] == 0 and self._wants_gradient(x):
+            return "a gradient of no pictures is wanted"
         return why_not(x.device)
+
+    def _wants_gradient(self, x: Tensor) -> bool:
+        return torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters()))
+
+    def _compute_type(self) -> torch.dtype:
+        """That of autocast where it is active, else that of the weights."""
+        weight = self.stem.weight
+        kind = weight.device.type
+        active = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        return torch.get_autocast_dtype(kind) if active else weight.dtype
 
     def train(self, mode: bool = True) -> Generator:
         self._engine = None  # fused optimisers change weights without a trace
@@ -183,10 +212,11 @@ class Generator(nn.Module):
 
     def _fast(self) -> engine.Engine:
         """The engine with these weights; they are packed again when they have changed."""
-        key = [self.trunk, *((p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.parameters())]
+        dtype = self._compute_type()
+        key = [self.trunk, dtype, *((p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.parameters())]
         if self._engine is None or self._engine[0] != key:
             state = dict(self.named_parameters())
-            self._engine = key, engine.Engine(self.spec, state, dtype=self.stem.weight.dtype, trunk=self.trunk)
+            self._engine = key, engine.Engine(self.spec, state, dtype=dtype, trunk=self.trunk)
         return self._engine[1]
 
     def config(self) -> dict[str, Any]:
@@ -294,6 +324,22 @@ def pick_device(name: str | torch.device) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device must be there, got {name!r}, but torch sees no CUDA device")
     return device
+
+
+def why_not_bf16(device: torch.device) -> str | None:
+    """Why bf16 is not the faster type on this device; None where it is."""
+    if device.type == "cuda":
+        old = torch.cuda.get_device_capability(device) < (8, 0)
+        return "this GPU is older than compute capability 8.0" if old else None
+    if device.type != "cpu":
+        return f"half types are not tried on {device.type}"
+    if not torch.backends.mkldnn.is_available():
+        return "this torch has no oneDNN, which computes in bf16"
+    ask = getattr(torch.cpu, "get_capabilities", None)  # newer than the oldest torch taken
+    if ask is None:
+        return "this torch does not tell whether the CPU computes in bf16"
+    has = any(ask().get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+    return None if has else "this CPU has no AMX or AVX512-BF16"
 
 
 def trained_parameters(net: Generator | Critic) -> list[nn.Parameter]:

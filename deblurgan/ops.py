@@ -15,14 +15,14 @@ a captured graph reads it at each replay.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from deblurgan import convolution, reference
+from deblurgan import convolution, penalty, reference
+from deblurgan.config import Norm
 from deblurgan.kernels.table import from_table, why_not
 
 try:
@@ -36,6 +36,7 @@ MAX_STEPS, MAX_SIZE = 2**22, 2**15  # integer sums over a path, and taps in a PS
 PADDINGS: tuple[str, ...] = get_args(reference.Padding)
 BORDERS: tuple[str, ...] = get_args(reference.Border)
 ACTS: tuple[str, ...] = get_args(reference.Act)
+NORMS: tuple[str, ...] = get_args(Norm)
 PIXEL_TYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32)  # in the order of csrc's DType
 
 
@@ -79,11 +80,16 @@ def check_seed(seed: int, first: int) -> None:
 def _check_draws(seed: int, first: int, counter: Tensor | None, device: torch.device) -> None:
     check_seed(seed, first)
     if counter is not None:
-        _require(
-            counter.dtype == torch.int64 and tuple(counter.shape) == (2,) and counter.is_contiguous(),
-            f"counter must be int64 [2], got {counter.dtype} {tuple(counter.shape)}",
-        )
-        _require(counter.device == device, f"counter must be on {device}, got {counter.device}")
+        check_counter(counter, device)
+
+
+def check_counter(counter: Tensor, device: torch.device) -> None:
+    """Raises ValueError unless counter is int64 [2] on the device."""
+    _require(
+        counter.dtype == torch.int64 and tuple(counter.shape) == (2,) and counter.is_contiguous(),
+        f"counter must be int64 [2], got {counter.dtype} {tuple(counter.shape)}",
+    )
+    _require(counter.device == device, f"counter must be on {device}, got {counter.device}")
 
 
 def choices(
@@ -125,6 +131,37 @@ def random_windows(
     out = torch.empty(n, 3, dtype=torch.int64, device=home)
     _C.random_windows(seed, first, _address(counter), out.data_ptr(), n, *picture, *size, flip, _place(home))
     return out.to(wanted)
+
+
+@torch.library.custom_op("deblurgan::dropout_mask", mutates_args=())
+def dropout_mask(shape: list[int], p: float, counter: Tensor, stream: int = 0) -> Tensor:
+    """Whether dropout keeps each element of [n, c, h, w], bool in channels_last on counter's device. See reference.
+
+    counter, int64 [2]: the seed and the index of the first picture; `stream` tells masks of one network apart.
+    """
+    _check_mask(shape, p, counter, stream)
+    n, c, h, w = shape
+    home = _home(counter.device)
+    numbers = counter.to(home)
+    out = torch.empty(n, h, w, c, dtype=torch.bool, device=home)
+    if out.numel():
+        threshold = reference.keep_threshold(p)
+        _C.dropout_mask(numbers.data_ptr(), out.data_ptr(), n, c * h * w, threshold, stream, _place(home))
+    return out.to(counter.device).permute(0, 3, 1, 2)
+
+
+def _check_mask(shape: list[int], p: float, counter: Tensor, stream: int) -> None:
+    _require(len(shape) == 4 and min(shape) >= 0, f"shape must be [n, c, h, w], got {list(shape)}")
+    _require(math.prod(shape[1:]) <= 2**34, f"shape must have at most 2^34 elements a picture, got {list(shape)}")
+    _require(0 <= p < 1, f"p must be in [0, 1), got {p}")
+    _require(0 <= stream < 2**31, f"stream must be in [0, 2^31), got {stream}")
+    check_counter(counter, counter.device)
+
+
+@dropout_mask.register_fake
+def _(shape: list[int], p: float, counter: Tensor, stream: int = 0) -> Tensor:
+    n, c, h, w = shape
+    return counter.new_empty((n, h, w, c), dtype=torch.bool).permute(0, 3, 1, 2)
 
 
 @torch.library.custom_op("deblurgan::random_trajectories", mutates_args=())
@@ -633,17 +670,16 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def output_tail(x: Tensor, image: Tensor, weight: Tensor, bias: Tensor, border: str) -> Tensor:
     """clamp(image + tanh(conv(x)), -1, 1): x [n, k, h, w], image [n, c, h, w], weight [c, k, s, s]; see reference."""
     _check_tail(x, image, weight, bias, border)
-    if not _runs_kernels(x) or weight.shape[0] > 16:
+    if not _runs_kernels(x) or weight.shape[0] > 8 or weight.shape[2] > 8:
         return _reference_tail(x, image, weight, bias, border).contiguous()
+    from deblurgan.kernels.output_tail import folded
     from deblurgan.kernels.output_tail import output_tail as kernel
 
-    taps, missing = weight.shape[2], 16 - weight.shape[0]
-    bordered = reference.pad(x, taps // 2, cast(reference.Border, border)).permute(0, 2, 3, 1).contiguous()
-    rows = F.pad(convolution.packed(weight, x.dtype), (0, 0, 0, missing))
+    bordered = reference.pad(x, weight.shape[2] // 2, cast(reference.Border, border)).permute(0, 2, 3, 1).contiguous()
     out = torch.empty_like(image, memory_format=torch.contiguous_format)
     config = _config("head", image.permute(0, 2, 3, 1))
     with torch.cuda.device_of(x):
-        kernel(bordered, rows, F.pad(bias.float(), (0, missing)), image, out, taps=taps, config=config)
+        kernel(bordered, folded(weight, config.block_n, x.dtype), bias.float(), image, out, config=config)
     return out
 
 
@@ -675,3 +711,72 @@ _by_reference(norm_act, _reference_norm_act, 2)
 _by_reference(conv_norm_relu, _reference_conv, 4)
 _by_reference(up_conv_norm_relu, reference.up_conv_norm_relu, 3)
 _by_reference(output_tail, _reference_tail, 4)
+
+
+@torch.library.custom_op("deblurgan::gradient_penalty", mutates_args=())
+def gradient_penalty(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    bias: Tensor,
+    padding: int,
+    norm: str,
+    weight: float,
+    dtype: torch.dtype | None,
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """weight * mean((|grad D(x)| - 1)^2) of nn.Critic's convolutions, and its gradients by their weights and by the
+    first bias; see `penalty.penalty_gradients`. The value is differentiable once, by weights and bias."""
+    _check_penalty(x, weights, bias, padding, norm, dtype)
+    kind = cast(Norm, norm)
+    return penalty.penalty_gradients(weights, bias, x, padding=padding, norm=kind, weight=weight, dtype=dtype)
+
+
+def _check_penalty(
+    x: Tensor, weights: Sequence[Tensor], bias: Tensor, padding: int, norm: str, dtype: torch.dtype | None
+) -> None:
+    _check_planes(x, None, ())
+    _require(len(weights) >= 3, f"weights must be of 3 convolutions or more, got {len(weights)}")
+    for before, weight in zip([x, *weights], weights, strict=False):
+        channels = before.shape[1 if before is x else 0]
+        got = tuple(weight.shape)
+        _require(got[1:] == (channels, 4, 4), f"weights must be [k, c, 4, 4] with c = {channels}, got {got}")
+        _check_weight(x, weight, x.shape[1], None, 0)
+    _check_weight(x, weights[0], x.shape[1], bias, weights[0].shape[0])
+    _require(weights[-1].shape[0] == 1, f"weights must end in one channel of scores, got {weights[-1].shape[0]}")
+    _require(padding in (1, 2), f"padding must be 1 or 2, got {padding}")
+    _check_choice("norm", norm, NORMS)
+    _require(dtype is None or dtype.is_floating_point, f"dtype must be a floating-point type, got {dtype}")
+
+
+@gradient_penalty.register_fake
+def _(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    bias: Tensor,
+    padding: int,
+    norm: str,
+    weight: float,
+    dtype: torch.dtype | None,
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    _check_penalty(x, weights, bias, padding, norm, dtype)
+    value = x.new_empty((), dtype=x.dtype if x.dtype == torch.float64 else torch.float32)
+    return value, [torch.empty_like(w) for w in weights], torch.empty_like(bias)
+
+
+def _gradient_penalty_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    _require(not ctx.needs_input_grad[0], "x must not require a gradient, and none is known by it")
+    _, gradients, of_bias = output
+    ctx.mark_non_differentiable(*gradients, of_bias)
+    ctx.save_for_backward(*gradients, of_bias)
+
+
+def _gradient_penalty_backward(ctx, grad: Tensor, *_):  # type: ignore[no-untyped-def]
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "the gradient penalty is differentiable once; for create_graph=True use "
+            "losses.gradient_penalty(..., form='double')"
+        )
+    *gradients, of_bias = (grad * g for g in ctx.saved_tensors)
+    return None, gradients, of_bias, None, None, None, None
+
+
+gradient_penalty.register_autograd(_gradient_penalty_backward, setup_context=_gradient_penalty_setup)

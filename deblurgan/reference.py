@@ -6,6 +6,7 @@ Networks see pictures in [-1, 1]. Statistics and blur sums are at least fp32; fp
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -32,7 +33,8 @@ def instance_norm(x: Tensor) -> Tensor:
     """
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     centred = wide - wide[..., :1, :1].detach()  # the result does not depend on the pivot, so no gradient flows to it
-    return F.instance_norm(centred, eps=EPS).to(x.dtype)
+    # F.instance_norm's gradient is wrong for one picture where that of its result is channels_last (torch 2.13, CPU)
+    return F.group_norm(centred, x.shape[1], eps=EPS).to(x.dtype)
 
 
 def norm_act(x: Tensor, *, act: Act = "relu", residual: Tensor | None = None) -> Tensor:
@@ -86,6 +88,24 @@ def philox(seed: int, index: Tensor, draw: Tensor, stream: int) -> Tensor:
         c = [((p1 >> 32) & low) ^ c[1] ^ k0, p1 & low, ((p0 >> 32) & low) ^ c[3] ^ k1, p0 & low]
         k0, k1 = (k0 + 0x9E3779B9) & low, (k1 + 0xBB67AE85) & low
     return torch.stack(c, -1)
+
+
+def keep_threshold(p: float) -> int:
+    """The least word of 32 bits that keeps an element where dropout has the probability p in [0, 1)."""
+    return min(round(p * 2**32), 2**32 - 1)
+
+
+def dropout_mask(shape: Sequence[int], p: float, *, seed: int, first: int = 0, stream: int = 0) -> Tensor:
+    """Whether dropout keeps each element of [n, c, h, w]: bool, False with probability p.
+
+    Element e = (y w + x) c + channel of picture i takes word e mod 4 of Philox counter (first + i, e // 4, 16 + stream)
+    under the key `seed`, and is kept where that is at least p 2^32.
+    """
+    n, c, h, w = shape
+    draws = torch.arange((c * h * w + 3) // 4)
+    words = philox(seed, first + torch.arange(n)[:, None], draws, 16 + stream).flatten(1)  # [n, 4 draws]
+    keep = words[:, : c * h * w] >= keep_threshold(p)
+    return keep.view(n, h, w, c).permute(0, 3, 1, 2)
 
 
 def random_trajectories(

@@ -4,8 +4,13 @@
     conv_stats    convolution and the statistics of its tiles
     tile_stats    those statistics of another convolution's result
     merge_stats   mean and 1 / std from them
-    norm_act      normalise, ReLU, residual, border
+    norm_act      normalise, ReLU, dropout, residual, border
+    dropout       the masks, within other kernels
     output_tail   last convolution, tanh, + picture, clamp
+
+    conv_wgrad        the gradient of a convolution's weight; that of its picture is a convolution too
+    norm_act_grad     back through norm_act
+    output_tail_grad  back through clamp and tanh
 
 They need triton, so nothing here is imported before a GPU wants it. `table.json` says which convolutions run in
 conv_stats, and how, by GPU and shape; `python -m benchmarks.tune` makes its rows. Installed as deblurgan.kernels:

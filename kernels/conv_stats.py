@@ -6,7 +6,7 @@ tile of block_m pixels by block_n channels of one picture, and for each channel 
     m = sum v / count,   M2 = sum (v - m)^2
 
 of the values as they were stored (rounded to y's type): a constant plane has M2 = 0 exactly. No atomics: the partial
-results are merged by `merge_stats` in a fixed order.
+results are merged by `merge_stats` in a fixed order. Gradients need the product alone.
 """
 
 from __future__ import annotations
@@ -74,19 +74,23 @@ def store_with_stats(
     inside,  # [BLOCK_M], whether the pixel exists
     count,  # how many do, fp32
     columns,
-    partials,  # pointer to this tile's [2, COUT]: mean, M2
+    partials,  # STATS: fp32 [., 2, COUT]: mean, M2
+    tile,  # which of them
     COUT: tl.constexpr,
+    STATS: tl.constexpr,
 ):
     stored = acc.to(y_at.dtype.element_ty)
     wanted = columns < COUT
     tl.store(y_at[:, None] + columns[None, :], stored, mask=inside[:, None] & wanted[None, :])
-    values = tl.where(inside[:, None], stored.to(tl.float32), 0.0)
-    mean = tl.div_rn(tl.sum(values, 0), count + tl.zeros_like(tl.sum(values, 0)))
-    if stored.dtype == tl.float32:  # a sum of 24-bit numbers rounds; one of half types does not
-        mean += tl.sum(tl.where(inside[:, None], values - mean[None, :], 0.0), 0) / count
-    centred = tl.where(inside[:, None], values - mean[None, :], 0.0)
-    tl.store(partials + columns, mean, mask=wanted)
-    tl.store(partials + COUT + columns, tl.sum(centred * centred, 0), mask=wanted)
+    if STATS:
+        values = tl.where(inside[:, None], stored.to(tl.float32), 0.0)
+        mean = tl.div_rn(tl.sum(values, 0), count + tl.zeros_like(tl.sum(values, 0)))
+        if stored.dtype == tl.float32:  # a sum of 24-bit numbers rounds; one of half types does not
+            mean += tl.sum(tl.where(inside[:, None], values - mean[None, :], 0.0), 0) / count
+        centred = tl.where(inside[:, None], values - mean[None, :], 0.0)
+        here = partials + tile * 2 * COUT + columns
+        tl.store(here, mean, mask=wanted)
+        tl.store(here + COUT, tl.sum(centred * centred, 0), mask=wanted)
 
 
 @triton.jit
@@ -94,23 +98,23 @@ def conv_stats_kernel(
     x,  # the pixel that tap (0, 0) of output pixel (0, 0) reads
     weight,  # [COUT, TAPS_Y * TAPS_X * C]
     y,  # output pixel (0, 0)
-    partials,  # fp32 [n, tiles, 2, COUT]: mean, M2
-    counts,  # fp32 [tiles]
+    partials,  # STATS: fp32 [n, tiles, 2, COUT]: mean, M2
+    counts,  # STATS: fp32 [tiles]
     h,
     w,  # of the output
-    x_image,
+    x_image,  # in pixels
     x_row,
-    x_pixel,
     y_image,
     y_row,
     y_pixel,
     tiles,
-    first_tile,
+    X_PIXEL: tl.constexpr,  # the stem's 8 is known here only, and wide loads need to know it
     C: tl.constexpr,
     COUT: tl.constexpr,
     TAPS_Y: tl.constexpr,
     TAPS_X: tl.constexpr,
     STRIDE: tl.constexpr,
+    STATS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -125,50 +129,120 @@ def conv_stats_kernel(
     inside = m < h * w
     pixel = tl.minimum(m, h * w - 1)  # those beyond the end read the last pixel, and are not stored
     oy, ox = (pixel // w).to(tl.int64), (pixel % w).to(tl.int64)
-    rows = x + image * x_image + oy * STRIDE * x_row + ox * STRIDE * x_pixel
+    rows = x + (image * x_image + oy * STRIDE * x_row + ox * STRIDE) * X_PIXEL
+    row = x_row * X_PIXEL
     acc = matrix_product(
-        rows, weight, columns, x_row, x_pixel, C, COUT, TAPS_Y, TAPS_X, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION
+        rows, weight, columns, row, X_PIXEL, C, COUT, TAPS_Y, TAPS_X, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION
     )
     count = tl.minimum(BLOCK_M, h * w - tile * BLOCK_M).to(tl.float32)
-    if tl.program_id(1) == 0:
-        tl.store(counts + first_tile + tile, count)
+    if STATS and tl.program_id(1) == 0:
+        tl.store(counts + tile, count)
     y_at = y + image * y_image + oy * y_row + ox * y_pixel
-    here = partials + (image * tiles + first_tile + tile) * 2 * COUT
-    store_with_stats(acc, y_at, inside, count, columns, here, COUT)
+    store_with_stats(acc, y_at, inside, count, columns, partials, image * tiles + tile, COUT, STATS)
 
 
 @triton.jit
-def flat_conv_stats_kernel(
-    x,  # descriptor of [n * (h + 2) * (w + 2), C], box [BLOCK_M, BLOCK_K]
-    weight,  # descriptor of [COUT, 9 * C], box [BLOCK_N, BLOCK_K]
-    y,  # pixel (0, 0) of [n, h + 2, w + 2, COUT]'s inside
-    scales,  # EIGHTH: fp32 [COUT], what a step of x times a step of weight stands for
-    partials,
-    counts,
+def up_conv_stats_kernel(
+    x,  # the pixel that output pixel (0, 0) reads
+    weight,  # [COUT, 9 * C], the taps of phase (0, 0), then those of (0, 1), (1, 0) and (1, 1)
+    y,  # output pixel (0, 0)
+    partials,  # STATS: fp32 [n, 4 * part, 2, COUT]: mean, M2
+    counts,  # STATS: fp32 [4 * part]
     h,
-    w,
-    tiles,
+    w,  # of a phase, that is half of the output's
+    part,  # tiles of a phase
+    x_image,
+    x_row,
+    x_pixel,
+    y_image,
+    y_row,
+    y_pixel,
     C: tl.constexpr,
     COUT: tl.constexpr,
+    STATS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
-    EIGHTH: tl.constexpr,  # x and weight are int8
 ):
-    """3x3, stride 1: with the pitch w + 2 of the bordered picture, nine products of one matrix with itself shifted.
+    """y[2 a + u, 2 b + v] = sum over i <= u, j <= v of weight_uv[i, j] x[a + i, b + j]: 3x3, stride 2, transposed.
 
-    Row m of the product is pixel m of the pitch; the two at each line's end fall on the border and count for nothing.
+    Programs of phase (1, 1), with its four taps, come first.
+    """
+    ACROSS: tl.constexpr = (COUT + BLOCK_N - 1) // BLOCK_N
+    STEPS: tl.constexpr = (C + BLOCK_K - 1) // BLOCK_K
+    phase = 3 - tl.program_id(0) // (part * ACROSS)
+    u, v = phase // 2, phase % 2
+    place = tl.program_id(0) % (part * ACROSS)
+    tile = place // ACROSS
+    columns = (place % ACROSS) * BLOCK_N + tl.arange(0, BLOCK_N)
+    image = tl.program_id(1).to(tl.int64)
+    m = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    inside = m < h * w
+    pixel = tl.minimum(m, h * w - 1)
+    rows = x + image * x_image + (pixel // w).to(tl.int64) * x_row + (pixel % w).to(tl.int64) * x_pixel
+    taps = (1 + u) * (1 + v)
+    weight += (2 * phase - (phase > 0)) * C  # past the 0, 1, 3 or 5 taps of the phases before
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for step in range(taps * STEPS):
+        tap = step // STEPS
+        k = (step % STEPS) * BLOCK_K + tl.arange(0, BLOCK_K)
+        offset = (tap >> v) * x_row + (tap & v) * x_pixel
+        a_at = rows[:, None] + offset + k[None, :]
+        b_at = weight + columns[:, None] * (9 * C) + tap * C + k[None, :]
+        if C % BLOCK_K == 0 and COUT % BLOCK_N == 0:
+            left = tl.load(a_at)
+            right = tl.load(b_at)
+        else:
+            inner = (k < C)[None, :]
+            left = tl.load(a_at, mask=inner, other=0.0)
+            right = tl.load(b_at, mask=inner & (columns < COUT)[:, None], other=0.0)
+        acc = tl.dot(left, tl.trans(right), acc, input_precision=PRECISION)
+    count = tl.minimum(BLOCK_M, h * w - tile * BLOCK_M).to(tl.float32)
+    tile += phase * part
+    if STATS and tl.program_id(1) == 0:
+        tl.store(counts + tile, count)
+    y_at = y + image * y_image + u * y_row + v * y_pixel
+    y_at += (m // w).to(tl.int64) * (2 * y_row) + (m % w).to(tl.int64) * (2 * y_pixel)
+    store_with_stats(acc, y_at, inside, count, columns, partials, image * 4 * part + tile, COUT, STATS)
+
+
+@triton.jit
+def flat_conv_stats_kernel(
+    x,  # descriptor of all its pixels, borders included, [., C], box [BLOCK_M, BLOCK_K]
+    weight,  # descriptor of [COUT, 9 * C], box [BLOCK_N, BLOCK_K]
+    y,  # pixel (0, 0)
+    scales,  # EIGHTH: fp32 [COUT], what a step of x times a step of weight stands for
+    offsets,  # int8: int32 [COUT], added to the sum, since x's zero is not 0
+    partials,
+    counts,
+    h,
+    w,
+    pitch,  # pixels from row to row, of x and of y
+    x_image,  # pixels from picture to picture
+    y_image,
+    tiles,
+    C: tl.constexpr,
+    COUT: tl.constexpr,
+    STATS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
+    EIGHTH: tl.constexpr,  # 1: x and weight are int8, 2: fp8
+):
+    """3x3, stride 1: with the pitch of the bordered picture, nine products of one matrix with itself shifted.
+
+    Row m of the product is pixel m of the pitch; those from w on fall on the border and count for nothing.
     """
     ACROSS: tl.constexpr = COUT // BLOCK_N
     STEPS: tl.constexpr = C // BLOCK_K
     tile = tl.program_id(0) // ACROSS
     column = (tl.program_id(0) % ACROSS) * BLOCK_N
     image = tl.program_id(1)
-    pitch = w + 2
     first = tile * BLOCK_M
-    start = image * (h + 2) * pitch + first  # row of the matrix; below 2^31, which the launcher checks
-    SUM: tl.constexpr = tl.int32 if EIGHTH else tl.float32
+    start = image * x_image + first  # row of the matrix; below 2^31, which the launcher checks
+    SUM: tl.constexpr = tl.int32 if EIGHTH == 1 else tl.float32
     acc = tl.zeros((BLOCK_M, BLOCK_N), SUM)
     for step in range(9 * STEPS):
         tap = step // STEPS
@@ -181,14 +255,16 @@ def flat_conv_stats_kernel(
     last = tl.minimum(first + BLOCK_M, h * pitch)
     before = (first // pitch) * w + tl.minimum(first % pitch, w)
     count = ((last // pitch) * w + tl.minimum(last % pitch, w) - before).to(tl.float32)
-    if tl.program_id(1) == 0:
+    if STATS and tl.program_id(1) == 0:
         tl.store(counts + tile, count)
-    y_at = y + (image.to(tl.int64) * (h + 2) * pitch + m) * COUT
-    here = partials + (image.to(tl.int64) * tiles + tile) * 2 * COUT
+    y_at = y + (image.to(tl.int64) * y_image + m) * COUT
+    here = image.to(tl.int64) * tiles + tile
     columns = column + tl.arange(0, BLOCK_N)
-    if EIGHTH:
+    if EIGHTH == 1:
+        acc += tl.load(offsets + columns)[None, :]
+    if EIGHTH > 0:
         acc = acc.to(tl.float32) * tl.load(scales + columns)[None, :]
-    store_with_stats(acc, y_at, inside, tl.maximum(count, 1.0), columns, here, COUT)
+    store_with_stats(acc, y_at, inside, tl.maximum(count, 1.0), columns, partials, here, COUT, STATS)
 
 
 def tile_count(h: int, w: int, config: ConvConfig) -> int:
@@ -200,55 +276,61 @@ def conv_stats(
     x: Tensor,
     weight: Tensor,
     y: Tensor,
-    partials: Tensor,
-    counts: Tensor,
+    partials: Tensor | None,
+    counts: Tensor | None,
     *,
     taps: tuple[int, int],
     stride: int = 1,
-    first_tile: int = 0,
     config: ConvConfig,
     tf32: bool = False,
     scales: Tensor | None = None,
+    offsets: Tensor | None = None,
 ) -> None:
-    """Fills y [n, h, w, cout] and the tiles from `first_tile` on of partials [n, tiles, 2, cout] and counts [tiles].
+    """Fills y [n, h, w, cout], partials [n, tiles, 2, cout] and counts [tiles].
 
-    x and y are views of bordered pictures: x [n, ., ., c] begins at the pixel that tap (0, 0) of y's first reads.
-    weight [cout, taps_y * taps_x * c] is contiguous. In the "tma" form both may be int8: `scales`, fp32 [cout], then
-    says what a step of one times a step of the other stands for.
+    Without partials and counts there are no statistics. x and y are views of bordered pictures: x [n, ., ., c] begins
+    at the pixel that tap (0, 0) of y's first reads. In the "tma" form their rows are equally far apart, and x's pixels
+    follow each other through all pictures. weight [cout, taps_y * taps_x * c] is contiguous. In the "tma" form both may
+    be int8 or fp8: `scales`, fp32 [cout], then says what a step of one times a step of the other stands for, and
+    `offsets`, int32 [cout], what int8 products lack where x's zero is not 0.
     """
     n, h, w, cout = y.shape
     precision = "tf32" if tf32 else "ieee"
     across = triton.cdiv(cout, config.block_n)
-    grid = (tile_count(h, w, config) * across, n)
+    tiles = 0 if counts is None else counts.shape[0]
     blocks = {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n, "BLOCK_K": config.block_k}
-    shape = {"C": weight.shape[1] // (taps[0] * taps[1]), "COUT": cout, "PRECISION": precision}
+    shape = {"C": weight.shape[1] // (taps[0] * taps[1]), "COUT": cout, "STATS": tiles > 0, "PRECISION": precision}
     launch = {"num_warps": config.warps, "num_stages": config.stages}
     if config.form == "tma":
         from triton.tools.tensor_descriptor import TensorDescriptor
 
         c = x.shape[3]
         matrix = x.as_strided((n * x.stride(0) // c, c), (c, 1))
-        inside = ((h + 2) * (w + 2) * cout, (w + 2) * cout, cout, 1)
-        if c % config.block_k or cout % config.block_n or y.stride() != inside:
+        pitch = x.stride(1) // c
+        if c % config.block_k or cout % config.block_n or y.stride()[1:] != (pitch * cout, cout, 1):
             raise ValueError(
-                f"tma needs channels in whole blocks and y within a border of 1, got {c} and {cout} channels, "
-                f"strides {y.stride()}, {config}"
+                f"tma needs channels in whole blocks and rows of x and y equally far apart, got {c} and {cout} "
+                f"channels, strides {x.stride()} and {y.stride()}, {config}"
             )
         if matrix.shape[0] >= 2**31 or taps != (3, 3) or stride != 1:
             raise ValueError(f"tma needs 3x3 taps, stride 1 and below 2^31 pixels, got {taps}, {stride}, {n * h * w}")
         box = TensorDescriptor.from_tensor(matrix, [config.block_m, config.block_k])
         weights = TensorDescriptor.from_tensor(weight, [config.block_n, config.block_k])
-        eighth = scales is not None
-        flat_conv_stats_kernel[grid](
+        eighth = 0 if scales is None else 1 if offsets is not None else 2
+        flat_conv_stats_kernel[triton.cdiv(h * pitch, config.block_m) * across, n](
             box,
             weights,
             y,
-            scales if eighth else partials,
+            scales,
+            offsets,
             partials,
             counts,
             h,
             w,
-            counts.shape[0],
+            pitch,
+            x.stride(0) // c,
+            y.stride(0) // cout,
+            tiles,
             **shape,
             **blocks,
             EIGHTH=eighth,
@@ -257,7 +339,8 @@ def conv_stats(
         return
     if scales is not None:
         raise ValueError("8-bit convolutions have the form 'tma' only, got 'pointer'")
-    conv_stats_kernel[grid](
+    pixel = x.stride(2)
+    conv_stats_kernel[triton.cdiv(h * w, config.block_m) * across, n](
         x,
         weight,
         y,
@@ -265,14 +348,57 @@ def conv_stats(
         counts,
         h,
         w,
-        *x.stride()[:3],
+        x.stride(0) // pixel,
+        x.stride(1) // pixel,
         *y.stride()[:3],
-        counts.shape[0],
-        first_tile,
+        tiles,
+        X_PIXEL=pixel,
         **shape,
         TAPS_Y=taps[0],
         TAPS_X=taps[1],
         STRIDE=stride,
         **blocks,
         **launch,
+    )
+
+
+def up_conv_stats(
+    x: Tensor,
+    weight: Tensor,
+    y: Tensor,
+    partials: Tensor | None,
+    counts: Tensor | None,
+    *,
+    config: ConvConfig,
+    tf32: bool = False,
+) -> None:
+    """The transposed convolution 3x3, stride 2: fills y [n, 2 h, 2 w, cout], and the tiles of its four phases.
+
+    x is as in `conv_stats` and reads one row and one column past [n, h, w, c]; weight [cout, 9 * c] has the taps of
+    phase (0, 0), then those of (0, 1), (1, 0) and (1, 1). partials [n, tiles, 2, cout] and counts [tiles] have four
+    times the tiles of h x w.
+    """
+    n, rows, columns, cout = y.shape
+    h, w = rows // 2, columns // 2
+    part = tile_count(h, w, config)
+    up_conv_stats_kernel[4 * part * triton.cdiv(cout, config.block_n), n](
+        x,
+        weight,
+        y,
+        partials,
+        counts,
+        h,
+        w,
+        part,
+        *x.stride()[:3],
+        *y.stride()[:3],
+        C=weight.shape[1] // 9,
+        COUT=cout,
+        STATS=counts is not None,
+        BLOCK_M=config.block_m,
+        BLOCK_N=config.block_n,
+        BLOCK_K=config.block_k,
+        PRECISION="tf32" if tf32 else "ieee",
+        num_warps=config.warps,
+        num_stages=config.stages,
     )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from deblurgan.kernels.dropout import keep_mask, threshold
+
 BORDERS = {"reflect": 1, "zero": 2}
+MOST_TILES = 64  # that are merged here rather than in a launch of `merge_stats`
 
 
 @triton.jit
@@ -15,6 +19,7 @@ def store_bordered(
     stride,  # of rows
     value,  # [BLOCK_P, BLOCK_C], of pixels x of `row`
     row,
+    first,  # of x
     x,
     c,
     h,
@@ -23,6 +28,7 @@ def store_bordered(
     BORDER: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK_P: tl.constexpr,
+    ZERO: tl.constexpr,  # what stands for zero
 ):
     """Stores pixels, and the border pixels that mirror them."""
     here = (x < w)[:, None] & (c < C)[None, :]
@@ -31,10 +37,9 @@ def store_bordered(
         # reflect leaves the edge pixel out: pixel i stands again at -i and 2 (side - 1) - i; zero at -1 - i and
         # 2 side - 1 - i, as good a place as any
         SKIP: tl.constexpr = 1 if BORDER == 1 else 0
-        edge = value if BORDER == 1 else tl.zeros_like(value)
+        edge = value if BORDER == 1 else tl.zeros_like(value) + ZERO
         left = (x >= SKIP) & (x < WIDTH + SKIP) & (x < w)
         right = (x < w - SKIP) & (x >= w - WIDTH - SKIP)
-        first = tl.program_id(0) * BLOCK_P
         near_left = first < WIDTH + SKIP
         near_right = first + BLOCK_P > w - WIDTH - SKIP
         x_left = SKIP - 1 - x
@@ -60,12 +65,39 @@ def store_bordered(
 
 
 @triton.jit
+def merged(
+    partials,  # fp32 [tiles, 2, C]: mean, M2
+    counts,  # fp32 [tiles]
+    tiles,
+    c,
+    eps,
+    C: tl.constexpr,
+    TILES: tl.constexpr,  # a power of two
+):
+    """mean and 1 / std of channels c, each [BLOCK_C]; the formula is that of `merge_stats`."""
+    t = tl.arange(0, TILES)
+    here = (t < tiles)[:, None] & (c < C)[None, :]
+    at = partials + t[:, None] * 2 * C + c[None, :]
+    count = tl.load(counts + t, mask=t < tiles, other=0.0)
+    m = tl.load(at, mask=here, other=0.0)
+    part = tl.load(at + C, mask=here, other=0.0)
+    pivot = tl.load(partials + c, mask=c < C, other=0.0)
+    pixels = tl.sum(count, 0)
+    mean = pivot + tl.sum(count[:, None] * (m - pivot[None, :]), 0) / pixels
+    m2 = tl.sum(part + count[:, None] * (m - mean[None, :]) * (m - mean[None, :]), 0)
+    return mean, 1.0 / tl.sqrt(m2 / pixels + eps)
+
+
+@triton.jit(do_not_specialize=["stream"])
 def norm_act_kernel(
     y,  # pixel (0, 0) of [n, h, w, C]
-    stats,  # fp32 [n, 2, C]: mean, 1 / std
+    stats,  # fp32 [n, 2, C]: mean, 1 / std; TILES: [n, tiles, 2, C], of conv_stats
+    counts,  # TILES: fp32 [tiles]
     residual,  # pixel (0, 0), or y again
     out,  # pixel (0, 0) of [n, h + 2b, w + 2b, C]'s inside; may be y
-    eighth,  # int8, like out
+    eighth,  # int8 or fp8, like out
+    counter,  # THRESHOLD: int64 [2], of the masks
+    tiles,
     h,
     w,
     y_image,
@@ -77,41 +109,60 @@ def norm_act_kernel(
     e_image,
     e_row,
     inverse,  # 1 / what one step of `eighth` stands for
+    stream,
+    kept,  # what a kept element is multiplied by
+    eps,
     C: tl.constexpr,
     RELU: tl.constexpr,
     RESIDUAL: tl.constexpr,
     BORDER: tl.constexpr,  # 0 none, 1 reflect, 2 zero
     WIDTH: tl.constexpr,  # of the border
     WRITE: tl.constexpr,  # out
-    EIGHTH: tl.constexpr,  # eighth
+    EIGHTH: tl.constexpr,  # 1: eighth is int8, 2: fp8
+    ZERO: tl.constexpr,  # of int8
+    THRESHOLD: tl.constexpr,  # of the words that keep an element, 0 without dropout
+    TILES: tl.constexpr,  # to merge, at most; 0 where that is done
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """out = residual + relu((y - mean) / std), in fp32, rounded once; eighth = round(out inverse), in [-127, 127].
+    """out = residual + mask kept relu((y - mean) / std), in fp32, rounded once; eighth = out inverse + ZERO, cut off.
 
     A program has BLOCK_P pixels of one row. Those within WIDTH of an edge also write the border pixels that mirror
     them, so that in place no pixel is read after it has changed.
     """
-    x = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
+    ACROSS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
+    first = (tl.program_id(0) // ACROSS) * BLOCK_P
+    channel = (tl.program_id(0) % ACROSS) * BLOCK_C
+    x, c = first + tl.arange(0, BLOCK_P), channel + tl.arange(0, BLOCK_C)
     row = tl.program_id(1)
     image = tl.program_id(2).to(tl.int64)
-    c = tl.arange(0, BLOCK_C)
     here = (x < w)[:, None] & (c < C)[None, :]
-    mean = tl.load(stats + image * 2 * C + c, mask=c < C, other=0.0)
-    scale = tl.load(stats + image * 2 * C + C + c, mask=c < C, other=0.0)
+    if TILES > 0:
+        mean, scale = merged(stats + image * tiles * 2 * C, counts, tiles, c, eps, C, TILES)
+    else:
+        mean = tl.load(stats + image * 2 * C + c, mask=c < C, other=0.0)
+        scale = tl.load(stats + image * 2 * C + C + c, mask=c < C, other=0.0)
     y_at = y + image * y_image + row.to(tl.int64) * y_row + x[:, None] * C + c[None, :]
     value = (tl.load(y_at, mask=here, other=0.0).to(tl.float32) - mean[None, :]) * scale[None, :]
     if RELU:
         value = tl.maximum(value, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    if THRESHOLD > 0:
+        mask = keep_mask(counter, image, row, x, channel, w, stream, C, THRESHOLD, BLOCK_C)
+        value *= tl.where(mask, kept, 0.0)
     if RESIDUAL:
         r_at = residual + image * r_image + row.to(tl.int64) * r_row + x[:, None] * C + c[None, :]
         value += tl.load(r_at, mask=here, other=0.0).to(tl.float32)
     if WRITE:
         result = value.to(out.dtype.element_ty)
-        store_bordered(out + image * o_image, o_row, result, row, x, c, h, w, C, BORDER, WIDTH, BLOCK_P)
-    if EIGHTH:
-        level = tl.minimum(tl.maximum(tl.floor(value * inverse + 0.5), -127.0), 127.0).to(tl.int8)
-        store_bordered(eighth + image * e_image, e_row, level, row, x, c, h, w, C, BORDER, WIDTH, BLOCK_P)
+        store_bordered(out + image * o_image, o_row, result, row, first, x, c, h, w, C, BORDER, WIDTH, BLOCK_P, 0)
+    if EIGHTH > 0:
+        level = value * inverse
+        if EIGHTH == 1:
+            level = tl.minimum(tl.maximum(tl.floor(level + 0.5) + ZERO, -127.0), 127.0)
+        else:
+            level = tl.minimum(tl.maximum(level, -448.0), 448.0)
+        level = level.to(eighth.dtype.element_ty)
+        store_bordered(eighth + image * e_image, e_row, level, row, first, x, c, h, w, C, BORDER, WIDTH, BLOCK_P, ZERO)
 
 
 def norm_act(
@@ -125,25 +176,42 @@ def norm_act(
     width: int = 0,
     eighth: Tensor | None = None,
     step: float = 1.0,
+    zero: int = 0,
+    drop: float = 0.0,
+    counter: Tensor | None = None,
+    stream: int = 0,
+    counts: Tensor | None = None,
+    eps: float = 0.0,
 ) -> None:
     """Fills out [n, h, w, c], the inside of a bordered picture, and `width` border pixels around it.
 
     y [n, h, w, c] may be `out` itself; residual [n, h, w, c] may not. Pixels of a row lie side by side. `eighth`, int8
-    and as wide, takes the same in steps of `step`, at most 127 of them either way; `out` is None where it alone is
-    wanted.
+    or fp8 (e4m3) and as wide, takes the same in steps of `step`, 0 standing at `zero`, as far as its type reaches (127
+    either way, or 448); `out` is None where it alone is wanted. With `counter`, int64 [2], dropout of probability
+    `drop` comes after the ReLU, its mask that of `reference.dropout_mask` in `stream`.
+
+    stats [n, 2, c] are those of `merge_stats`. With `counts` [tiles], at most MOST_TILES, they are `conv_stats`'s
+    partials [n, tiles, 2, c], which each program merges for its channels.
     """
     n, h, w, c = y.shape
-    block_c = triton.next_power_of_2(c)
+    tiles = 0 if counts is None else counts.shape[0]
+    if tiles > MOST_TILES:
+        raise ValueError(f"counts must be of at most {MOST_TILES} tiles, got {tiles}: merge_stats takes more")
+    block_c = min(triton.next_power_of_2(c), 64) if tiles else triton.next_power_of_2(c)
     block_p = max(1, min(4096 // block_c, triton.next_power_of_2(w)))
+    least = 0 if counter is None else threshold(drop, h, w, c)
     extra = y if residual is None else residual
     wide = y if out is None else out
     narrow = wide if eighth is None else eighth
-    norm_act_kernel[(triton.cdiv(w, block_p), h, n)](
+    norm_act_kernel[(triton.cdiv(w, block_p) * triton.cdiv(c, block_c), h, n)](
         y,
         stats,
+        stats if counts is None else counts,
         extra,
         wide,
         narrow,
+        stats if counter is None else counter,
+        tiles,
         h,
         w,
         *y.stride()[:2],
@@ -151,13 +219,19 @@ def norm_act(
         *wide.stride()[:2],
         *narrow.stride()[:2],
         1.0 / step,
+        stream,
+        1.0 / (1.0 - drop),
+        eps,
         C=c,
         RELU=relu,
         RESIDUAL=residual is not None,
         BORDER=0 if border is None else BORDERS[border],
         WIDTH=width,
         WRITE=out is not None,
-        EIGHTH=eighth is not None,
+        EIGHTH=0 if eighth is None else 1 if eighth.dtype == torch.int8 else 2,
+        ZERO=zero,
+        THRESHOLD=least,
+        TILES=triton.next_power_of_2(tiles) if tiles else 0,
         BLOCK_P=block_p,
         BLOCK_C=block_c,
         num_warps=4,

@@ -1,4 +1,11 @@
-"""The last convolution and all that follows it: image + tanh(conv), clamped, as floats or 8 bits."""
+"""The last convolution and all that follows it: image + tanh(conv), clamped, as floats or 8 bits.
+
+Three results a pixel would leave most of a tensor core idle, and read every pixel 49 times. So the taps of a line and
+the results of several rows are the columns of one product, and the products of neighbours are added afterwards:
+
+    out[y + t, x, o] = sum over j of P[x + j, j, t, o]
+    P[x, j, t, o] = sum over i, c of weight[o, c, i, j] in[y + t + i, x, c]
+"""
 
 from __future__ import annotations
 
@@ -7,21 +14,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from deblurgan.kernels.conv_stats import ConvConfig, matrix_product
+from deblurgan.kernels.conv_stats import ConvConfig
 
 
 @triton.jit
 def output_tail_kernel(
-    x,  # the pixel that tap (0, 0) of output pixel (0, 0) reads
-    weight,  # [BLOCK_N, TAPS * TAPS * C], rows from OUT on are zero
-    bias,  # fp32 [BLOCK_N]
+    x,  # [n, h + TAPS - 1, w + TAPS - 1, C]
+    weight,  # [BLOCK_N, (TAPS - 1 + LINES) * C], see `folded`
+    bias,  # fp32 [OUT]
     image,  # [n, OUT, h, w], any strides
     out,  # [n, OUT, h, w], any strides
+    saved,  # SAVE: fp32 [n, OUT, h, w], contiguous
     h,
     w,
     x_image,
     x_row,
-    x_pixel,
     i_image,
     i_channel,
     i_row,
@@ -33,35 +40,82 @@ def output_tail_kernel(
     C: tl.constexpr,
     OUT: tl.constexpr,
     TAPS: tl.constexpr,
+    LINES: tl.constexpr,  # rows of results
     EIGHT_BIT: tl.constexpr,
+    SAVE: tl.constexpr,
     BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
+    BLOCK_N: tl.constexpr,  # 8 taps of LINES * OUT results, padded
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """out = clamp(image + tanh(sum over i, j of weight[i, j] x[y + i, x + j] + bias), -1, 1).
 
-    EIGHT_BIT: image and out are uint8, v for 2 v / 255 - 1; rounded to nearest.
+    A program has BLOCK_M pixels of each row of x, of which the last TAPS - 1 are neighbours only. EIGHT_BIT: image and
+    out are uint8, v for 2 v / 255 - 1; rounded to nearest. SAVE: tanh goes into `saved`.
     """
-    n = tl.program_id(1).to(tl.int64)
-    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    pixel = tl.minimum(m, h * w - 1)
-    oy, ox = (pixel // w).to(tl.int64), (pixel % w).to(tl.int64)
-    k = tl.arange(0, BLOCK_N)
-    rows = x + n * x_image + oy * x_row + ox * x_pixel
-    acc = matrix_product(rows, weight, k, x_row, x_pixel, C, BLOCK_N, TAPS, TAPS, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION)
-    wanted = (m < h * w)[:, None] & (k < OUT)[None, :]
-    at = image + n * i_image + k[None, :] * i_channel + (oy * i_row + ox * i_pixel)[:, None]
-    before = tl.load(at, mask=wanted, other=0).to(tl.float32)
+    STEPS: tl.constexpr = (C + BLOCK_K - 1) // BLOCK_K
+    ROWS: tl.constexpr = TAPS - 1 + LINES
+    OWN: tl.constexpr = BLOCK_M - TAPS + 1
+    RESULTS: tl.constexpr = BLOCK_N // 8
+    n, top = tl.program_id(2).to(tl.int64), tl.program_id(1) * LINES
+    m = tl.arange(0, BLOCK_M)
+    px = tl.program_id(0) * OWN + m
+    columns = tl.arange(0, BLOCK_N)
+    pixels = tl.minimum(px, w + TAPS - 2) * C  # those beyond the end read the last pixel, and are not stored
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for step in range(ROWS * STEPS):
+        tap = step // STEPS
+        k = (step % STEPS) * BLOCK_K + tl.arange(0, BLOCK_K)
+        row = tl.minimum(top + tap, h + TAPS - 2).to(tl.int64)
+        a_at = x + n * x_image + row * x_row + pixels[:, None] + k[None, :]
+        b_at = weight + columns[:, None] * (ROWS * C) + tap * C + k[None, :]
+        if C % BLOCK_K == 0:
+            a = tl.load(a_at)
+            b = tl.load(b_at)
+        else:
+            a = tl.load(a_at, mask=(k < C)[None, :], other=0.0)
+            b = tl.load(b_at, mask=(k < C)[None, :], other=0.0)
+        acc = tl.dot(a, tl.trans(b), acc, input_precision=PRECISION)
+
+    neighbour = tl.minimum(m[:, None] + columns[None, :] // RESULTS, BLOCK_M - 1)
+    result = tl.arange(0, RESULTS)
+    y, o = (top + result // OUT).to(tl.int64), (result % OUT).to(tl.int64)
+    value = tl.sum(tl.reshape(tl.gather(acc, neighbour, 0), (BLOCK_M, 8, RESULTS)), 1) + tl.load(bias + o)[None, :]
+    tanh = 1.0 - 2.0 / (tl.exp(2.0 * value) + 1.0)
+    wanted = ((m < OWN) & (px < w))[:, None] & ((result < LINES * OUT) & (y < h))[None, :]
+    i_at = image + n * i_image + (y * i_row + o * i_channel)[None, :] + (px.to(tl.int64) * i_pixel)[:, None]
+    before = tl.load(i_at, mask=wanted, other=0).to(tl.float32)
     if EIGHT_BIT:
         before = before * (2.0 / 255.0) - 1.0
-    value = acc + tl.load(bias + k)[None, :]
-    tanh = 1.0 - 2.0 / (tl.exp(2.0 * value) + 1.0)
-    result = tl.clamp(before + tanh, -1.0, 1.0, propagate_nan=tl.PropagateNan.ALL)
-    to = out + n * o_image + k[None, :] * o_channel + (oy * o_row + ox * o_pixel)[:, None]
+    sharp = tl.clamp(before + tanh, -1.0, 1.0, propagate_nan=tl.PropagateNan.ALL)
     if EIGHT_BIT:
-        result = (result + 1.0) * 127.5 + 0.5
-    tl.store(to, result.to(out.dtype.element_ty), mask=wanted)
+        sharp = (sharp + 1.0) * 127.5 + 0.5
+    o_at = out + n * o_image + (y * o_row + o * o_channel)[None, :] + (px.to(tl.int64) * o_pixel)[:, None]
+    tl.store(o_at, sharp.to(out.dtype.element_ty), mask=wanted)
+    if SAVE:
+        s_at = saved + (((n * OUT + o) * h + y) * w)[None, :] + px[:, None]
+        tl.store(s_at, tanh, mask=wanted)
+
+
+def lines(block_n: int, k: int) -> int:
+    """Rows of k results each that a product of block_n columns makes. Raises ValueError where not even one fits."""
+    rows = block_n // 8 // k
+    if rows == 0:
+        raise ValueError(f"block_n must be at least eight times the {k} results of a pixel, got {block_n}")
+    return rows
+
+
+def folded(weight: Tensor, block_n: int, dtype: torch.dtype) -> Tensor:
+    """weight [k, c, s, s], s at most 8, as the kernel reads it: [block_n, (s - 1 + lines) * c].
+
+    Row j * (block_n // 8) + t * k + o holds weight[o, :, i, j] at column (t + i) * c, and zeros.
+    """
+    (k, c, size), rows, results = weight.shape[:3], lines(block_n, weight.shape[0]), block_n // 8
+    read = size - 1 + rows
+    full = torch.zeros(8, results, read, c, dtype=dtype, device=weight.device)
+    places = (results * read * c, (k * read + 1) * c, read * c, c, 1)  # of j, t, o, i, c
+    full.as_strided((size, rows, k, size, c), places).copy_(weight.detach().permute(3, 0, 2, 1)[:, None])
+    return full.view(block_n, read * c)
 
 
 def output_tail(
@@ -71,33 +125,37 @@ def output_tail(
     image: Tensor,
     out: Tensor,
     *,
-    taps: int,
     config: ConvConfig,
     tf32: bool = False,
+    saved: Tensor | None = None,
 ) -> None:
-    """Fills out [n, k, h, w] from image, the same shape, and x [n, ., ., c], which begins at the border's corner.
+    """Fills out [n, k, h, w] from image, the same shape, and x [n, h + s - 1, w + s - 1, c], its pixels side by side.
 
-    weight [block_n, taps * taps * c] and bias fp32 [block_n] have zero rows from k on. Both pictures are uint8, or
-    floats in [-1, 1].
+    weight [k, c, s, s] is `folded` for config.block_n, bias fp32 [k]. Both pictures are uint8, or floats in [-1, 1].
+    `saved`, fp32 [n, k, h, w] and contiguous, takes tanh before the picture is added.
     """
     n, k, h, w = out.shape
-    output_tail_kernel[(triton.cdiv(h * w, config.block_m), n)](
+    taps, rows = x.shape[1] - h + 1, lines(config.block_n, k)
+    output_tail_kernel[(triton.cdiv(w, config.block_m - taps + 1), triton.cdiv(h, rows), n)](
         x,
         weight,
         bias,
         image,
         out,
+        out if saved is None else saved,
         h,
         w,
-        *x.stride()[:3],
+        *x.stride()[:2],
         *image.stride(),
         *out.stride(),
-        C=weight.shape[1] // (taps * taps),
+        C=x.shape[3],
         OUT=k,
         TAPS=taps,
+        LINES=rows,
         EIGHT_BIT=out.dtype == torch.uint8,
+        SAVE=saved is not None,
         BLOCK_M=config.block_m,
-        BLOCK_N=weight.shape[0],
+        BLOCK_N=config.block_n,
         BLOCK_K=config.block_k,
         PRECISION="tf32" if tf32 else "ieee",
         num_warps=config.warps,

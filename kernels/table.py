@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-# A layer's kind ("stem", "down", "trunk", "up", "head"), output pixels and type -> ConvConfig, or None for cuDNN
+# A layer's kind ("stem", "down", "trunk", "up", "head"), output pixels and type -> ConvConfig, or None for cuDNN.
+# Gradients have kinds of their own at the same pixels: "trunk.dgrad" of what a layer read, "trunk.wgrad" of its weight
 Choose = Callable[[str, int, torch.dtype], Any]
 
 
@@ -52,7 +53,9 @@ def from_table(gpu: str, rows: list[dict[str, Any]] | None = None) -> Choose:
         ]
         if distances and min(distances)[0] <= 1:
             return ConvConfig(**mine[min(distances)[1]]["config"])
-        return ConvConfig(128, 16, 32) if kind == "head" else None
+        if kind == "head":
+            return ConvConfig(64, 64, 32) if dtype == torch.float32 else ConvConfig(128, 128, 64, 8, 3)
+        return None
 
     return choose
 

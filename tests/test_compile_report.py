@@ -49,9 +49,13 @@ def test_the_kept_table_is_of_these_kernels() -> None:
 
 
 SHARED_KB = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "sm_120": 99}  # the most that a program may have
-CONVOLUTIONS = {"conv_stats", "flat_conv_stats", "output_tail"}
+CONVOLUTIONS = {"conv_stats", "flat_conv_stats", "up_conv_stats", "output_tail", "conv_wgrad", "flat_conv_wgrad"}
 TENSOR_CORE = {"sm_80": "hmma", "sm_90": "hgmma", "sm_100": "tcgen05", "sm_120": "hmma"}
-EIGHT_BIT_CORE = {"sm_90": "igmma", "sm_100": "imma", "sm_120": "imma"}
+EIGHT_BIT_CORE = {
+    "int8": {"sm_90": "igmma", "sm_100": "imma", "sm_120": "imma"},
+    "float8_e4m3fn": {"sm_90": "qgmma", "sm_100": "utcqmma", "sm_120": "qmma"},
+}
+CORES = ("hgmma", "igmma", "qgmma", "hmma", "imma", "qmma", "tcgen05", "utcqmma")
 
 
 def check_triton(rows: list[dict[str, Any]]) -> None:
@@ -60,11 +64,11 @@ def check_triton(rows: list[dict[str, Any]]) -> None:
         assert row.keys() >= KEYS
         assert row["spill_bytes"] == row["ldl"] == row["stl"] == 0, row
         assert row["shared_bytes"] <= 1024 * SHARED_KB[row["arch"]], row
-        core = EIGHT_BIT_CORE if row["dtype"] == "int8" else TENSOR_CORE
-        used = {key for key in ("hgmma", "igmma", "hmma", "imma", "tcgen05") if row[key]}
+        core = EIGHT_BIT_CORE.get(row["dtype"], TENSOR_CORE)
+        used = {key for key in CORES if row[key]}
         assert used == ({core[row["arch"]]} if row["kernel"] in CONVOLUTIONS else set()), row
-        assert (row["tma"] > 0) == (row["kernel"] == "flat_conv_stats"), row
-        assert (row["kernel"] == "flat_conv_stats") == row["config"].startswith("tma"), row
+        assert (row["tma"] > 0) == row["kernel"].startswith("flat_"), row
+        assert row["kernel"].startswith("flat_") == row["config"].startswith("tma"), row
 
 
 def test_triton_compiles_the_trunk_well(tmp_path: Path) -> None:

@@ -16,17 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from conftest import KERNEL_DEVICE, KERNEL_DTYPES, NET_TOLERANCE, relative_error, texture
-from deblurgan import convolution, engine, nn, reference
+from deblurgan import convolution, engine, inference, nn, reference
 from deblurgan.engine import Engine, Workspace
+from deblurgan.inference import Deblurrer
 from deblurgan.kernels import table
 from deblurgan.nn import PRESETS, Generator
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from deblurgan.kernels import merge_stats
+from deblurgan.kernels import merge_stats, norm_act, output_tail
 from deblurgan.kernels.conv_stats import ConvConfig
 
-HEAD = ConvConfig(256, 16, 64)
+HEAD = ConvConfig(64, 64, 64)
 each_dtype = pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
 
 
@@ -146,6 +147,14 @@ def test_engine_takes_shapes_in_turn(poisoned: None) -> None:
     assert_like_torch(run(wide), generator, wide, torch.float32)
     assert torch.equal(run(small), first), "same picture, other bits"
     assert torch.equal(first, kept), "a later call wrote over an earlier result"
+
+
+@pytest.mark.parametrize("choose", [ours, library])
+def test_merging_apart_changes_nothing(choose: table.Choose, poisoned: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, x = engine_of(net(), choose=choose), signed(pictures(2, 8, 12))
+    together = run(x)
+    monkeypatch.setattr(norm_act, "MOST_TILES", 0)
+    assert residual_error(run(x), together.double(), x) <= 1e-5
 
 
 def test_engine_takes_any_strides(poisoned: None) -> None:
@@ -272,7 +281,7 @@ def test_packed_weights_are_torch_s_layers() -> None:
     weight = torch.randn(7, 5, 3, 3, dtype=torch.float64)
     layer = convolution.plain("trunk", weight, torch.float64)
     wanted = F.conv2d(x, weight, padding=1)
-    assert close(product(bordered, layer.packed[0], layer.taps[0], 4, 6).permute(0, 3, 1, 2), wanted)
+    assert close(product(bordered, layer.packed, layer.taps[0], 4, 6).permute(0, 3, 1, 2), wanted)
     assert torch.equal(layer.library, weight)
     assert convolution.plain("down", weight, torch.float64, stride=2).stride == 2
 
@@ -280,12 +289,13 @@ def test_packed_weights_are_torch_s_layers() -> None:
     layer = convolution.up(weight, torch.float64)
     wanted = F.conv_transpose2d(x, weight, stride=2, padding=1, output_padding=1)
     assert layer.taps == ((1, 1), (1, 2), (2, 1), (2, 2))
+    rows = layer.packed.split([5 * i * j for i, j in layer.taps], 1)
     for phase, (u, v) in enumerate(itertools.product((0, 1), (0, 1))):
-        got = product(bordered[:, 1:, 1:], layer.packed[phase], layer.taps[phase], 4, 6)
+        got = product(bordered[:, 1:, 1:], rows[phase], layer.taps[phase], 4, 6)
         assert close(got.permute(0, 3, 1, 2), wanted[..., u::2, v::2]), (u, v)
 
 
-def test_packed_stem_and_head_are_torch_s_layers() -> None:
+def test_packed_stem_is_torch_s_layer() -> None:
     torch.manual_seed(0)
     x = torch.randn(1, 3, 5, 6, dtype=torch.float64)
     weight = torch.randn(7, 3, 7, 7, dtype=torch.float64)
@@ -294,16 +304,26 @@ def test_packed_stem_and_head_are_torch_s_layers() -> None:
     eight[:, :, :-1, :3] = reference.pad(x, 3, "reflect").permute(0, 2, 3, 1)
     layer = convolution.stem(weight, torch.float64)
     assert layer.taps == ((7, 1),)
-    assert close(product(eight, layer.packed[0], layer.taps[0], 5, 6).permute(0, 3, 1, 2), wanted)
+    assert close(product(eight, layer.packed, layer.taps[0], 5, 6).permute(0, 3, 1, 2), wanted)
     assert close(F.conv2d(eight.permute(0, 3, 1, 2), layer.library)[..., :6], wanted)
 
-    generator = net(width=4)
-    rows, bias = engine._packed_head(generator.state_dict(), torch.float64)
-    assert rows.shape == (16, 49 * 4)
-    assert torch.equal(rows[:3].view(3, 7, 7, 4).permute(0, 3, 1, 2), generator.head.weight.double())
-    assert torch.equal(bias[:3], generator.head.bias)
-    assert not rows[3:].any()
-    assert not bias[3:].any()
+
+@pytest.mark.parametrize(
+    ("k", "size", "block_n", "lines"), [(3, 7, 128, 5), (3, 7, 32, 1), (2, 5, 64, 4), (8, 8, 64, 1)]
+)
+def test_folded_weights_are_torch_s_layer(k: int, size: int, block_n: int, lines: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 4, size + lines - 1, 6 + size - 1, dtype=torch.float64)
+    weight = torch.randn(k, 4, size, size, dtype=torch.float64)
+    rows = output_tail.folded(weight, block_n, torch.float64)
+    assert rows.shape == (block_n, (size - 1 + lines) * 4)
+    columns = x[0].permute(2, 1, 0).flatten(1)  # pixels of a row, each with those below it
+    products = (columns @ rows.T).view(-1, 8, block_n // 8)
+    found = sum(products[j : j + 6, j, : lines * k] for j in range(size))
+    assert close(found.view(6, lines, k).permute(2, 1, 0)[None], F.conv2d(x, weight))
+    assert output_tail.lines(block_n, k) == lines
+    assert not products[:, size:].any()
+    assert not products[:, :, lines * k :].any()
 
 
 @pytest.fixture
@@ -319,7 +339,7 @@ def test_generator_takes_the_engine(fast: None, monkeypatch: pytest.MonkeyPatch)
     generator = net()
     calls = []
     run = Engine.__call__
-    monkeypatch.setattr(Engine, "__call__", lambda self, image: calls.append(image) or run(self, image))
+    monkeypatch.setattr(Engine, "__call__", lambda self, *args: calls.append(args) or run(self, *args))
     x = signed(pictures(1, 8, 8))
     got = generator(x)
     assert len(calls) == 1
@@ -332,24 +352,56 @@ def test_generator_takes_the_engine(fast: None, monkeypatch: pytest.MonkeyPatch)
         generator(x[..., :-1])
 
 
-def test_dropout_needs_plain_torch(fast: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Generator, "_fast", lambda self: lambda x: "engine")
+@each_dtype
+@pytest.mark.parametrize("trunk", ["same", "int8"])
+def test_dropout_is_the_reference_s(trunk: engine.Trunk, dtype: torch.dtype, poisoned: None) -> None:
+    """The same masks by either way; in 8 bits the residual is as far from plain torch's as without dropout."""
+    generator = net(blocks=2)
+    x, counter = signed(pictures(2, 8, 8)), torch.tensor([5, 2**33], device=KERNEL_DEVICE)
+    kept = x[1:], counter + torch.tensor([0, 1], device=KERNEL_DEVICE)
+    choose = flat_trunk if trunk == "int8" else ours
+    if trunk == "int8" and KERNEL_DEVICE.type == "cuda" and torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("tma needs compute capability 9.0")
+    run = Engine(generator.spec, generator.state_dict(), dtype=dtype, choose=choose, trunk=trunk)
+    got, off = run(x, counter), run(x)
+    plain = deepcopy(generator).double()
+    wanted, wanted_off = plain(x.double(), counter=counter), plain(x.double())
+    assert residual_error(wanted_off, wanted, x) > 0.1, "dropout changes little"
+    if trunk == "int8":
+        assert residual_error(got, wanted, x) <= 2 * residual_error(off, wanted_off, x)
+    else:
+        tolerance = NET_TOLERANCE[torch.float32] if dtype == torch.float32 else 2 * NET_TOLERANCE[dtype]
+        assert residual_error(got, wanted, x) <= tolerance
+    assert torch.equal(run(*kept), got[1:]), "the masks depend on the batch"
+
+
+def test_generator_takes_dropout_to_the_engine(fast: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor | None] = []
+    monkeypatch.setattr(Generator, "_fast", lambda self: lambda x, counter: seen.append(counter) or x)
     x = torch.zeros(1, 3, 8, 8)
     paper, tiny = Generator("paper", width=4, blocks=1), Generator("tiny", width=4, blocks=1)
     with torch.no_grad():
-        assert paper.train()(x) != "engine"
-        assert paper.eval()(x, seed=1) != "engine"
-        assert paper(x) == "engine"
-        assert tiny.train()(x) == "engine"
+        tiny.train()(x)
+        tiny(x, seed=1)
+        paper.eval()(x)
+        assert seen == [None] * 3
+        paper(x, seed=7)
+        paper(x, counter=torch.tensor([7, 3]))
+        for _ in range(2):
+            paper.train()(x)
+    *given, drawn, again = (counter.tolist() for counter in seen[3:])  # type: ignore[union-attr]
+    assert given == [[7, 0], [7, 3]]
+    assert drawn[1] == again[1] == 0
+    assert drawn[0] != again[0]
 
 
 def test_why_reference_names_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.zeros(1, 3, 8, 8)
     generator = Generator("tiny", width=4, blocks=1)
-    assert generator.why_reference(x) == "a gradient is wanted"
-    generator.requires_grad_(False)
-    assert generator.why_reference(x.clone().requires_grad_()) == "a gradient is wanted"
     assert generator.why_reference(x) == "it needs a CUDA device"
+    assert generator.why_reference(x[:0]) == "a gradient of no pictures is wanted"
+    generator.requires_grad_(False)
+    assert generator.why_reference(x[:0]) == "it needs a CUDA device"
     assert generator.why_reference(x.to("meta")) == "the weights are on another device"
     assert generator.double().why_reference(x) == "it does not compute in torch.float64"
     generator.float().backend = "reference"
@@ -368,6 +420,18 @@ def test_compiled_generator_is_plain_torch(fast: None) -> None:
     assert generator._engine is None
     generator.backend = "reference"
     assert torch.equal(got, generator(x))
+
+
+def test_deblurrer_takes_an_8_bit_trunk_where_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = Generator("tiny", width=4, blocks=1)
+    with pytest.raises(ValueError, match="trunk must be one of same, int8, fp8, got 'int4'"):
+        Deblurrer(generator, device="cpu", trunk="int4")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match='without the GPU kernels, got "int8": it needs a CUDA device'):
+        Deblurrer(generator, device="cpu", trunk="int8")
+    monkeypatch.setattr(inference, "why_not", lambda device: None)
+    assert Deblurrer(generator, device="cpu", trunk="fp8").generator.trunk == "fp8"
+    with pytest.raises(ValueError, match=r"torch\.compile takes the kernels' place"):
+        Deblurrer(generator, device="cpu", trunk="fp8", compile=True)
 
 
 def test_why_not_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -432,9 +496,8 @@ def test_changed_weights_are_packed_again(change: Callable[[Generator], Any], fa
     change(generator)
     again = generator._fast()
     assert again is not packed
-    wanted = generator.head.weight.permute(0, 2, 3, 1).flatten(1)
-    assert again.head_weight.dtype == wanted.dtype
-    assert torch.equal(again.head_weight[:3], wanted)
+    assert again.head_weight.dtype == generator.head.weight.dtype
+    assert torch.equal(again.head_weight, generator.head.weight)
 
 
 def test_generator_made_in_inference_mode_runs(fast: None) -> None:
@@ -452,7 +515,7 @@ def test_graph_of_inference_mode_serves_outside_it(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "graph", lambda graph, **options: contextlib.nullcontext())
     x = torch.zeros(1, 3, 8, 8)
     with torch.inference_mode():
-        graph = engine.Graph(torch.clone, x)
+        graph = engine.Graph(lambda image, counter: image.clone(), x)
         graph(x)
     with torch.no_grad():
         assert torch.equal(graph(x), x)
@@ -496,6 +559,18 @@ def test_gpu_replays_a_graph() -> None:
     assert len(generator._fast()._graphs) == 1
     assert torch.equal(generator(x.flip(-1)[..., :-4]), other)
     assert torch.equal(generator(x), first[0])
+
+
+@gpu
+def test_gpu_replays_a_graph_with_dropout() -> None:
+    generator, x = on_gpu(), signed(pictures(1, 32, 48)).half()
+    with torch.no_grad():
+        seeds = {seed: [generator(x, seed=seed) for _ in range(3)] for seed in (1, 2)}
+        plain = generator(x)
+    for results in seeds.values():
+        assert all(torch.equal(result, results[0]) for result in results)
+    assert not torch.equal(seeds[1][0], seeds[2][0])
+    assert not torch.equal(seeds[1][0], plain)
 
 
 @gpu

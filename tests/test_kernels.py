@@ -14,16 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from conftest import KERNEL_DEVICE, KERNEL_DTYPES, OP_TOLERANCE, assert_matches, relative_error
-from deblurgan import reference
+from deblurgan import convolution, reference
 
 pytest.importorskip("triton", reason="triton is not installed")
 
 from deblurgan.kernels import conv_stats as conv_stats_module
 from deblurgan.kernels import tile_stats as tile_stats_module
-from deblurgan.kernels.conv_stats import ConvConfig, conv_stats, tile_count
+from deblurgan.kernels.conv_stats import ConvConfig, conv_stats, tile_count, up_conv_stats
 from deblurgan.kernels.merge_stats import BLOCK_TILES, merge_stats
 from deblurgan.kernels.norm_act import norm_act
-from deblurgan.kernels.output_tail import output_tail
+from deblurgan.kernels.output_tail import folded, output_tail
 from deblurgan.kernels.pack_image import pack_image
 from deblurgan.kernels.tile_stats import TILE, tile_stats
 
@@ -210,35 +210,44 @@ def test_conv_stats_of_overlapping_runs(dtype: torch.dtype) -> None:
     assert_tiles(y, partials, counts, members(h, w, config))
 
 
+UPS = {
+    "several tiles a phase": (2, 3, 5, 32, 24, pointer(16, 16, 32)),
+    "several column blocks": (1, 4, 4, 16, 48, pointer(16, 16, 16)),
+    "one tile a phase, odd channels": (3, 2, 3, 24, 16, pointer(32, 16, 16)),
+}
+
+
 @each_dtype
-def test_conv_stats_of_phases(dtype: torch.dtype) -> None:
-    """Four convolutions of one picture into every other pixel of another, their tiles side by side."""
-    n, h, w, c, k = 2, 3, 5, 32, 24
+@pytest.mark.parametrize(("n", "h", "w", "c", "k", "config"), UPS.values(), ids=UPS.keys())
+def test_up_conv_stats(n: int, h: int, w: int, c: int, k: int, config: ConvConfig, dtype: torch.dtype) -> None:
+    """torch's transposed convolution, and to the last bit four convolutions into every other pixel."""
     _, x, _ = bordered(n, h + 2, w + 2, c, 0, dtype)
-    x.copy_(normal(*x.shape))
+    x.copy_(F.pad(normal(n, h, w, c), (0, 0, 1, 1, 1, 1)))
+    weight = (normal(c, k, 3, 3) / math.sqrt(c)).to(dtype)
+    layer = convolution.up(weight, dtype)
     memory, _, y = bordered(n, 2 * h, 2 * w, k, 3, dtype)
-    config = pointer(16, 16, 32)
     tiles = tile_count(h, w, config)
     partials, counts = poison(n, 4 * tiles, 2, k), poison(4 * tiles)
-    for i, (u, v) in enumerate((u, v) for u in (0, 1) for v in (0, 1)):
-        weight = (normal(k, c, 1 + u, 1 + v) / 10).to(dtype)
-        part = y[:, u::2, v::2]
-        conv_stats(
-            x[:, 1:, 1:],
-            packed(weight),
-            part,
-            partials,
-            counts,
-            taps=(1 + u, 1 + v),
-            first_tile=i * tiles,
-            config=config,
-        )
-        own = slice(i * tiles, (i + 1) * tiles)
-        wanted = F.conv2d(nchw(x[:, 1:, 1:]).double(), weight.double())[..., :h, :w]
-        assert_matches(nchw(part), wanted, name=f"phase {u}, {v}")
-        assert_tiles(part, partials[:, own], counts[own], members(h, w, config))
+    up_conv_stats(x[:, 1:, 1:], layer.packed, y, partials, counts, config=config)
     assert untouched(memory, y)
+    inside = nchw(x[:, 1:-1, 1:-1]).double()
+    assert_matches(
+        nchw(y), F.conv_transpose2d(inside, weight.double(), stride=2, padding=1, output_padding=1), name="y"
+    )
     assert_stats(merged(partials, counts), y)
+    rows = layer.packed.split([c * i * j for i, j in layer.taps], 1)
+    for i, taps in enumerate(layer.taps):
+        part, own = y[:, i // 2 :: 2, i % 2 :: 2], slice(i * tiles, (i + 1) * tiles)
+        assert_tiles(part, partials[:, own], counts[own], members(h, w, config))
+        alone, its_partials, its_counts = torch.empty_like(part), poison(n, tiles, 2, k), poison(tiles)
+        conv_stats(x[:, 1:, 1:], rows[i].contiguous(), alone, its_partials, its_counts, taps=taps, config=config)
+        assert torch.equal(alone, part)
+        assert torch.equal(its_partials, partials[:, own])
+        assert torch.equal(its_counts, counts[own])
+    y.fill_(NAN)
+    up_conv_stats(x[:, 1:, 1:], layer.packed, y, None, None, config=config)
+    assert torch.equal(y[:, 1::2, 1::2], alone)
+    assert untouched(memory, y)
 
 
 @pytest.mark.parametrize("config", [pointer(16, 16, 16), flat(16, 16, 16)], ids=lambda config: config.form)
@@ -451,6 +460,77 @@ def test_norm_act(case: Norm, dtype: torch.dtype) -> None:
     assert untouched(memory, whole)
 
 
+DROPS = {
+    "seed and picture of more than 32 bits": (2, 3, 5, 24, 0.3, 2**40 + 3, 2**33 + 9, 1),
+    "rows of several blocks, a later block": (1, 2, 40, 256, 0.5, 7, 0, 8),
+    "most are dropped": (2, 4, 4, 16, 0.9, 2**63 - 1, 2**63 - 3, 0),
+}
+
+
+@pytest.mark.parametrize(("n", "h", "w", "c", "p", "seed", "first", "stream"), DROPS.values(), ids=DROPS.keys())
+def test_norm_act_drops_what_the_reference_drops(
+    n: int, h: int, w: int, c: int, p: float, seed: int, first: int, stream: int
+) -> None:
+    y, stats = normal(n, h, w, c), torch.zeros(n, 2, c, device=KERNEL_DEVICE)
+    stats[:, 1] = 1
+    counter = torch.tensor([seed, first], device=KERNEL_DEVICE)
+    mask = reference.dropout_mask((n, c, h, w), p, seed=seed, first=first, stream=stream).to(KERNEL_DEVICE)
+    residual = normal(n, h, w, c)
+    memory, whole, out = bordered(n, h, w, c, 1, torch.float32)
+    eighth = torch.full(whole.shape, 99, dtype=torch.int8, device=KERNEL_DEVICE)
+    drop: dict[str, Any] = {"drop": p, "counter": counter, "stream": stream}
+    norm_act(y, stats, out, relu=True, border="reflect", width=1, eighth=eighth[:, 1:-1, 1:-1], step=0.05, **drop)
+    wanted = nchw(y).double().relu() * mask / (1 - p)
+    assert_matches(nchw(out), wanted)
+    assert torch.equal(nchw(out) != 0, mask & (nchw(y) > 0))
+    assert torch.equal(nchw(whole), reference.pad(nchw(out), 1, "reflect"))
+    assert untouched(memory, whole)
+    assert torch.equal(eighth, (whole / 0.05 + 0.5).floor().clamp(-127, 127).to(torch.int8))
+    norm_act(y, stats, out, relu=False, residual=residual, **drop)
+    assert_matches(nchw(out), nchw(residual) + nchw(y).double() * mask / (1 - p))
+
+
+def test_norm_act_refuses_what_it_cannot_drop() -> None:
+    counter, stats = torch.zeros(2, dtype=torch.int64, device=KERNEL_DEVICE), torch.ones(1, 2, 6, device=KERNEL_DEVICE)
+    y = normal(1, 2, 2, 6)
+    for drop, match in ((0.5, "channels in fours"), (0.0, r"drop must be in \(0, 1\)"), (1.0, "drop must be")):
+        with pytest.raises(ValueError, match=match):
+            norm_act(y, stats, y, relu=True, drop=drop, counter=counter)
+
+
+@each_dtype
+@pytest.mark.parametrize("pixels", [[35], [0, 16, 16, 3], [1] * 35], ids=["a tile", "an empty one", "a pixel each"])
+def test_norm_act_merges_tiles(pixels: list[int], dtype: torch.dtype) -> None:
+    """As after `merge_stats`, but for the order of the sums; channels in two blocks."""
+    n, h, w, c = 2, 5, 7, 96
+    memory, whole, out = bordered(n, h, w, c, 3, dtype)
+    y = (normal(n, h, w, c) * 3 + 10).to(dtype)
+    y[..., 5] = 0.1
+    partials, counts = tiles_of(y.flatten(1, 2), pixels)
+    partials[:, 0 if pixels[0] else 1 :, 0, 5] = y[0, 0, 0, 5].float()
+    residual = normal(n, h, w, c, dtype=dtype)
+    counter = torch.tensor([3, 4], device=KERNEL_DEVICE)
+    more: dict[str, Any] = {"relu": True, "border": "reflect", "width": 3, "drop": 0.5, "counter": counter}
+    norm_act(y, partials, out, residual=residual, counts=counts, eps=reference.EPS, **more)
+    mask = reference.dropout_mask((n, c, h, w), 0.5, seed=3, first=4).to(KERNEL_DEVICE)
+    wanted = reference.norm_act(nchw(y).double()) * mask * 2 + nchw(residual)
+    assert_matches(nchw(out), wanted)
+    assert torch.equal(nchw(whole), reference.pad(nchw(out), 3, "reflect"))
+    assert untouched(memory, whole)
+    if pixels[0]:
+        assert torch.equal(out[..., 5], residual[..., 5]), "a constant plane is not exactly zero"
+    apart = torch.empty_like(out)
+    norm_act(y, merged(partials, counts), apart, residual=residual, **{**more, "border": None, "width": 0})
+    assert relative_error(out, apart) <= (1e-6 if dtype == torch.float32 else OP_TOLERANCE[dtype])
+
+
+def test_norm_act_refuses_many_tiles() -> None:
+    y = normal(1, 5, 13, 16)
+    partials, counts = tiles_of(y.flatten(1, 2), [1] * 65)
+    with pytest.raises(ValueError, match="at most 64 tiles, got 65"):
+        norm_act(y, partials, y, relu=True, counts=counts, eps=reference.EPS)
+
+
 class Tail(NamedTuple):
     h: int
     w: int
@@ -461,10 +541,10 @@ class Tail(NamedTuple):
 
 
 TAILS = {
-    "several tiles": Tail(5, 9, 16, pointer(16, 16, 16), n=2),
-    "channels that block_k does not divide": Tail(4, 6, 24, pointer(32, 16, 16)),
-    "channels last": Tail(4, 5, 16, pointer(128, 16, 16), n=2, layout="channels last"),
-    "sliced": Tail(3, 7, 16, pointer(16, 16, 32), n=2, layout="sliced"),
+    "several tiles": Tail(5, 13, 16, pointer(16, 32, 16), n=2),
+    "channels that block_k does not divide": Tail(4, 6, 24, pointer(32, 64, 16)),
+    "fewer rows than a program makes, channels last": Tail(4, 5, 16, pointer(64, 128, 16), 2, "channels last"),
+    "a last row of another picture, sliced": Tail(7, 11, 16, pointer(16, 128, 16), 2, "sliced"),
 }
 
 
@@ -491,9 +571,16 @@ def tail_of(case: Tail, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     return whole, weight, normal(3)
 
 
-def run_tail(x: Tensor, weight: Tensor, bias: Tensor, image: Tensor, out: Tensor, config: ConvConfig) -> None:
-    rows = 16 - weight.shape[0]
-    output_tail(x, F.pad(packed(weight), (0, 0, 0, rows)), F.pad(bias, (0, rows)), image, out, taps=7, config=config)
+def run_tail(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    image: Tensor,
+    out: Tensor,
+    config: ConvConfig,
+    saved: Tensor | None = None,
+) -> None:
+    output_tail(x, folded(weight, config.block_n, weight.dtype), bias, image, out, config=config, saved=saved)
 
 
 @each_dtype
@@ -501,10 +588,12 @@ def run_tail(x: Tensor, weight: Tensor, bias: Tensor, image: Tensor, out: Tensor
 def test_output_tail(case: Tail, dtype: torch.dtype) -> None:
     x, weight, bias = tail_of(case, dtype)
     image, out, memory = pictures(case, normal(case.n, 3, case.h, case.w, dtype=dtype).clamp(-1, 1))
-    run_tail(x, weight, bias, image, out, case.config)
+    saved = poison(*image.shape)
+    run_tail(x, weight, bias, image, out, case.config, saved)
     residual = torch.tanh(F.conv2d(nchw(x).double(), weight.double(), bias.double()))
     wanted = (image.double() + residual).clamp(-1, 1)
     assert_matches(out, wanted)
+    assert relative_error(saved, residual) <= OP_TOLERANCE[torch.float32]  # summed in fp32 whatever x is
     assert untouched(memory, out)
     assert 0 < int((wanted.abs() == 1).sum()) < wanted.numel()
     assert torch.equal(out[wanted == 1], torch.ones_like(out[wanted == 1]))
@@ -533,7 +622,7 @@ def test_output_tail_without_a_residual_returns_the_picture(dtype: torch.dtype) 
     weight, bias = weight.to(x), bias.to(KERNEL_DEVICE)
     levels = torch.arange(256, dtype=torch.uint8, device=KERNEL_DEVICE).view(1, 1, 16, 16).expand(1, 3, 16, 16)
     out = torch.full_like(levels, 77).contiguous()
-    run_tail(x, weight, bias, levels, out, pointer(256, 16, 16))
+    run_tail(x, weight, bias, levels, out, pointer(64, 32, 16))
     assert torch.equal(out, levels)
 
 
@@ -543,7 +632,7 @@ def test_output_tail_saturates() -> None:
     image = torch.linspace(-1, 1, 12, device=KERNEL_DEVICE).view(1, 3, 2, 2)
     for sign in (-1, 1):
         out = poison(1, 3, 2, 2)
-        run_tail(x, weight, torch.full((3,), sign * 200.0, device=KERNEL_DEVICE), image, out, pointer(16, 16, 16))
+        run_tail(x, weight, torch.full((3,), sign * 200.0, device=KERNEL_DEVICE), image, out, pointer(16, 32, 16))
         assert torch.equal(out, (image + sign).clamp(-1, 1))
 
 
@@ -558,9 +647,8 @@ def test_what_is_not_finite_stays_so() -> None:
     x, weight, image = normal(1, 8, 8, 16), normal(3, 16, 7, 7), normal(1, 3, 2, 2)
     x[0, 0, 0, 0] = NAN
     out = normal(1, 3, 2, 2)
-    run_tail(x, weight, torch.zeros(3, device=KERNEL_DEVICE), image, out, pointer(16, 16, 16))
+    run_tail(x, weight, torch.zeros(3, device=KERNEL_DEVICE), image, out, pointer(16, 32, 16))
     assert out[0, :, 0, 0].isnan().all()
-    assert int(out.isnan().sum()) == 3
 
 
 def test_compiled_kernels_keep_nan() -> None:
@@ -571,13 +659,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from deblurgan.kernels.norm_act import norm_act_kernel
 from deblurgan.kernels.output_tail import output_tail_kernel
-norm = dict(
-    C=64, RELU=True, RESIDUAL=False, BORDER=0, WIDTH=0, WRITE=True, EIGHTH=False, BLOCK_P=64, BLOCK_C=64
-)
-tail = dict(C=16, OUT=3, TAPS=7, EIGHT_BIT=False, BLOCK_M=64, BLOCK_N=16, BLOCK_K=16, PRECISION="ieee")
-halves = ("x", "y", "weight", "image", "residual", "out")
+norm = dict(C=64, RELU=True, RESIDUAL=False, BORDER=0, WIDTH=0, WRITE=True, EIGHTH=0, ZERO=0)
+norm |= dict(THRESHOLD=1, TILES=64, BLOCK_P=64, BLOCK_C=64)
+tail = dict(C=16, OUT=3, TAPS=7, LINES=1, EIGHT_BIT=False, SAVE=False)
+tail |= dict(BLOCK_M=64, BLOCK_N=32, BLOCK_K=16, PRECISION="ieee")
+halves = ("x", "y", "weight", "image", "residual", "out", "saved")
 for kernel, constants in ((norm_act_kernel, norm), (output_tail_kernel, tail)):
-    types = {**dict.fromkeys(halves, "*fp16"), **dict.fromkeys(("stats", "bias"), "*fp32")}
+    types = {**dict.fromkeys(halves, "*fp16"), **dict.fromkeys(("stats", "counts", "bias"), "*fp32"), "counter": "*i64"}
     signature = {a: "constexpr" if a in constants else types.get(a, "i32") for a in kernel.arg_names}
     ptx = triton.compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 80, 32)).asm["ptx"]
     found = set(re.findall(r"(?:max|min)[.\\w]*[.]f(?:16|32)\\w*", ptx))

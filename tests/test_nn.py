@@ -102,6 +102,14 @@ def test_dropout_is_training_s_or_the_seed_s() -> None:
     net.train()
     assert not torch.equal(net(x), net(x))
     assert torch.equal(net(x, seed=1), net.eval()(x, seed=1))
+    assert torch.equal(net(x, seed=1), net(x, counter=torch.tensor([1, 0])))
+    both, second = torch.cat([x, x]), net(x, counter=torch.tensor([1, 1]))
+    assert not torch.equal(net(x, seed=1), second)
+    assert torch.allclose(net(both, seed=1), torch.cat([net(x, seed=1), second]), atol=1e-6)
+    with pytest.raises(ValueError, match="give one of the two"):
+        net(x, seed=1, counter=torch.tensor([1, 0]))
+    with pytest.raises(ValueError, match=r"counter must be int64 \[2\]"):
+        net(x, counter=torch.tensor([1.0, 0.0]))
     assert Generator("article").spec.dropout == Generator("tiny").spec.dropout == 0
     assert Generator("paper").spec.dropout == 0.5
 
@@ -112,8 +120,8 @@ def test_dropout_keeps_the_mean() -> None:
     seen: list[Tensor] = []
     block.conv2.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     x = torch.randn(4, 64, 32, 32)
-    block(x, drop=False)
-    block(x, drop=True, masks=torch.Generator().manual_seed(0))
+    block(x)
+    block(x, counter=torch.tensor([0, 0]))
     plain, dropped = (part.detach() for part in seen)
     assert abs(float(dropped.mean() / plain.mean()) - 1) < 0.02
     assert abs(float((dropped == 0).double().mean()) - float((plain == 0).double().mean() / 2 + 0.5)) < 0.02

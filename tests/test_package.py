@@ -16,11 +16,13 @@ ROOT = Path(__file__).parent.parent
 # Each floor imports only from those before it. `deblurgan` itself is the door to all of them.
 FLOORS = [
     {"_C", "kernels", "config", "reference", "images", "metrics"},
-    {"convolution"},
+    {"convolution", "penalty", "cache", "memory"},
     {"ops"},
     {"engine", "blur"},
+    {"tape"},
     {"nn"},
     {"losses", "data", "checkpoint"},
+    {"prefetch", "step"},
     {"training", "inference"},
     {"evaluation"},
     {"cli"},

@@ -177,3 +177,17 @@ def test_random_windows_stay_in_the_picture_and_reach_its_ends() -> None:
     assert windows.amax(0).tolist() == [2, 6, 1]
     whole = reference.random_windows(50, picture=(20, 31), size=(20, 31), seed=1, flip=False)
     assert not whole.any()
+
+
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+def test_instance_norm_gradient_in_any_layout(n: int, layout: torch.memory_format) -> None:
+    """Against the formula, dx = (g - mean(g) - y mean(g y)) / std."""
+    torch.manual_seed(0)
+    x, g = torch.randn(2, n, 6, 5, 7, dtype=torch.float64)
+    x.requires_grad_()
+    y = reference.instance_norm(x)
+    (got,) = torch.autograd.grad(y, x, g.contiguous(memory_format=layout))
+    variance = x.detach().var((2, 3), correction=0, keepdim=True)
+    wanted = g - g.mean((2, 3), keepdim=True) - y.detach() * (g * y.detach()).mean((2, 3), keepdim=True)
+    assert_matches(got, wanted / (variance + reference.EPS).sqrt())

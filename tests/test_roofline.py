@@ -142,7 +142,7 @@ def test_predictions_stay_above_the_floor(trunk: int) -> None:
     for kernel in kernels:
         span = predict(kernel)
         assert kernel.floor_s() < span.fast < span.slow
-    launches = 24 + 2 * 3 + 23 + 23 + 1  # convolutions, phases of the transposed two, merges, norm_act, packing
+    launches = 24 + 4 + 23 + 1  # convolutions, merges of many tiles, norm_act, packing
     assert net_floors(kernels)["separate"] + launches * LAUNCH.fast < predict_net(kernels).fast
     at_no_time = predict_net(kernels, Rates({2: 1e30, 1: 1e30}, 1e30))
     assert at_no_time == pytest.approx((launches * LAUNCH.fast, launches * LAUNCH.slow))
@@ -153,8 +153,10 @@ def test_predictions_meet_their_targets_at_720p() -> None:
     slow = {kernel.name: predict(kernel).slow for kernel in kernels}
     trunk, norm = (named(kernels)[name] for name in ("trunk", "norm inner"))
     assert trunk.flops / (slow["trunk"] - LAUNCH.slow) >= 630e12
-    assert norm.bytes / (slow["norm inner"] - LAUNCH.slow) == pytest.approx(0.85 * H200.bytes)
-    assert slow["head"] <= 60e-6
+    assert norm.bytes / (slow["norm inner"] - 2 * LAUNCH.slow) == pytest.approx(0.85 * H200.bytes)
+    assert slow["head"] <= 75e-6
+    launches = 1 + total(kernels, lambda kernel: kernel.launches)
+    assert launches == 24 + 23 + 1 + 19 + 2 * 4  # merges at a quarter, and in two steps at half and full resolution
 
 
 def test_other_sides_are_refused() -> None:

@@ -21,18 +21,28 @@ sys.path.append(str(ROOT))
 from benchmarks import tune  # noqa: E402
 from benchmarks.roofline import generator_kernels  # noqa: E402
 from benchmarks.tune import CANDIDATES, Case, Result, candidates, fits, merged  # noqa: E402
+from deblurgan import reference  # noqa: E402
 from deblurgan.kernels.conv_stats import ConvConfig  # noqa: E402
 from deblurgan.kernels.table import eight_bit_config, from_table  # noqa: E402
 from deblurgan.nn import PRESETS  # noqa: E402
 
 ARCHS = [80, 86, 89, 90, 100, 120]
-SHAPES = {  # channels that the kernels read, and of the result, of width 64
+SHAPES = {  # channels that the kernels read, and columns of the product, of width 64
     "stem": [(64, 64)],
     "down": [(64, 128), (128, 256)],
     "trunk": [(256, 256)],
     "trunk8": [(256, 256)],
     "up": [(256, 128), (128, 64)],
-    "head": [(64, 3)],
+    "head": [(64, 128)],
+    "down.dgrad": [(128, 64), (256, 128)],
+    "trunk.dgrad": [(256, 256)],
+    "up.dgrad": [(128, 256), (64, 128)],
+    "head.dgrad": [(64, 64)],
+    "stem.wgrad": [(64, 64)],
+    "down.wgrad": [(128, 64), (256, 128)],
+    "trunk.wgrad": [(256, 256)],
+    "up.wgrad": [(256, 128), (128, 64)],
+    "head.wgrad": [(64, 64)],
 }
 FAST, SLOW = CANDIDATES["trunk"][:2]
 
@@ -70,8 +80,8 @@ def test_each_layer_has_candidates_that_divide_it(kind: str, arch: int) -> None:
         found = candidates(kind, arch, c, cout)
         assert found or (kind == "trunk8" and arch < 90)
         for config in found:
-            assert c % config.block_k == 0
-            assert max(cout, 16) % config.block_n == 0
+            assert c % (config.block_m if kind.endswith("wgrad") else config.block_k) == 0
+            assert cout % config.block_n == 0
             assert config.form == "pointer" or arch >= 90
 
 
@@ -79,6 +89,8 @@ def test_only_the_trunk_may_take_tma() -> None:
     assert {kind for kind, configs in CANDIDATES.items() for config in configs if config.form == "tma"} == {
         "trunk",
         "trunk8",
+        "trunk.dgrad",
+        "trunk.wgrad",
     }
 
 
@@ -184,6 +196,26 @@ def test_every_layer_is_measured_with_its_candidates(
         assert not measured.failed
         assert measured.library == 1.0
         assert list(measured.ours) == candidates(problem.case.kind, 90, *problem.channels)
+
+
+@pytest.mark.parametrize("border", ["reflect", "zero"])
+def test_every_gradient_is_measured_with_its_candidates(
+    border: reference.Border, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune, "seconds", lambda call: 1.0)
+    monkeypatch.setattr(tune, "CANDIDATES", {kind: [configs[0], configs[-1]] for kind, configs in CANDIDATES.items()})
+    spec = replace(PRESETS["paper"], border=border)
+    results = [
+        (problem, tune.measure(problem, 90))
+        for problem in tune.gradient_problems(spec, (1, 8, 12), torch.float16, KERNEL_DEVICE)
+    ]
+    layers = ("down1", "down2", "trunk", "up1", "up2", "head")
+    wanted = {"stem wgrad", *(f"{layer} {which}" for layer in layers for which in ("dgrad", "wgrad"))}
+    assert {problem.case.kernel.name for problem, _ in results} == wanted
+    for problem, measured in results:
+        assert problem.channels in SHAPES[problem.case.kind]
+        assert not measured.failed
+        assert list(measured.ours) == candidates(problem.case.kind, 90, *problem.channels) != []
 
 
 def test_a_wrong_result_has_no_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <memory>
 #include <string>
 
 // clang-format off
@@ -46,6 +47,18 @@ void test_draws() {
     expect(same_bytes(u, v), "random_windows");
     for (const Window& w : u)
       expect(w.top >= 0 && w.top <= 720 - 256 && w.left == 0 && (w.flip == 0 || w.flip == 1), "a window's place");
+  }
+}
+
+void test_dropout() {
+  const int64_t counter[2] = {static_cast<int64_t>(kLast), static_cast<int64_t>(kLast - 3)};
+  for (const int64_t elements : {1, 35, 4097 * 4}) {
+    const int64_t n = 3;
+    const auto a = std::make_unique<bool[]>(n * elements), b = std::make_unique<bool[]>(n * elements);
+    const Draws draws{0, 0, counter};
+    dropout_mask_cpu({draws, a.get(), n, elements, 1u << 31, 5}, 2);
+    launch(dropout_kernel, 2, kThreads, DropoutArgs{draws, b.get(), n, elements, 1u << 31, 5});
+    expect(std::memcmp(a.get(), b.get(), n * elements) == 0, "dropout_mask");
   }
 }
 
@@ -254,6 +267,7 @@ void test_apply_far_away(const Taps& taps, int64_t capacity) {
 
 int main() {
   test_draws();
+  test_dropout();
   for (const int64_t steps : {2, 257}) test_trajectories(steps);
   const int64_t steps = 2000, n = 5;
   const std::vector<float> paths = test_trajectories(steps);
