@@ -1,21 +1,30 @@
-"""python -m benchmarks.agreement --out DIR: loss curves of the fast training step beside those of plain torch.
+"""python -m benchmarks.agreement --out DIR: gradients and loss curves of the fast training beside those of plain torch.
 
-Both start from the same weights and see the same batches: the backend "reference" differentiates the penalty twice and
-runs every layer in plain torch, "auto" is what training takes here. Writes agreement.json and agreement.md.
+Gradients: each parameter's of a generator on our kernels, in Triton's interpreter where there is no GPU, against fp64.
+Loss curves: both ways start from the same weights and see the same batches; the backend "reference" differentiates the
+penalty twice and runs every layer in plain torch, "auto" is what training takes here. Writes agreement.json and
+agreement.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton
+
 from benchmarks.harness import machine
+from deblurgan import tape
 from deblurgan.config import train_config
+from deblurgan.kernels.conv_stats import ConvConfig
 from deblurgan.nn import Critic, Generator, PerceptualFeatures, pick_device
 from deblurgan.step import LOSSES, Networks, Step
 
@@ -51,6 +60,53 @@ def curve(options: dict[str, Any], steps: int, device: torch.device) -> Tensor:
     return torch.stack([step(*batch(i, device), number=i, rate=1e-4) for i in range(steps)]).cpu()
 
 
+def kernels_only(kind: str, pixels: int, dtype: torch.dtype) -> ConvConfig:
+    """No layer goes to the library."""
+    return ConvConfig(64, 32, 16) if kind == "head" else ConvConfig(128, 64, 64)
+
+
+def gradients(device: torch.device) -> dict[str, dict[str, tuple[float, float]]]:
+    """Relative error and cosine of each optimised parameter's gradient, kernels against fp64, by type."""
+    torch.manual_seed(0)
+    net = Generator("paper", width=16, blocks=2).train().to(device)
+    with torch.no_grad():
+        for parameter in net.parameters():  # weights that keep the values' size, so that every one of them matters
+            parameter.normal_(0, 0.3 if parameter.dim() == 1 else parameter[0].numel() ** -0.5)
+    counter = torch.tensor([0, 0], device=device)
+    names = [name for name, _ in net.named_parameters() if name not in net.idle_biases()]
+    x = batch(0, device)[0][:1, :, :24, :32].double() / 127.5 - 1
+    toward = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(x)
+
+    truth = deepcopy(net).double()
+    truth.backend = "reference"
+    wanted = of_each(truth, names, (truth(x, counter=counter) * toward).sum())
+    found: dict[str, dict[str, tuple[float, float]]] = {name: {} for name in names}
+    for dtype in (torch.float32, torch.float16, *([torch.bfloat16] if device.type == "cuda" else [])):
+        out = tape.restore(
+            net.spec, dict(net.named_parameters()), x.float(), dtype=dtype, counter=counter, choose=kernels_only
+        )
+        for name, gradient in of_each(net, names, (out * toward).sum()).items():
+            a, b = gradient.double(), wanted[name]
+            cosine = torch.cosine_similarity(a.flatten(), b.flatten(), dim=0)
+            found[name][str(dtype).removeprefix("torch.")] = float((a - b).norm() / b.norm()), float(cosine)
+    return found
+
+
+def of_each(net: Generator, names: list[str], loss: Tensor) -> dict[str, Tensor]:
+    parameters = dict(net.named_parameters())
+    return dict(zip(names, torch.autograd.grad(loss, [parameters[name] for name in names]), strict=True))
+
+
+def gradient_lines(found: dict[str, dict[str, tuple[float, float]]]) -> list[str]:
+    dtypes = list(next(iter(found.values())))
+    heads = [f"{what}, {dtype}" for dtype in dtypes for what in ("relative error", "1 - cosine")]
+    lines = [f"| parameter | {' | '.join(heads)} |", "|" + "---|" * (1 + len(heads))]
+    for name, row in found.items():
+        cells = [cell for dtype in dtypes for cell in (f"{row[dtype][0]:.1e}", f"{max(0.0, 1 - row[dtype][1]):.1e}")]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
 def means(curves: dict[str, Tensor], steps: int) -> list[str]:
     """A Markdown table of each way's means over tenths of the run."""
     columns = [f"{name}, {way}" for name in SHOWN for way in curves]
@@ -70,8 +126,10 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     device = pick_device(args.device)
+    table = gradients(device)
     curves = {way: curve(options, args.steps, device) for way, options in WAYS.items()}
-    facts = {"machine": machine(), "losses": LOSSES, "curves": {way: c.tolist() for way, c in curves.items()}}
+    facts = {"machine": machine(), "losses": LOSSES, "gradients": table}
+    facts["curves"] = {way: c.tolist() for way, c in curves.items()}
     head = f"{args.steps} steps, batch {BATCH}, crops of {SIDE}, generator of width 8, critic of width 16, {device}"
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "agreement.json").write_text(json.dumps(facts) + "\n")
