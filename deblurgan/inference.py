@@ -6,6 +6,7 @@ import math
 import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, overload
@@ -17,12 +18,13 @@ from PIL import Image
 from torch import Tensor
 
 import deblurgan
-from deblurgan import _C, engine, images
+from deblurgan import _C, engine, images, memory
 from deblurgan.checkpoint import DEFAULT_WEIGHTS, load_generator
 from deblurgan.kernels.table import why_not
-from deblurgan.nn import Generator, pick_device
+from deblurgan.nn import Generator, pick_device, why_not_bf16
 from deblurgan.reference import border_index
 
+KEPT = 2  # times the memory that a call needs at most when what it frees stays with the process, in pieces
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -87,7 +89,8 @@ class Deblurrer:
         copy.load_state_dict(generator.state_dict())
         self.generator = copy.to(self.device, self.dtype).eval().requires_grad_(False)
         self.generator.trunk = trunk
-        self._network = torch.compile(self.generator, fullgraph=True) if compile else self.generator
+        options: Any = {"freezing": True} if self.device.type == "cpu" else None  # packs this copy's weights
+        self._network = torch.compile(self.generator, fullgraph=True, options=options) if compile else self.generator
 
     @classmethod
     def from_pretrained(cls, path_or_id: str | Path | None = None, **options: Any) -> Deblurrer:
@@ -178,10 +181,11 @@ class Deblurrer:
             raise ValueError(f"picture must be a Tensor [3, h, w] or [n, 3, h, w], got {tuple(picture.shape)}")
         batch = picture if picture.dim() == 4 else picture[None]
         _require_unit_range(batch)
-        self._require_memory(*batch.shape[2:])
+        plenty = self._require_memory(*batch.shape[2:])
         restored = torch.empty(batch.shape, dtype=batch.dtype, device=batch.device)
-        for i in range(len(batch)):  # one at a time, so that memory does not grow with the batch
-            restored[i] = self._one(batch[i : i + 1].to(self.device))[0]
+        with memory.kept() if plenty and self.device.type == "cpu" else nullcontext():
+            for i in range(len(batch)):  # one at a time, so that memory does not grow with the batch
+                restored[i] = self._one(batch[i : i + 1].to(self.device))[0]
         return restored if picture.dim() == 4 else restored[0]
 
     def _one(self, picture: Tensor) -> Tensor:
@@ -198,13 +202,15 @@ class Deblurrer:
             restored = restored.mean(1, keepdim=True)
         return (restored * 255).round() if picture.dtype == torch.uint8 else restored
 
-    def _require_memory(self, h: int, w: int) -> None:
+    def _require_memory(self, h: int, w: int) -> bool:
+        """Whether there is so much that freed memory may be kept. MemoryError where there is too little."""
         limit = _free_memory(self.device) if self.max_memory == "auto" else int(self.max_memory)
         need = _padded(h) * _padded(w) * self.bytes_per_pixel
         if limit is not None and need > limit:
             raise MemoryError(
                 f"picture of {w}x{h} needs about {need / 2**20:.0f} MiB, max_memory is {limit / 2**20:.0f} MiB"
             )
+        return limit is None or KEPT * need <= limit
 
     @property
     def bytes_per_pixel(self) -> int:
@@ -296,7 +302,7 @@ def info() -> str:
         "deblurgan._C": native,
         "dtype": f"auto is {dtype}: {why}",
         "generator": _generator_path(generator, pick_device("auto"), DTYPES[dtype]),
-        "critic": "plain torch (deblurgan.reference)",
+        "training": _training_path(pick_device("auto")),
         "blur": f"C++ on the CPU, {on_cuda} on CUDA; fp64 is applied by plain torch",
         "default weights": _described(DEFAULT_WEIGHTS, generator),
     }
@@ -307,16 +313,8 @@ def _auto_dtype(device: torch.device) -> tuple[str, str]:
     """The name of the dtype that "auto" is on this device, and why."""
     if device.type == "cuda":
         return "fp16", "as fast as bf16 and 8 times more exact"
-    if device.type != "cpu":
-        return "fp32", f"half types are not tried on {device.type}"
-    if not torch.backends.mkldnn.is_available():
-        return "fp32", "this torch has no oneDNN, which computes in bf16"
-    ask = getattr(torch.cpu, "get_capabilities", None)  # newer than the oldest torch taken
-    if ask is None:
-        return "fp32", "this torch does not tell whether the CPU computes in bf16"
-    names = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}
-    found = [name for key, name in names.items() if ask().get(key, False)]
-    return ("bf16", f"this CPU has {found[0]}") if found else ("fp32", f"this CPU has no {' or '.join(names.values())}")
+    why = why_not_bf16(device)
+    return ("bf16", "this CPU has instructions for it") if why is None else ("fp32", why)
 
 
 def _generator_path(generator: Generator, device: torch.device, dtype: torch.dtype) -> str:
@@ -327,6 +325,16 @@ def _generator_path(generator: Generator, device: torch.device, dtype: torch.dty
     if why is not None:
         return f"plain torch, not the engine: {why}"
     return _by_layer(engine.Engine(generator.spec, dict(generator.named_parameters()), dtype=dtype).paths(1, h, w))
+
+
+def _training_path(device: torch.device) -> str:
+    """What a training step is made of here."""
+    precision = "fp32" if why_not_bf16(device) else "bf16"
+    why = why_not(device)
+    if why is not None:
+        return f"{precision}; plain torch, not the kernels: {why}; the penalty without double backward"
+    step = "one CUDA graph" if _C.built_with_cuda else "eager, since _C has no CUDA"
+    return f"{precision}; the generator in kernels, torch's convolutions in the critic; each step {step}"
 
 
 def _by_layer(paths: Mapping[str, str]) -> str:

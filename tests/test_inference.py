@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -360,6 +361,25 @@ def test_auto_is_fp16_on_cuda_and_fp32_on_the_unknown() -> None:
     assert inference._auto_dtype(torch.device("meta"))[0] == "fp32"
 
 
+def test_freed_memory_is_kept_where_there_is_plenty(
+    small_generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = []
+
+    @contextmanager
+    def kept() -> Iterator[None]:
+        used.append(True)
+        yield
+
+    monkeypatch.setattr("deblurgan.memory.kept", kept)
+    x = unit(40, 56)
+    need = 40 * 56 * Deblurrer(small_generator, device="cpu").bytes_per_pixel
+    wanted = Deblurrer(small_generator, device="cpu", max_memory=need)(x)
+    assert not used
+    got = Deblurrer(small_generator, device="cpu", max_memory=2 * need)(x)
+    assert used and torch.equal(got, wanted)
+
+
 def residual_error(got: Tensor, wanted: Tensor, x: Tensor) -> float:
     """Relative error of what the network adds to the picture."""
     return relative_error(got.double() - x, wanted.double() - x)
@@ -665,7 +685,7 @@ def test_from_pretrained_fetches_a_hub_repository(
 
 def test_info_names_each_part() -> None:
     lines = dict(line.split(":", 1) for line in deblurgan.info().splitlines())
-    machine, paths = ["deblurgan", "python", "torch", "device", "deblurgan._C"], ["generator", "critic", "blur"]
+    machine, paths = ["deblurgan", "python", "torch", "device", "deblurgan._C"], ["generator", "training", "blur"]
     assert list(lines) == [*machine, "dtype", *paths, "default weights"]
     assert lines["deblurgan"].strip() == deblurgan.__version__
     assert torch.__version__ in lines["torch"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import relative_error
+from conftest import KERNEL_DEVICE, relative_error
 from deblurgan.config import train_config
 from deblurgan.nn import Critic, Generator, PerceptualFeatures
 from deblurgan.step import FIRST_SCALE, LOSSES, Networks, Step, TrainingError, pick_precision
@@ -174,3 +174,30 @@ def test_a_step_waits_for_nothing() -> None:
         step(*batches[2], number=2, rate=1e-3)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_kernels_and_plain_torch_agree_over_20_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The generator on the tape and the penalty without double backward, beside neither."""
+    pytest.importorskip("triton", reason="triton is not installed")
+    from deblurgan import nn, tape
+    from deblurgan.kernels.conv_stats import ConvConfig
+
+    device = str(KERNEL_DEVICE)
+    batches = [tuple(part[:1] for part in pictures(i, device, side=8)) for i in range(20)]  # the interpreter is slow
+
+    def losses(step: Step) -> Tensor:
+        return torch.stack([step(*batch, number=i, rate=1e-4) for i, batch in enumerate(batches)])
+
+    eager = losses(new_step(device, backend="reference"))
+    monkeypatch.setattr(nn, "why_not", lambda device: None)
+    monkeypatch.setattr(tape, "_choice", lambda gpu: lambda kind, *_: ConvConfig(64, 32, 16) if kind == "head" else None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "none")
+    taken = []
+    run = tape.restore
+    monkeypatch.setattr(tape, "restore", lambda *args, **options: taken.append(1) or run(*args, **options))
+    fast = losses(new_step(device, graphs=False))
+    assert len(taken) == 20
+    used = [i for i in range(len(LOSSES)) if bool(eager[:, i].any())]
+    assert len(used) == 4
+    for i in used:
+        assert relative_error(fast[:, i], eager[:, i]) < 2e-3, LOSSES[i]
