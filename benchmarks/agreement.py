@@ -1,9 +1,9 @@
-"""python -m benchmarks.agreement --out DIR: gradients and loss curves of the fast training beside those of plain torch.
+"""python -m benchmarks.agreement --out DIR: what the kernels compute beside plain torch: results, gradients, losses.
 
-Gradients: each parameter's of a generator on our kernels, in Triton's interpreter where there is no GPU, against fp64.
-Loss curves: both ways start from the same weights and see the same batches; the backend "reference" differentiates the
-penalty twice and runs every layer in plain torch, "auto" is what training takes here. Writes agreement.json and
-agreement.md.
+Forward: each op's and whole networks' relative errors against fp64. Gradients: each parameter's of a generator. Both on
+our kernels, in Triton's interpreter where there is no GPU. Loss curves: from the same weights on the same batches; the
+backend "reference" differentiates the penalty twice and runs every layer in plain torch, "auto" is what training takes
+here. Writes agreement.json and agreement.md.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -22,13 +23,16 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton
 
 from benchmarks.harness import machine
-from deblurgan import tape
+from deblurgan import ops, tape
 from deblurgan.config import train_config
+from deblurgan.engine import Engine
 from deblurgan.kernels.conv_stats import ConvConfig
 from deblurgan.nn import Critic, Generator, PerceptualFeatures, pick_device
 from deblurgan.step import LOSSES, Networks, Step
 
 SIDE, BATCH = 64, 2
+NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+KERNEL_DTYPES = list(NAMES) if torch.cuda.is_available() else list(NAMES)[:2]  # the interpreter has no bf16 products
 SHOWN = ("critic", "penalty", "adversarial", "content")
 WAYS: dict[str, dict[str, Any]] = {
     "reference fp32": {"backend": "reference", "precision": "fp32"},
@@ -81,15 +85,77 @@ def gradients(device: torch.device) -> dict[str, dict[str, tuple[float, float]]]
     truth.backend = "reference"
     wanted = of_each(truth, names, (truth(x, counter=counter) * toward).sum())
     found: dict[str, dict[str, tuple[float, float]]] = {name: {} for name in names}
-    for dtype in (torch.float32, torch.float16, *([torch.bfloat16] if device.type == "cuda" else [])):
+    for dtype in KERNEL_DTYPES:
         out = tape.restore(
             net.spec, dict(net.named_parameters()), x.float(), dtype=dtype, counter=counter, choose=kernels_only
         )
         for name, gradient in of_each(net, names, (out * toward).sum()).items():
             a, b = gradient.double(), wanted[name]
             cosine = torch.cosine_similarity(a.flatten(), b.flatten(), dim=0)
-            found[name][str(dtype).removeprefix("torch.")] = float((a - b).norm() / b.norm()), float(cosine)
+            found[name][NAMES[dtype]] = float((a - b).norm() / b.norm()), float(cosine)
     return found
+
+
+def forward_errors(device: torch.device) -> list[dict[str, Any]]:
+    """Relative errors of each op and of a whole network against fp64: the kernels', and plain torch's in that type."""
+    x, image = (batch(0, device)[0][..., :21, :30].double() / 127.5 - 1).chunk(2)
+    random = torch.Generator().manual_seed(2)
+
+    def weight(*shape: int) -> Tensor:
+        return (torch.randn(shape, generator=random) / (shape[1] * shape[2] * shape[3]) ** 0.5).double().to(device)
+
+    wide = torch.nn.functional.conv2d(x, weight(16, 3, 3, 3), padding=1)
+    jobs: dict[str, tuple[Any, ...]] = {
+        "norm_act": (wide, None, "relu"),
+        "norm_act, leaky_relu": (wide, None, "leaky_relu"),
+        "conv_norm_relu 3x3, reflect, residual": (wide, weight(16, 16, 3, 3), None, wide, 1, "reflect", "none"),
+        "conv_norm_relu 3x3, stride 2": (wide, weight(32, 16, 3, 3), None, None, 2, "zero", "relu"),
+        "conv_norm_relu 7x7": (x, weight(16, 3, 7, 7), None, None, 1, "reflect", "relu"),
+        "up_conv_norm_relu": (wide, weight(16, 8, 3, 3), None),
+        "output_tail": (wide, image, weight(3, 16, 7, 7), weight(1, 3, 1, 1).flatten(), "reflect"),
+    }
+    rows = []
+    for name, arguments in jobs.items():
+        op = getattr(ops, name.split(",")[0].split()[0])
+        for dtype in KERNEL_DTYPES:
+            given = [a.to(dtype) if isinstance(a, Tensor) else a for a in arguments]
+            rows.append({"name": name, "dtype": NAMES[dtype]})
+            for who, why in (("kernels", lambda device: None), ("torch", lambda device: "plain torch is wanted")):
+                with patch.object(ops, "why_not", why), patch.object(ops, "_config", configuration), torch.no_grad():
+                    rows[-1][who] = relative_error(op(*given), op(*arguments))
+    return rows + network_errors(device)
+
+
+def configuration(kind: str, y: Tensor) -> ConvConfig:
+    return kernels_only(kind, y.numel(), y.dtype)
+
+
+def network_errors(device: torch.device) -> list[dict[str, Any]]:
+    """Of the residual that whole networks add to a picture with texture."""
+    rows = []
+    x = batch(0, device)[0][:1, :, :24, :32].double() / 127.5 - 1
+    for preset in ("paper", "article"):
+        torch.manual_seed(0)
+        net = Generator(preset, width=16, blocks=2).eval().to(device)
+        net.backend = "reference"
+        with torch.no_grad():
+            wanted = deepcopy(net).double()(x) - x
+            for dtype in KERNEL_DTYPES:
+                engine = Engine(net.spec, net.state_dict(), dtype=dtype, choose=kernels_only)
+                torch_s = deepcopy(net).to(dtype)
+                got = {"kernels": engine(x.float()), "torch": torch_s(x.float())}
+                errors = {who: relative_error(y - x, wanted) for who, y in got.items()}
+                rows.append({"name": f"whole network, {preset}", "dtype": NAMES[dtype], **errors})
+    return rows
+
+
+def relative_error(got: Tensor, wanted: Tensor) -> float:
+    return float((got.double() - wanted).norm() / wanted.norm())
+
+
+def forward_lines(rows: list[dict[str, Any]]) -> list[str]:
+    lines = ["| what | type | kernels | torch in that type |", "|---|---|---|---|"]
+    return lines + [f"| {r['name']} | {r['dtype']} | {r['kernels']:.1e} | {r['torch']:.1e} |" for r in rows]
 
 
 def of_each(net: Generator, names: list[str], loss: Tensor) -> dict[str, Tensor]:
@@ -126,9 +192,9 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     device = pick_device(args.device)
-    table = gradients(device)
+    table, errors = gradients(device), forward_errors(device)
     curves = {way: curve(options, args.steps, device) for way, options in WAYS.items()}
-    facts = {"machine": machine(), "losses": LOSSES, "gradients": table}
+    facts = {"machine": machine(), "losses": LOSSES, "forward": errors, "gradients": table}
     facts["curves"] = {way: c.tolist() for way, c in curves.items()}
     head = f"{args.steps} steps, batch {BATCH}, crops of {SIDE}, generator of width 8, critic of width 16, {device}"
     args.out.mkdir(parents=True, exist_ok=True)

@@ -190,7 +190,8 @@ def test_kernels_and_plain_torch_agree_over_20_steps(monkeypatch: pytest.MonkeyP
 
     eager = losses(new_step(device, backend="reference"))
     monkeypatch.setattr(nn, "why_not", lambda device: None)
-    monkeypatch.setattr(tape, "_choice", lambda gpu: lambda kind, *_: ConvConfig(64, 32, 16) if kind == "head" else None)
+    head = ConvConfig(64, 32, 16)
+    monkeypatch.setattr(tape, "_choice", lambda gpu: lambda kind, *_: head if kind == "head" else None)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "none")
     taken = []
     run = tape.restore
