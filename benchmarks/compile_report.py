@@ -33,6 +33,7 @@ from deblurgan import _C, tape
 from deblurgan.engine import Engine, Trunk
 from deblurgan.kernels.table import Choose, eight_bit_config, from_table
 from deblurgan.nn import Generator
+from deblurgan.penalty import KernelNormAct
 
 Row = dict[str, Any]
 
@@ -52,6 +53,9 @@ REDUCTION = {"stem": 1, "down.0": 2, "down.1": 4, "trunk": 4, "up.0": 2, "up.1":
 OTHERS = ("pack_image", "tile_stats", "merge_stats", "norm_act")
 # Backward, in the type of training. Other gradients are these kernels again, or convolutions without statistics
 GRADIENTS = ("norm_act_reduce", "norm_act_grad", "output_tail_grad")
+# Of the critic's penalty, which launches norm_act and its gradient too
+CRITIC = ("norm_act_tangent", "norm_act_bend_reduce", "norm_act_bend")
+PLANES = ((2, 128, 65, 65), (2, 256, 33, 33), (2, 512, 34, 34))  # that its norms see
 WEIGHTS = ("stem", "down.0", "down.1", "trunk")
 
 
@@ -157,7 +161,7 @@ def jobs() -> Iterator[Job]:
         for layer, kind, (c, cout) in sites:
             for config in candidates(f"{kind}.wgrad", arch, cout, c) if layer in WEIGHTS else ():
                 yield Job(arch, "bfloat16", "", f"{layer}.wgrad", f"{kind}.wgrad", astuple(config), label(config))
-        for kernel in GRADIENTS:
+        for kernel in GRADIENTS + CRITIC:
             yield Job(arch, "bfloat16", kernel)
 
 
@@ -191,6 +195,15 @@ def differentiate(preset: str, job: Job) -> None:
     recorder.backward(out, image, weights, counter, kept, tanh, set(recorder.names))
 
 
+def penalise() -> None:
+    """The norms of the gradient penalty on tensors without memory."""
+    for shape in PLANES:
+        z = torch.empty(shape, dtype=torch.bfloat16, device="meta", memory_format=torch.channels_last)
+        y, norm_act = KernelNormAct.make(z)
+        (signal, signal_sums), (tangent, tangent_sums) = norm_act.signal(y), norm_act.tangent(y)
+        norm_act.adjoint(y, signal, signal_sums, tangent, tangent_sums)
+
+
 @contextmanager
 def compiling(arch: int, names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """Within it a launch of a kernel in `names` compiles it, as for its arguments it would be, and ends there.
@@ -215,11 +228,17 @@ def compiling(arch: int, names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
 
 def compile_job(job: Job) -> list[Row]:
     """One row a kernel. The engine runs on tensors without memory, so each gets the arguments that it would get."""
+    if job.kernel in CRITIC:
+        with compiling(job.arch, (f"{job.kernel}_kernel",)) as found:
+            penalise()
+        return [{**head_of(job), **facts(kernel)} for kernel in found.values()]
     if job.kernel in GRADIENTS or job.kind.endswith(".wgrad"):
         names = (f"{job.kernel}_kernel",) if job.kernel else ("conv_wgrad_kernel", "flat_conv_wgrad_kernel")
         with compiling(job.arch, names) as found:
             for preset in ("paper", "article") if job.kernel else ("paper",):
                 differentiate(preset, job)
+            if job.kernel:
+                penalise()
         return [{**head_of(job), **facts(kernel)} for kernel in found.values()]
     names = ("conv_stats_kernel", "flat_conv_stats_kernel", "up_conv_stats_kernel")
     if job.kernel or job.layer == "head":
@@ -228,6 +247,8 @@ def compile_job(job: Job) -> list[Row]:
         for preset, trunk, shape, picture, stochastic in runs(job):
             counter = torch.empty(2, dtype=torch.int64, device="meta") if stochastic else None
             engine(preset, job, trunk)(torch.empty(shape, dtype=picture, device="meta"), counter)
+        if job.kernel == "norm_act" and job.dtype == "bfloat16":
+            penalise()
     return [{**head_of(job), **facts(kernel)} for kernel in found.values()]
 
 

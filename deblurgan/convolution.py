@@ -69,6 +69,13 @@ def plain(kind: str, weight: Tensor, dtype: torch.dtype, *, stride: int = 1) -> 
     return Layer(kind, packed(library, dtype), (taps,), library, stride)  # one memory
 
 
+def trunk_layers(weights: list[Tensor], dtype: torch.dtype) -> list[Layer]:
+    """The trunk's layers of weights [cout, c, kh, kw], all of one shape, packed together."""
+    if not weights:
+        return []
+    return [plain("trunk", part, dtype) for part in _library(torch.cat(weights), dtype).chunk(len(weights))]
+
+
 def eight_bit(weight: Tensor, step: float, *, zero: int = 0, dtype: torch.dtype = torch.int8) -> EightBit:
     """weight [cout, c, kh, kw] for inputs in steps of `step`, in int8 with 0 at `zero`."""
     rows = packed(weight, torch.float32)
@@ -148,13 +155,19 @@ def conv_tiles(
 
 
 def _ours(layer: Layer, x: Tensor, y: Tensor, config: Any, tf32: bool) -> tuple[Tensor, Tensor, Tensor]:
-    from deblurgan.kernels.conv_stats import tile_count
-
-    shrink = 2 if layer.transposed else 1
-    tiles = tile_count(y.shape[1] // shrink, y.shape[2] // shrink, config)
-    partials, counts = _partials(y, tiles * len(layer.taps))
+    partials, counts = _partials(y, _tiles(layer, y, config))
     _launch(layer, x, y, config, tf32, partials, counts)
     return y, partials, counts
+
+
+def _tiles(layer: Layer, y: Tensor, config: Any) -> int:
+    """Into how many our kernel cuts a picture of y [n, h, w, c]."""
+    from deblurgan.kernels.conv_stats import tile_count
+
+    h, w, c = y.shape[1:]
+    if layer.transposed:
+        return len(layer.taps) * tile_count(h // 2, w // 2, config)
+    return tile_count(h, w, config, pitch=y.stride(1) // c)
 
 
 def _launch(
@@ -165,15 +178,16 @@ def _launch(
     tf32: bool,
     partials: Tensor | None = None,
     counts: Tensor | None = None,
+    **gated: Any,
 ) -> None:
     """Our kernel; without partials and counts no statistics."""
     from deblurgan.kernels.conv_stats import conv_stats, up_conv_stats
 
+    options = {"config": config, "tf32": tf32, **gated}
     if layer.transposed:
-        up_conv_stats(x[:, 1:, 1:], layer.packed, y, partials, counts, config=config, tf32=tf32)
+        up_conv_stats(x[:, 1:, 1:], layer.packed, y, partials, counts, **options)
         return
-    taps = layer.taps[0]
-    conv_stats(x, layer.packed, y, partials, counts, taps=taps, stride=layer.stride, config=config, tf32=tf32)
+    conv_stats(x, layer.packed, y, partials, counts, taps=layer.taps[0], stride=layer.stride, **options)
 
 
 def _eight_bit(layer: Layer, x: Tensor, y: Tensor, config: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -271,25 +285,76 @@ def adjoint(kind: str, weight: Tensor, dtype: torch.dtype) -> Layer:
     return stem(mirrored, dtype) if kind == "head" else plain(kind, mirrored, dtype)
 
 
+def trunk_adjoints(weights: list[Tensor], dtype: torch.dtype) -> list[Layer]:
+    """The adjoints of `trunk_layers`, packed together."""
+    if not weights:
+        return []
+    layers = torch.cat(weights).detach().to(dtype).unflatten(0, (len(weights), -1))  # [layers, cout, c, kh, kw]
+    mirrored = layers.permute(0, 2, 3, 4, 1).flip(2, 3).contiguous()  # [layers, c, kh, kw, cout]
+    return [plain("trunk", rows.permute(0, 3, 1, 2), dtype) for rows in mirrored]
+
+
+def has_reflected(kind: str, border: reference.Border) -> bool:
+    """Whether a layer of this kind reads a reflected border, which then receives a gradient."""
+    return border == "reflect" and kind in ("trunk", "head")
+
+
 def data_gradient(
-    kind: str, weight: Tensor, x: Tensor, dy: AmidZeros, *, border: reference.Border, config: Any | None, tf32: bool
+    kind: str,
+    weight: Tensor,
+    x: Tensor,
+    dy: AmidZeros,
+    *,
+    border: reference.Border,
+    config: Any | None,
+    tf32: bool,
+    layer: Layer | None = None,
 ) -> Tensor:
     """The gradient of x, whole with its border [n, ., ., c] where that is reflected, else of its inside alone.
 
     x is a whole bordered picture, dy the gradient of what the layer of `kind` and `weight` made of it. Pixels of a row
-    lie side by side. Without a `config` cuDNN makes it.
+    lie side by side. Without a `config` cuDNN makes it. `layer` is the adjoint, where it is packed already.
     """
-    edge = 3 if kind == "head" else 1
-    reflected = border == "reflect" and kind in ("trunk", "head")
     if config is None:
+        edge = 3 if kind == "head" else 1
         whole = _library_gradients(kind, weight, x, dy.inside, (True, False))[0].permute(0, 2, 3, 1).contiguous()
-        return whole if reflected or kind == "up" else whole[:, edge:-edge, edge:-edge]
+        return whole if has_reflected(kind, border) or kind == "up" else whole[:, edge:-edge, edge:-edge]
+    made, _ = _gradient_place(kind, x, border)
+    _launch(layer or adjoint(kind, weight, x.dtype), dy.whole, made, config, tf32)
+    return made
+
+
+def activation_gradient(
+    kind: str,
+    weight: Tensor,
+    x: Tensor,
+    dy: AmidZeros,
+    *,
+    border: reference.Border,
+    config: Any,
+    tf32: bool,
+    kept: float,
+    layer: Layer | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`data_gradient` by our kernel, and the sums that `norm_act_reduce` would take of it, fp32 [n, 2, c].
+
+    x is relu(xhat), times `kept` where dropout kept it and 0 elsewhere, and has no other gradient.
+    """
+    made, gate = _gradient_place(kind, x, border)
+    layer = layer or adjoint(kind, weight, x.dtype)
+    partials = torch.empty(made.shape[0], _tiles(layer, made, config), 2, made.shape[3], device=x.device)
+    _launch(layer, dy.whole, made, config, tf32, partials, gate=gate, kept=kept)
+    return made, partials.sum(1)
+
+
+def _gradient_place(kind: str, x: Tensor, border: reference.Border) -> tuple[Tensor, Tensor]:
+    """Memory for the gradient of x, as far as it is wanted, and x itself so far: they lie alike."""
+    edge = 3 if kind == "head" else 1
     h, w = x.shape[1:3]
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    made = out if reflected else out[:, : h - 2 * edge, : w - 2 * edge]
-    layer = adjoint(kind, weight, x.dtype)
-    _launch(layer, dy.whole, made, config, tf32)
-    return made
+    if has_reflected(kind, border):
+        return out, x
+    return out[:, : h - 2 * edge, : w - 2 * edge], x[:, edge : h - edge, edge : w - edge]
 
 
 def weight_gradient(kind: str, weight: Tensor, x: Tensor, dy: AmidZeros, *, config: Any | None, tf32: bool) -> Tensor:

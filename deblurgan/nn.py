@@ -251,15 +251,21 @@ class Critic(nn.Module):
         self.apply(_init_weights)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [n, 3, h, w] -> scores [n, 1, h', w']. Raises ValueError for other shapes."""
+        """x [n, 3, h, w] -> scores [n, 1, h', w']. Raises ValueError for other shapes.
+
+        On CUDA `ops.norm_act` normalises, in channels_last, but torch.compile sees plain torch.
+        """
         _check_picture(x)
+        kernels = why_not(x.device) is None and not torch.compiler.is_compiling()
+        if kernels:
+            x = x.contiguous(memory_format=torch.channels_last)
         last = len(self.convs) - 1
         for i, conv in enumerate(self.convs):
             x = conv(x)
-            if 0 < i < last:
-                x = reference.instance_norm(x)
-            if i < last:
-                x = F.leaky_relu(x, 0.2)
+            if i == 0:
+                x = F.leaky_relu(x, reference.SLOPE)
+            elif i < last:
+                x = ops.norm_act(x, None, "leaky_relu") if kernels else reference.norm_act(x, act="leaky_relu")
         return x
 
     def idle_biases(self) -> set[str]:

@@ -5,8 +5,8 @@ are made on the CPU and `deblurgan.reference` applies the PSFs, as it does to fp
 current stream and never waited for, so that it can be captured in a CUDA graph; what depends on the values of a tensor
 is therefore checked on the CPU only.
 
-The generator's ops run in our Triton kernels on CUDA (see `kernels.table.why_not`), in `reference` elsewhere; their
-gradient is that of `reference`.
+The networks' ops run in our Triton kernels on CUDA (see `kernels.table.why_not`), in `reference` elsewhere; their
+gradient is that of `reference`, but for `norm_act`'s, which has kernels too.
 
 Draws are named by a seed and the index of the first picture. `counter`, int64 [2] on the device, holds both instead:
 a captured graph reads it at each replay.
@@ -542,39 +542,103 @@ def _normalised(
     rest = None if residual is None else residual.permute(0, 2, 3, 1).contiguous()
     with torch.cuda.device_of(out):
         y, stats = convolution.conv_stats(layer, bordered, out, config=_config(layer.kind, out))
-        kernel(y, stats, out, relu=act == "relu", residual=rest)
+        kernel(y, stats, out, residual=rest, **_activation(act))
     return out.permute(0, 3, 1, 2)
 
 
 @torch.library.custom_op("deblurgan::norm_act", mutates_args=())
 def norm_act(x: Tensor, residual: Tensor | None = None, act: str = "relu") -> Tensor:
-    """residual + act(instance_norm(x)), all [n, c, h, w]; see reference. The result is in channels_last."""
+    """residual + act(instance_norm(x)), all [n, c, h, w]; see reference. The result is in channels_last.
+
+    The gradient is made by `norm_act_grad` where the kernels run, and by the reference where it is to be differentiated
+    again.
+    """
     _check_planes(x, residual, tuple(x.shape))
     _check_choice("act", act, ACTS)
     if not _runs_kernels(x):
-        y = reference.norm_act(x, act=cast(reference.Act, act), residual=residual)
-        return y.clone(memory_format=torch.channels_last)
-    from deblurgan.kernels.merge_stats import merge_stats
+        return _reference_norm_act(x, residual, act).clone(memory_format=torch.channels_last)
     from deblurgan.kernels.norm_act import norm_act as kernel
-    from deblurgan.kernels.tile_stats import tile_count, tile_stats
+    from deblurgan.kernels.tile_stats import plane_stats
 
     planes = x.permute(0, 2, 3, 1).contiguous()
-    n, h, w, c = planes.shape
-    counts = torch.empty(tile_count(h, w), device=x.device)
-    partials, stats = (torch.empty(n, *sizes, 2, c, device=x.device) for sizes in ((counts.shape[0],), ()))
     out = torch.empty_like(planes)
     rest = None if residual is None else residual.permute(0, 2, 3, 1).contiguous()
     with torch.cuda.device_of(x):
-        tile_stats(planes, partials, counts)
-        merge_stats(partials, counts, stats, eps=reference.EPS)
-        kernel(planes, stats, out, relu=act == "relu", residual=rest)
+        stats = plane_stats(planes, eps=reference.EPS)
+        kernel(planes, stats, out, residual=rest, **_activation(act))
     return out.permute(0, 3, 1, 2)
+
+
+def _activation(act: str) -> dict[str, Any]:
+    """An activation as the kernels know it."""
+    return {"relu": act != "none", "leak": reference.SLOPE if act == "leaky_relu" else 0.0}
+
+
+def _reference_norm_act(x: Tensor, residual: Tensor | None, act: str) -> Tensor:
+    return reference.norm_act(x, act=cast(reference.Act, act), residual=residual)
 
 
 @norm_act.register_fake
 def _(x: Tensor, residual: Tensor | None = None, act: str = "relu") -> Tensor:
     _check_planes(x, residual, tuple(x.shape))
     return torch.empty_like(x, memory_format=torch.channels_last)
+
+
+@torch.library.custom_op("deblurgan::norm_act_grad", mutates_args=())
+def norm_act_grad(grad: Tensor, x: Tensor, act: str) -> Tensor:
+    """The gradient by x [n, c, h, w] of norm_act(x, None, act), whose result has the gradient `grad`; in channels_last.
+
+    Deterministic, and not differentiable. Raises ValueError where the kernels do not run: see `norm_act`.
+    """
+    _check_norm_act_grad(grad, x, act)
+    _require(_runs_kernels(x), f"x must be where the kernels run, got {x.dtype} {tuple(x.shape)} on {x.device}")
+    from deblurgan.kernels import norm_act_grad as kernels
+    from deblurgan.kernels.tile_stats import plane_stats
+
+    planes, g = (t.permute(0, 2, 3, 1).contiguous() for t in (x, grad))
+    out = torch.empty_like(planes)
+    with torch.cuda.device_of(x):
+        stats = plane_stats(planes, eps=reference.EPS)
+        sums = kernels.norm_act_reduce(g, planes, stats, **_activation(act))
+        n, h, w, c = planes.shape
+        kernels.norm_act_grad(g, planes, stats, sums, out.view(n * h, w, c), rows=h, top=0, left=0, **_activation(act))
+    return out.permute(0, 3, 1, 2)
+
+
+def _check_norm_act_grad(grad: Tensor, x: Tensor, act: str) -> None:
+    _check_planes(x, None, ())
+    same = grad.shape == x.shape and grad.dtype == x.dtype and grad.device == x.device
+    got = f"{grad.dtype} {tuple(grad.shape)} on {grad.device}"
+    _require(same, f"grad must be {x.dtype} {tuple(x.shape)} on {x.device}, got {got}")
+    _check_choice("act", act, ACTS)
+
+
+@norm_act_grad.register_fake
+def _(grad: Tensor, x: Tensor, act: str) -> Tensor:
+    _check_norm_act_grad(grad, x, act)
+    return torch.empty_like(x, memory_format=torch.channels_last)
+
+
+def _norm_act_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    x, residual, ctx.act = inputs
+    ctx.save_for_backward(x)
+    ctx.adds = residual is not None
+
+
+def _norm_act_backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
+    (x,), of_x = ctx.saved_tensors, None
+    again = torch.is_grad_enabled()
+    if ctx.needs_input_grad[0] and _runs_kernels(x) and not again:
+        of_x = norm_act_grad(grad, x, ctx.act)
+    elif ctx.needs_input_grad[0]:
+        given = x if again else x.detach().requires_grad_()
+        with torch.enable_grad():
+            y = _reference_norm_act(given, None, ctx.act)
+        (of_x,) = torch.autograd.grad(y, given, grad, create_graph=again)
+    return of_x, grad if ctx.adds else None, None
+
+
+torch.library.register_autograd(norm_act, _norm_act_backward, setup_context=_norm_act_setup)
 
 
 def _conv_shape(x: Tensor, weight: Tensor, stride: int) -> tuple[int, int, int, int]:
@@ -703,11 +767,6 @@ def _(x: Tensor, image: Tensor, weight: Tensor, bias: Tensor, border: str) -> Te
     return torch.empty_like(image, memory_format=torch.contiguous_format)
 
 
-def _reference_norm_act(x: Tensor, residual: Tensor | None, act: str) -> Tensor:
-    return reference.norm_act(x, act=cast(reference.Act, act), residual=residual)
-
-
-_by_reference(norm_act, _reference_norm_act, 2)
 _by_reference(conv_norm_relu, _reference_conv, 4)
 _by_reference(up_conv_norm_relu, reference.up_conv_norm_relu, 3)
 _by_reference(output_tail, _reference_tail, 4)

@@ -11,32 +11,49 @@ lambda which that pass left there. The adjoint mu of x comes back through Instan
 gradient is then one convolution gradient over both pairs, (lambda, t) and (mu, x). Pictures whose scores count too ride
 along in the first two passes, with pairs (lambda, x).
 
-Activations are kept in the dtype of the convolutions; statistics and norms are fp32, or fp64 for fp64 pictures. Nothing
-waits for a GPU or branches on a value: torch.compile and CUDA graphs take these functions whole.
+Activations are kept in the dtype of the convolutions; statistics and norms are fp32, or fp64 for fp64 pictures.
+InstanceNorm and LeakyReLU with all their derivatives are kernels on CUDA (`KernelNormAct`), elsewhere plain torch
+(`PlainNormAct`). Nothing waits for a GPU or branches on a value: CUDA graphs take these functions whole, and so does
+torch.compile, which sees plain torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from deblurgan.config import Norm
-from deblurgan.reference import EPS
-
-SLOPE = 0.2  # of LeakyReLU
-
-# Something a plane, [n, k, 1, 1], by the number of its layer; those without InstanceNorm have none
-Statistics = dict[int, Tensor]
+from deblurgan.kernels.table import why_not
+from deblurgan.reference import EPS, SLOPE
 
 
 class _Layer(NamedTuple):
     weight: Tensor  # [k, c, 4, 4], in the dtype of the convolutions
     stride: int
     padding: int
+
+
+class NormAct(Protocol):
+    """InstanceNorm and LeakyReLU of one layer at what they saw, z [n, k, h, w], and their derivatives there.
+
+    With them come sums, a few numbers a plane that `adjoint` wants again. Pictures are [n, k, h, w] in z's dtype.
+    """
+
+    def signal(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient by z where v is that of the result, and its sums."""
+
+    def tangent(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The tangent of the result where t is that of z, and its sums."""
+
+    def adjoint(self, v: Tensor, signal: Tensor, signal_sums: Tensor, tangent: Tensor, tangent_sums: Tensor) -> Tensor:
+        """The gradient by z where v is that of the result, and that of <e, tangent>, with what `signal` made of e."""
+
+    def first(self, n: int) -> NormAct:
+        """The same of the first n pictures."""
 
 
 @torch.no_grad()
@@ -53,8 +70,8 @@ def penalty_value(
     """The value of `penalty_gradients` alone, for the same arguments."""
     with torch.autocast(x.device.type, enabled=False):
         layers = _layers(weights, padding, dtype or x.dtype)
-        inputs, rstds = _forward(layers, bias, x)
-        _, _, gradient = _backward(layers, inputs, rstds, (1.0,))
+        inputs, norms = _forward(layers, bias, x)
+        _, _, gradient = _backward(layers, inputs, norms, (1.0,))
         return _value(_length(gradient, norm), weight)
 
 
@@ -80,8 +97,8 @@ def penalty_gradients(
     """
     with torch.autocast(x.device.type, enabled=False):
         layers = _layers(weights, padding, dtype or x.dtype)
-        inputs, rstds = _forward(layers, bias, x)
-        value, gradients, of_bias = _sweep(layers, inputs, rstds, (1.0,), norm, weight)
+        inputs, norms = _forward(layers, bias, x)
+        value, gradients, of_bias = _sweep(layers, inputs, norms, (1.0,), norm, weight)
         return value, [_like(g, w) for g, w in zip(gradients, weights, strict=True)], _like(of_bias, bias)
 
 
@@ -105,10 +122,10 @@ def critic_gradients(
     """
     with torch.autocast(x.device.type, enabled=False):
         layers = _layers(weights, padding, dtype or x.dtype)
-        inputs, rstds = _forward(layers, bias, torch.cat([x, restored, sharp]))
+        inputs, norms = _forward(layers, bias, torch.cat([x, restored, sharp]))
         _, of_restored, of_sharp = _wide(_convolved(layers[-1], inputs[-1])).chunk(3)
         pulls = (1.0, 1 / of_restored.numel(), -1 / of_sharp.numel())
-        value, gradients, of_bias = _sweep(layers, inputs, rstds, pulls, norm, weight)
+        value, gradients, of_bias = _sweep(layers, inputs, norms, pulls, norm, weight)
         found = [_like(g, w) for g, w in zip(gradients, weights, strict=True)]
         return of_restored.mean() - of_sharp.mean(), value, found, _like(of_bias, bias)
 
@@ -119,86 +136,91 @@ def _layers(weights: Sequence[Tensor], padding: int, dtype: torch.dtype) -> list
     return [_Layer(w, stride, padding) for w, stride in zip(packed, strides, strict=True)]
 
 
-def _forward(layers: list[_Layer], bias: Tensor, x: Tensor) -> tuple[list[Tensor], Statistics]:
-    """What each convolution sees, and 1 / deviation of the planes that InstanceNorm sees."""
+def _forward(layers: list[_Layer], bias: Tensor, x: Tensor) -> tuple[list[Tensor], dict[int, NormAct]]:
+    """What each convolution sees, and the norms by the number of the layer that they follow."""
     dtype = layers[0].weight.dtype
+    wanted = (torch.float16, torch.bfloat16, torch.float32)
+    kernels = dtype in wanted and why_not(x.device) is None and not torch.compiler.is_compiling() and x.numel() > 0
+    make = KernelNormAct.make if kernels else PlainNormAct.make
     inputs = [x.to(dtype, memory_format=torch.channels_last)]
-    rstds: Statistics = {}
+    norms: dict[int, NormAct] = {}
     for i, layer in enumerate(layers[:-1]):
-        y = _wide(_convolved(layer, inputs[i], bias.to(dtype) if i == 0 else None))
-        if i > 0:
-            y, rstds[i] = _normalised(y)
-        inputs.append(F.leaky_relu(y, SLOPE).to(dtype))
-    return inputs, rstds
+        z = _convolved(layer, inputs[i], bias.to(dtype) if i == 0 else None)
+        if i == 0:
+            inputs.append(F.leaky_relu(z, SLOPE))
+        else:
+            y, norms[i] = make(z)
+            inputs.append(y)
+    return inputs, norms
 
 
 def _backward(
-    layers: list[_Layer], inputs: list[Tensor], rstds: Statistics, pulls: Sequence[float]
-) -> tuple[list[Tensor], Statistics, Tensor]:
-    """Signals at the convolutions' outputs, the mean of each normalised plane times what reached it, and the gradient
-    of the first pictures.
+    layers: list[_Layer], inputs: list[Tensor], norms: dict[int, NormAct], pulls: Sequence[float]
+) -> tuple[list[Tensor], dict[int, Tensor], Tensor]:
+    """Signals at the convolutions' outputs, the norms' sums of them, and the gradient of the first pictures.
 
     The pictures are as many groups as there are `pulls`, the derivatives of the whole by each of a group's scores.
     """
     last, seen, first = layers[-1], inputs[-1], inputs[0].shape[0] // len(pulls)
     sides = [side + 2 * last.padding - 3 for side in seen.shape[2:]]
     signals = [torch.cat([seen.new_full((first, 1, *sides), pull) for pull in pulls])]
-    products: Statistics = {}
+    sums: dict[int, Tensor] = {}
     for i in reversed(range(len(layers) - 1)):
-        y = _wide(inputs[i + 1])
-        signal = _leak(_to_input(layers[i + 1], signals[0], y), y)
-        if i in rstds:
-            signal, products[i] = _norm_jacobian(signal, _unleak(y, y), rstds[i])
-        signals.insert(0, signal.to(seen.dtype))
-    return signals, products, _to_input(layers[0], signals[0][:first], inputs[0][:first])
+        signal = _to_input(layers[i + 1], signals[0], inputs[i + 1])
+        if i in norms:
+            signal, sums[i] = norms[i].signal(signal)
+        else:
+            signal = _leak(signal, inputs[i + 1])
+        signals.insert(0, signal)
+    return signals, sums, _wide(_to_input(layers[0], signals[0][:first], inputs[0][:first]))
 
 
 def _tangents(
-    layers: list[_Layer], inputs: list[Tensor], rstds: Statistics, direction: Tensor
-) -> tuple[list[Tensor], Statistics]:
-    """The tangents of `inputs`, and the mean of each normalised plane times the tangent that InstanceNorm saw there."""
+    layers: list[_Layer], inputs: list[Tensor], norms: dict[int, NormAct], direction: Tensor
+) -> tuple[list[Tensor], dict[int, Tensor]]:
+    """The tangents of `inputs`, and the norms' sums of them."""
     tangents = [direction.to(inputs[0].dtype)]
-    moments: Statistics = {}
+    sums: dict[int, Tensor] = {}
     for i, layer in enumerate(layers[:-1]):
-        y = _wide(inputs[i + 1])
-        t = _wide(_convolved(layer, tangents[i]))
-        if i in rstds:
-            t, moments[i] = _norm_jacobian(t, _unleak(y, y), rstds[i])
-        tangents.append(_leak(t, y).to(inputs[0].dtype))
-    return tangents, moments
+        t = _convolved(layer, tangents[i])
+        if i in norms:
+            t, sums[i] = norms[i].tangent(t)
+        else:
+            t = _leak(t, inputs[i + 1])
+        tangents.append(t)
+    return tangents, sums
 
 
 def _sweep(
     layers: list[_Layer],
     inputs: list[Tensor],
-    rstds: Statistics,
+    norms: dict[int, NormAct],
     pulls: Sequence[float],
     norm: Norm,
     weight: float,
 ) -> tuple[Tensor, list[Tensor], Tensor]:
     """The penalty at the first group of pictures, and the gradients of it and of the other groups' scores, see
     `_backward`, by the weights and by the first bias."""
-    signals, products, gradient = _backward(layers, inputs, rstds, pulls)
+    signals, signal_sums, gradient = _backward(layers, inputs, norms, pulls)
     length = _length(gradient, norm)
     share = torch.where(length > 0, 1 - 1 / length, 0) * (2 * weight / length.numel())
     n = gradient.shape[0]
     seen = [x[:n] for x in inputs]
-    rstds, products = ({i: s[:n] for i, s in each.items()} for each in (rstds, products))
-    tangents, moments = _tangents(layers, seen, rstds, share * gradient)
+    norms = {i: each.first(n) for i, each in norms.items()}
+    tangents, tangent_sums = _tangents(layers, seen, norms, share * gradient)
 
     gradients: list[Tensor] = []
     adjoint = torch.zeros_like(signals[-1][:n])
     for i in reversed(range(len(layers))):
         if i + 1 < len(layers):
-            y = _wide(seen[i + 1])
-            adjoint = _leak(_to_input(layers[i + 1], adjoint, y), y)
-            if i in rstds:
-                plane, t, signal = _unleak(y, y), _unleak(_wide(tangents[i + 1]), y), _wide(signals[i][:n])
-                bend = _norm_bend(plane, rstds[i], signal, t, products[i], moments[i])
-                adjoint = _norm_jacobian(adjoint, plane, rstds[i])[0] - bend
-            adjoint = adjoint.to(seen[0].dtype)
-        pairs = torch.cat([signals[i], adjoint]), torch.cat([tangents[i], inputs[i][n:], seen[i]])
-        gradients.insert(0, _to_weight(layers[i], *pairs))
+            adjoint = _to_input(layers[i + 1], adjoint, seen[i + 1])
+            if i in norms:
+                pairs = signals[i][:n], signal_sums[i][:n], tangents[i + 1], tangent_sums[i]
+                adjoint = norms[i].adjoint(adjoint, *pairs)
+            else:
+                adjoint = _leak(adjoint, seen[i + 1])
+        outputs, sources = [signals[i], adjoint], [tangents[i], inputs[i][n:], seen[i]]
+        gradients.insert(0, _to_weight(layers[i], torch.cat(outputs), torch.cat(sources)))
     of_bias = _wide(torch.cat([signals[0][n:], adjoint])).sum((0, 2, 3))
     return _value(length, weight), gradients, of_bias
 
@@ -222,6 +244,111 @@ def _like(x: Tensor, wanted: Tensor) -> Tensor:
 
 def _mean(x: Tensor) -> Tensor:
     return x.mean((2, 3), keepdim=True)
+
+
+class PlainNormAct(NamedTuple):
+    """`NormAct` in plain torch."""
+
+    y: Tensor  # the result, [n, k, h, w]
+    rstd: Tensor  # 1 / deviation, [n, k, 1, 1]
+
+    @staticmethod
+    def make(z: Tensor) -> tuple[Tensor, PlainNormAct]:
+        plane, rstd = _normalised(_wide(z))
+        y = F.leaky_relu(plane, SLOPE).to(z.dtype)
+        return y, PlainNormAct(y, rstd)
+
+    def signal(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        y = _wide(self.y)
+        signal, product = _norm_jacobian(_leak(_wide(v), y), _unleak(y, y), self.rstd)
+        return signal.to(v.dtype), product
+
+    def tangent(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        y = _wide(self.y)
+        tangent, moment = _norm_jacobian(_wide(t), _unleak(y, y), self.rstd)
+        return _leak(tangent, y).to(t.dtype), moment
+
+    def adjoint(self, v: Tensor, signal: Tensor, signal_sums: Tensor, tangent: Tensor, tangent_sums: Tensor) -> Tensor:
+        y = _wide(self.y)
+        plane = _unleak(y, y)
+        bend = _norm_bend(plane, self.rstd, _wide(signal), _unleak(_wide(tangent), y), signal_sums, tangent_sums)
+        return (_norm_jacobian(_leak(_wide(v), y), plane, self.rstd)[0] - bend).to(v.dtype)
+
+    def first(self, n: int) -> PlainNormAct:
+        return PlainNormAct(self.y[:n], self.rstd[:n])
+
+
+class KernelNormAct(NamedTuple):
+    """`NormAct` in our kernels."""
+
+    z: Tensor  # contiguous [n, h, w, k]
+    stats: Tensor  # fp32 [n, 2, k]: mean, 1 / deviation
+
+    @staticmethod
+    def make(z: Tensor) -> tuple[Tensor, KernelNormAct]:
+        from deblurgan.kernels.norm_act import norm_act
+        from deblurgan.kernels.tile_stats import plane_stats
+
+        rows = _rows(z)
+        out = torch.empty_like(rows)
+        with torch.cuda.device_of(z):
+            stats = plane_stats(rows, eps=EPS)
+            norm_act(rows, stats, out, relu=True, leak=SLOPE)
+        return _planes(out), KernelNormAct(rows, stats)
+
+    def signal(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        from deblurgan.kernels.norm_act_grad import norm_act_grad, norm_act_reduce
+
+        g, (n, h, w, k) = _rows(v), self.z.shape
+        out = torch.empty_like(g)
+        with torch.cuda.device_of(v):
+            sums = norm_act_reduce(g, self.z, self.stats, relu=True, leak=SLOPE)
+            place = {"rows": h, "top": 0, "left": 0}
+            norm_act_grad(g, self.z, self.stats, sums, out.view(n * h, w, k), relu=True, leak=SLOPE, **place)
+        return _planes(out), sums
+
+    def tangent(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        from deblurgan.kernels.norm_act_bend import norm_act_tangent
+        from deblurgan.kernels.norm_act_grad import norm_act_reduce
+
+        rows = _rows(t)
+        out = torch.empty_like(rows)
+        with torch.cuda.device_of(t):
+            sums = norm_act_reduce(rows, self.z, self.stats, relu=False)
+            norm_act_tangent(rows, self.z, self.stats, sums, out, leak=SLOPE)
+        return _planes(out), sums
+
+    def adjoint(self, v: Tensor, signal: Tensor, signal_sums: Tensor, tangent: Tensor, tangent_sums: Tensor) -> Tensor:
+        from deblurgan.kernels.norm_act_bend import norm_act_bend
+
+        rows = _rows(v)
+        out = torch.empty_like(rows)
+        with torch.cuda.device_of(v):
+            norm_act_bend(
+                rows,
+                self.z,
+                self.stats,
+                signal=_rows(signal),
+                signal_sums=signal_sums,
+                tangent=_rows(tangent),
+                tangent_sums=tangent_sums,
+                out=out,
+                leak=SLOPE,
+                eps=EPS,
+            )
+        return _planes(out)
+
+    def first(self, n: int) -> KernelNormAct:
+        return KernelNormAct(self.z[:n], self.stats[:n])
+
+
+def _rows(x: Tensor) -> Tensor:
+    """[n, k, h, w] -> [n, h, w, k], contiguous; without a copy where x is in channels_last."""
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+def _planes(x: Tensor) -> Tensor:
+    return x.permute(0, 3, 1, 2)
 
 
 def _normalised(z: Tensor) -> tuple[Tensor, Tensor]:
@@ -265,8 +392,8 @@ def _convolved(layer: _Layer, x: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _to_input(layer: _Layer, signal: Tensor, x: Tensor) -> Tensor:
-    """The gradient, wide, by a convolution's input, that is shaped like x."""
-    return _wide(_conv_backward(layer, signal, x.to(signal.dtype), [True, False, False])[0])
+    """The gradient by a convolution's input, that is shaped like x."""
+    return _conv_backward(layer, signal, x, [True, False, False])[0]
 
 
 def _to_weight(layer: _Layer, signal: Tensor, x: Tensor) -> Tensor:

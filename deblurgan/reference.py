@@ -15,9 +15,10 @@ from torch import Tensor
 
 Border = Literal["reflect", "zero"]
 Padding = Literal["reflect", "replicate", "zero"]
-Act = Literal["relu", "none"]
+Act = Literal["relu", "none", "leaky_relu"]
 
 EPS = 1e-5
+SLOPE = 0.2  # of leaky_relu below 0
 
 
 def pad(x: Tensor, amount: int, border: Border) -> Tensor:
@@ -42,6 +43,8 @@ def norm_act(x: Tensor, *, act: Act = "relu", residual: Tensor | None = None) ->
     y = instance_norm(x)
     if act == "relu":
         y = F.relu(y)
+    elif act == "leaky_relu":
+        y = F.leaky_relu(y, SLOPE)
     return y if residual is None else residual + y
 
 

@@ -63,6 +63,11 @@ class Step:
             for name, net in (("generator", self.generator), ("critic", self.critic))
             if net is not None
         }
+        for net in (self.generator, self.critic):
+            if net is not None:
+                idle = net.idle_biases()
+                for name, parameter in net.named_parameters():
+                    parameter.requires_grad_(name not in idle)  # the others' gradients would be rounding
         self.bad_steps = torch.zeros((), dtype=torch.int64, device=self.device)  # left out in a row, up to now
         self.share = torch.zeros((), device=self.device)  # of the generator in its moving average's update
         self.masks, self.alphas = (
@@ -120,14 +125,14 @@ class Step:
         restored = self.restore(blurred)
         bad = self.rate.new_zeros(())  # 1 once an update was not finite
         if self.critic is not None:
-            self.critic.requires_grad_(True)
+            self._train_critic(True)
             alphas = self.alphas.clone()
             for _ in range(self.config.critic_steps):
                 loss, terms = self.critic_losses(self.critic, sharp, restored.detach(), alphas)
                 bad = self.update("critic", loss, bad)
                 values |= terms
                 alphas[1] += blurred.shape[0]
-            self.critic.requires_grad_(False)
+            self._train_critic(False)
         terms = self.generator_losses(restored, sharp)
         bad = self.update("generator", sum(terms.values(), start=restored.new_zeros(())), bad)
         values |= terms
@@ -135,6 +140,10 @@ class Step:
         if self.average is not None:
             self._update_average(self.average, bad)
         return torch.stack([values[name].detach().float() for name in LOSSES])
+
+    def _train_critic(self, on: bool) -> None:
+        for parameter in self.adams["critic"].param_groups[0]["params"]:
+            parameter.requires_grad_(on)
 
     def autocast(self) -> torch.autocast:
         """The context that the networks compute in."""

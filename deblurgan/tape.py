@@ -62,6 +62,7 @@ class Gradient(NamedTuple):
 
     inside: Tensor
     width: int  # of that border, whose pixels mirror the inside's
+    sums: Tensor | None = None  # fp32 [n, 2, c], of norm_act_reduce, where the convolution has taken them
 
 
 class Tape:
@@ -84,8 +85,9 @@ class Tape:
         x = self._packed(image)
         before: Tensor | None = None  # the residual stream
         kept = []
+        trunk = iter(convolution.trunk_layers(self._trunk(weights), self.dtype))
         for i, stage in enumerate(self.stages):
-            layer = self._layer(stage, weights)
+            layer = next(trunk) if stage.kind == "trunk" else self._layer(stage, weights)
             n, h, w, c = self._shape(stage, x, layer)
             config = convolution.fitting(layer, self.choose(stage.kind, n * h * w, self.dtype))
             room = 1 if config and config.form == "tma" else 0  # which writes as far apart as it reads
@@ -117,7 +119,8 @@ class Tape:
         """The gradients of the parameters in `wanted`, and of "image", from that of the result."""
         found: dict[str, Tensor] = {}
         x = self._input(len(self.stages), image, kept, counter)
-        g = self._head(grad, image, x, weights, tanh, wanted, found)
+        g = self._head(grad, image, x, weights, counter, tanh, wanted, found)
+        adjoints = self._trunk_adjoints(weights, kept)
         carry: Tensor | None = None  # of the stream after a block, which is one of the stream before it too
         for i in reversed(range(len(self.stages))):
             stage, (y, stats, _) = self.stages[i], kept[i]
@@ -130,11 +133,8 @@ class Tape:
                 made = convolution.weight_gradient(stage.kind, weight, x, dy, config=wgrad, tf32=self.tf32)
                 found[f"{stage.name}.weight"] = made.to(weight.dtype)
             if i > 0:
-                inside = convolution.data_gradient(
-                    stage.kind, weight, x, dy, border=stage.border, config=dgrad, tf32=self.tf32
-                )
-                reflected = stage.kind == "trunk" and stage.border == "reflect"
-                g = Gradient(inside[:, 1:-1, 1:-1], 1) if reflected else Gradient(inside, 0)
+                layer = adjoints.pop() if stage.kind == "trunk" and dgrad else None
+                g = self._result_gradient(i - 1, counter, stage.kind, weight, x, dy, stage.border, dgrad, layer)
             elif "image" in wanted:
                 found["image"] += _unpacked(weight, dy.inside, self.spec.border).to(image.dtype)
         return found
@@ -145,6 +145,7 @@ class Tape:
         image: Tensor,
         x: Tensor,
         weights: Mapping[str, Tensor],
+        counter: Tensor | None,
         tanh: Tensor,
         wanted: set[str],
         found: dict[str, Tensor],
@@ -167,8 +168,35 @@ class Tape:
             found["head.weight"] = made.to(weight.dtype)
         if "image" in wanted:
             found["image"] = torch.where((image + tanh).abs() <= 1, grad, 0)
-        gx = convolution.data_gradient("head", weight, x, dz, border=border, config=dgrad, tf32=self.tf32)
-        return Gradient(gx[:, HEAD:-HEAD, HEAD:-HEAD], HEAD) if border == "reflect" else Gradient(gx, 0)
+        return self._result_gradient(len(self.stages) - 1, counter, "head", weight, x, dz, border, dgrad, None)
+
+    def _result_gradient(
+        self,
+        i: int,
+        counter: Tensor | None,
+        kind: str,
+        weight: Tensor,
+        x: Tensor,
+        dy: AmidZeros,
+        border: reference.Border,
+        config: Any | None,
+        layer: convolution.Layer | None,
+    ) -> Gradient:
+        """The gradient of x, stage i's result, from dy of the layer of `kind` and `weight` that read it.
+
+        Our kernel takes the sums for the norm before x on the way, where x has no gradient but this one.
+        """
+        options: dict[str, Any] = {"border": border, "config": config, "tf32": self.tf32, "layer": layer}
+        sums: Tensor | None = None
+        if config is None or self.stages[i].stream:
+            made = convolution.data_gradient(kind, weight, x, dy, **options)
+        else:
+            kept = 1 / (1 - self._dropout(self.stages[i], counter).get("drop", 0.0))
+            made, sums = convolution.activation_gradient(kind, weight, x, dy, kept=kept, **options)
+        if not convolution.has_reflected(kind, border):
+            return Gradient(made, 0, sums)
+        width = HEAD if kind == "head" else 1
+        return Gradient(made[:, width:-width, width:-width], width, sums)
 
     def _back_through_norm(
         self,
@@ -188,7 +216,9 @@ class Tape:
         total = extra
         if stage.residual and extra is None and g.width > 0:
             total = torch.empty(y.shape, dtype=y.dtype, device=y.device)
-        sums = norm_act_reduce(g.inside, y, stats, width=g.width, extra=extra, total=total, **options)
+        sums = g.sums
+        if sums is None:
+            sums = norm_act_reduce(g.inside, y, stats, width=g.width, extra=extra, total=total, **options)
         if total is not None:
             g = Gradient(total, 0)
         place = {"rows": dy.rows, "top": dy.top, "left": dy.left}
@@ -233,6 +263,16 @@ class Tape:
         pixels = y.shape[0] * y.shape[1] * y.shape[2]
         found = (self.choose(f"{kind}.{which}", pixels, self.dtype) for which in ("dgrad", "wgrad"))
         return convolution.fitting_gradients(weight, *found)
+
+    def _trunk(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
+        return [weights[f"{stage.name}.weight"] for stage in self.stages if stage.kind == "trunk"]
+
+    def _trunk_adjoints(self, weights: Mapping[str, Tensor], kept: list[Kept]) -> list[convolution.Layer]:
+        """Of the trunk's layers in order, where our kernel makes their gradients; else none."""
+        trunk = self._trunk(weights)
+        places = [y for stage, (y, _, _) in zip(self.stages, kept, strict=True) if stage.kind == "trunk"]
+        dgrad = self._configs("trunk", trunk[0], places[0])[0] if trunk else None
+        return convolution.trunk_adjoints(trunk, self.dtype) if dgrad else []
 
     def _layer(self, stage: Stage, weights: Mapping[str, Tensor]) -> convolution.Layer:
         weight = weights[f"{stage.name}.weight"]

@@ -129,10 +129,10 @@ class Trainer:
         out = self.config.out
         self._resume()
         images.replace_file(out / "config.yaml", yaml.safe_dump(to_mapping(self.resolved()), sort_keys=False).encode())
-        how = f"{self.one_step.precision}, " + (self.one_step.why_eager() or "each step a CUDA graph")
-        self.log(
-            f"{len(self.train_set)} pictures to train on, {len(self.val_set)} to validate on, {self.device}: {how}"
-        )
+        self.log(f"{len(self.train_set)} pictures to train on, {len(self.val_set)} to validate on")
+        why_eager = self.one_step.why_eager()
+        how = "each step one CUDA graph" if why_eager is None else f"steps are not graphs: {why_eager}"
+        self.log(f"{self.device}, {self.one_step.precision}, {how}")
         val_every = self.resolved().val_every or 1
         history = History(out / "history.csv", self.steps_done)
         first, begun = self.steps_done, time.monotonic()

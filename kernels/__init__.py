@@ -1,4 +1,4 @@
-"""The generator's Triton kernels: functions that launch, on tensors that the caller has allocated; no autograd.
+"""The networks' Triton kernels: functions that launch, on tensors that the caller has allocated; no autograd.
 
     pack_image    the picture as the first convolution reads it
     conv_stats    convolution and the statistics of its tiles
@@ -10,6 +10,7 @@
 
     conv_wgrad        the gradient of a convolution's weight; that of its picture is a convolution too
     norm_act_grad     back through norm_act
+    norm_act_bend     how that changes with what norm_act read, for the gradient penalty
     output_tail_grad  back through clamp and tanh
 
 They need triton, so nothing here is imported before a GPU wants it. `table.json` says which convolutions run in

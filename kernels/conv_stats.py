@@ -6,7 +6,12 @@ tile of block_m pixels by block_n channels of one picture, and for each channel 
     m = sum v / count,   M2 = sum (v - m)^2
 
 of the values as they were stored (rounded to y's type): a constant plane has M2 = 0 exactly. No atomics: the partial
-results are merged by `merge_stats` in a fixed order. Gradients need the product alone.
+results are merged by `merge_stats` in a fixed order.
+
+A gradient g of activations a = relu(xhat) kept is such a convolution too. In place of statistics it may take, of each
+tile, what the gradient of the norm before them needs, with g' = g kept (a > 0):
+
+    sum g' = kept sum over a > 0 of g,   sum g' xhat = sum over a > 0 of g a
 """
 
 from __future__ import annotations
@@ -70,27 +75,37 @@ def matrix_product(
 @triton.jit
 def store_with_stats(
     acc,  # fp32 [BLOCK_M, BLOCK_N]
-    y_at,  # pointers [BLOCK_M] to each pixel's channel 0
+    y,
+    at,  # [BLOCK_M], where each pixel's channel 0 lies from there
     inside,  # [BLOCK_M], whether the pixel exists
     count,  # how many do, fp32
     columns,
-    partials,  # STATS: fp32 [., 2, COUT]: mean, M2
+    partials,  # fp32 [., 2, COUT] or None: STATS: mean and M2, else the sums of g' and g' xhat
     tile,  # which of them
+    gate,  # not STATS: the activations, which lie as y does
+    kept,
     COUT: tl.constexpr,
     STATS: tl.constexpr,
 ):
-    stored = acc.to(y_at.dtype.element_ty)
+    stored = acc.to(y.dtype.element_ty)
     wanted = columns < COUT
-    tl.store(y_at[:, None] + columns[None, :], stored, mask=inside[:, None] & wanted[None, :])
-    if STATS:
-        values = tl.where(inside[:, None], stored.to(tl.float32), 0.0)
-        mean = tl.div_rn(tl.sum(values, 0), count + tl.zeros_like(tl.sum(values, 0)))
-        if stored.dtype == tl.float32:  # a sum of 24-bit numbers rounds; one of half types does not
-            mean += tl.sum(tl.where(inside[:, None], values - mean[None, :], 0.0), 0) / count
-        centred = tl.where(inside[:, None], values - mean[None, :], 0.0)
-        here = partials + tile * 2 * COUT + columns
-        tl.store(here, mean, mask=wanted)
-        tl.store(here + COUT, tl.sum(centred * centred, 0), mask=wanted)
+    here = inside[:, None] & wanted[None, :]
+    tl.store((y + at)[:, None] + columns[None, :], stored, mask=here)
+    if partials is not None:
+        to = partials + tile * 2 * COUT + columns
+        if STATS:
+            values = tl.where(inside[:, None], stored.to(tl.float32), 0.0)
+            mean = tl.div_rn(tl.sum(values, 0), count + tl.zeros_like(tl.sum(values, 0)))
+            if stored.dtype == tl.float32:  # a sum of 24-bit numbers rounds; one of half types does not
+                mean += tl.sum(tl.where(inside[:, None], values - mean[None, :], 0.0), 0) / count
+            centred = tl.where(inside[:, None], values - mean[None, :], 0.0)
+            tl.store(to, mean, mask=wanted)
+            tl.store(to + COUT, tl.sum(centred * centred, 0), mask=wanted)
+        else:
+            a = tl.load((gate + at)[:, None] + columns[None, :], mask=here, other=0.0)
+            passed = tl.where(a > 0, stored, 0.0)
+            tl.store(to + COUT, tl.sum(passed.to(tl.float32) * a.to(tl.float32), 0), mask=wanted)
+            tl.store(to, tl.sum(passed.to(tl.float32), 0) * kept, mask=wanted)
 
 
 @triton.jit
@@ -98,8 +113,10 @@ def conv_stats_kernel(
     x,  # the pixel that tap (0, 0) of output pixel (0, 0) reads
     weight,  # [COUT, TAPS_Y * TAPS_X * C]
     y,  # output pixel (0, 0)
-    partials,  # STATS: fp32 [n, tiles, 2, COUT]: mean, M2
+    partials,  # fp32 [n, tiles, 2, COUT], see `store_with_stats`
     counts,  # STATS: fp32 [tiles]
+    gate,
+    kept,
     h,
     w,  # of the output
     x_image,  # in pixels
@@ -137,8 +154,8 @@ def conv_stats_kernel(
     count = tl.minimum(BLOCK_M, h * w - tile * BLOCK_M).to(tl.float32)
     if STATS and tl.program_id(1) == 0:
         tl.store(counts + tile, count)
-    y_at = y + image * y_image + oy * y_row + ox * y_pixel
-    store_with_stats(acc, y_at, inside, count, columns, partials, image * tiles + tile, COUT, STATS)
+    at = image * y_image + oy * y_row + ox * y_pixel
+    store_with_stats(acc, y, at, inside, count, columns, partials, image * tiles + tile, gate, kept, COUT, STATS)
 
 
 @triton.jit
@@ -146,8 +163,10 @@ def up_conv_stats_kernel(
     x,  # the pixel that output pixel (0, 0) reads
     weight,  # [COUT, 9 * C], the taps of phase (0, 0), then those of (0, 1), (1, 0) and (1, 1)
     y,  # output pixel (0, 0)
-    partials,  # STATS: fp32 [n, 4 * part, 2, COUT]: mean, M2
+    partials,  # fp32 [n, 4 * part, 2, COUT], see `store_with_stats`
     counts,  # STATS: fp32 [4 * part]
+    gate,
+    kept,
     h,
     w,  # of a phase, that is half of the output's
     part,  # tiles of a phase
@@ -202,9 +221,10 @@ def up_conv_stats_kernel(
     tile += phase * part
     if STATS and tl.program_id(1) == 0:
         tl.store(counts + tile, count)
-    y_at = y + image * y_image + u * y_row + v * y_pixel
-    y_at += (m // w).to(tl.int64) * (2 * y_row) + (m % w).to(tl.int64) * (2 * y_pixel)
-    store_with_stats(acc, y_at, inside, count, columns, partials, image * 4 * part + tile, COUT, STATS)
+    at = image * y_image + u * y_row + v * y_pixel
+    at += (m // w).to(tl.int64) * (2 * y_row) + (m % w).to(tl.int64) * (2 * y_pixel)
+    here = image * 4 * part + tile
+    store_with_stats(acc, y, at, inside, count, columns, partials, here, gate, kept, COUT, STATS)
 
 
 @triton.jit
@@ -216,6 +236,8 @@ def flat_conv_stats_kernel(
     offsets,  # int8: int32 [COUT], added to the sum, since x's zero is not 0
     partials,
     counts,
+    gate,
+    kept,
     h,
     w,
     pitch,  # pixels from row to row, of x and of y
@@ -257,19 +279,33 @@ def flat_conv_stats_kernel(
     count = ((last // pitch) * w + tl.minimum(last % pitch, w) - before).to(tl.float32)
     if STATS and tl.program_id(1) == 0:
         tl.store(counts + tile, count)
-    y_at = y + (image.to(tl.int64) * y_image + m) * COUT
+    at = (image.to(tl.int64) * y_image + m) * COUT
     here = image.to(tl.int64) * tiles + tile
     columns = column + tl.arange(0, BLOCK_N)
     if EIGHTH == 1:
         acc += tl.load(offsets + columns)[None, :]
     if EIGHTH > 0:
         acc = acc.to(tl.float32) * tl.load(scales + columns)[None, :]
-    store_with_stats(acc, y_at, inside, tl.maximum(count, 1.0), columns, partials, here, COUT, STATS)
+    count = tl.maximum(count, 1.0)
+    store_with_stats(acc, y, at, inside, count, columns, partials, here, gate, kept, COUT, STATS)
 
 
-def tile_count(h: int, w: int, config: ConvConfig) -> int:
-    """Tiles of an output of h x w."""
-    return triton.cdiv(h * (w + 2) if config.form == "tma" else h * w, config.block_m)
+def tile_count(h: int, w: int, config: ConvConfig, *, pitch: int | None = None) -> int:
+    """Tiles of an output of h x w, its rows `pitch` pixels apart, by default w + 2."""
+    return triton.cdiv(h * (pitch or w + 2) if config.form == "tma" else h * w, config.block_m)
+
+
+def check_gate(gate: Tensor | None, y: Tensor, partials: Tensor | None, counts: Tensor | None) -> None:
+    """Raises ValueError unless gate lies as y does, and there are partials for it alone."""
+    if gate is None:
+        return
+    if (gate.shape, gate.stride(), gate.dtype) != (y.shape, y.stride(), y.dtype):
+        raise ValueError(
+            f"gate must lie as y does, {y.dtype} {tuple(y.shape)} of strides {y.stride()}, got {gate.dtype} "
+            f"{tuple(gate.shape)} of strides {gate.stride()}"
+        )
+    if partials is None or counts is not None:
+        raise ValueError(f"gate needs partials without counts, got {partials is not None} and {counts is not None}")
 
 
 def conv_stats(
@@ -285,21 +321,32 @@ def conv_stats(
     tf32: bool = False,
     scales: Tensor | None = None,
     offsets: Tensor | None = None,
+    gate: Tensor | None = None,
+    kept: float = 1.0,
 ) -> None:
     """Fills y [n, h, w, cout], partials [n, tiles, 2, cout] and counts [tiles].
 
-    Without partials and counts there are no statistics. x and y are views of bordered pictures: x [n, ., ., c] begins
-    at the pixel that tap (0, 0) of y's first reads. In the "tma" form their rows are equally far apart, and x's pixels
-    follow each other through all pictures. weight [cout, taps_y * taps_x * c] is contiguous. In the "tma" form both may
-    be int8 or fp8: `scales`, fp32 [cout], then says what a step of one times a step of the other stands for, and
-    `offsets`, int32 [cout], what int8 products lack where x's zero is not 0.
+    Without partials and counts there are no statistics. With partials and `gate` [n, h, w, cout], activations that lie
+    as y does, y is their gradient and partials are the sums of g' and g' xhat.
+
+    x and y are views of bordered pictures: x [n, ., ., c] begins at the pixel that tap (0, 0) of y's first reads. In
+    the "tma" form their rows are equally far apart, and x's pixels follow each other through all pictures. weight
+    [cout, taps_y * taps_x * c] is contiguous. In the "tma" form both may be int8 or fp8: `scales`, fp32 [cout], then
+    says what a step of one times a step of the other stands for, and `offsets`, int32 [cout], what int8 products lack
+    where x's zero is not 0.
     """
     n, h, w, cout = y.shape
     precision = "tf32" if tf32 else "ieee"
     across = triton.cdiv(cout, config.block_n)
-    tiles = 0 if counts is None else counts.shape[0]
+    check_gate(gate, y, partials, counts)
+    tiles = 0 if partials is None else partials.shape[1]
     blocks = {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n, "BLOCK_K": config.block_k}
-    shape = {"C": weight.shape[1] // (taps[0] * taps[1]), "COUT": cout, "STATS": tiles > 0, "PRECISION": precision}
+    shape = {
+        "C": weight.shape[1] // (taps[0] * taps[1]),
+        "COUT": cout,
+        "STATS": counts is not None,
+        "PRECISION": precision,
+    }
     launch = {"num_warps": config.warps, "num_stages": config.stages}
     if config.form == "tma":
         from triton.tools.tensor_descriptor import TensorDescriptor
@@ -325,6 +372,8 @@ def conv_stats(
             offsets,
             partials,
             counts,
+            gate,
+            kept,
             h,
             w,
             pitch,
@@ -346,6 +395,8 @@ def conv_stats(
         y,
         partials,
         counts,
+        gate,
+        kept,
         h,
         w,
         x.stride(0) // pixel,
@@ -371,13 +422,16 @@ def up_conv_stats(
     *,
     config: ConvConfig,
     tf32: bool = False,
+    gate: Tensor | None = None,
+    kept: float = 1.0,
 ) -> None:
     """The transposed convolution 3x3, stride 2: fills y [n, 2 h, 2 w, cout], and the tiles of its four phases.
 
     x is as in `conv_stats` and reads one row and one column past [n, h, w, c]; weight [cout, 9 * c] has the taps of
     phase (0, 0), then those of (0, 1), (1, 0) and (1, 1). partials [n, tiles, 2, cout] and counts [tiles] have four
-    times the tiles of h x w.
+    times the tiles of h x w. `gate` and `kept` are as in `conv_stats`.
     """
+    check_gate(gate, y, partials, counts)
     n, rows, columns, cout = y.shape
     h, w = rows // 2, columns // 2
     part = tile_count(h, w, config)
@@ -387,6 +441,8 @@ def up_conv_stats(
         y,
         partials,
         counts,
+        gate,
+        kept,
         h,
         w,
         part,

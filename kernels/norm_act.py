@@ -113,7 +113,7 @@ def norm_act_kernel(
     kept,  # what a kept element is multiplied by
     eps,
     C: tl.constexpr,
-    RELU: tl.constexpr,
+    SLOPE: tl.constexpr,  # of the activation below 0: 0 is ReLU, 1 none
     RESIDUAL: tl.constexpr,
     BORDER: tl.constexpr,  # 0 none, 1 reflect, 2 zero
     WIDTH: tl.constexpr,  # of the border
@@ -125,7 +125,9 @@ def norm_act_kernel(
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """out = residual + mask kept relu((y - mean) / std), in fp32, rounded once; eighth = out inverse + ZERO, cut off.
+    """out = residual + mask kept act((y - mean) / std), in fp32, rounded once; eighth = out inverse + ZERO, cut off.
+
+    act(v) = max(v, SLOPE v).
 
     A program has BLOCK_P pixels of one row. Those within WIDTH of an edge also write the border pixels that mirror
     them, so that in place no pixel is read after it has changed.
@@ -144,8 +146,9 @@ def norm_act_kernel(
         scale = tl.load(stats + image * 2 * C + C + c, mask=c < C, other=0.0)
     y_at = y + image * y_image + row.to(tl.int64) * y_row + x[:, None] * C + c[None, :]
     value = (tl.load(y_at, mask=here, other=0.0).to(tl.float32) - mean[None, :]) * scale[None, :]
-    if RELU:
-        value = tl.maximum(value, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    if SLOPE != 1:
+        low = value * SLOPE if SLOPE > 0 else 0.0
+        value = tl.maximum(value, low, propagate_nan=tl.PropagateNan.ALL)
     if THRESHOLD > 0:
         mask = keep_mask(counter, image, row, x, channel, w, stream, C, THRESHOLD, BLOCK_C)
         value *= tl.where(mask, kept, 0.0)
@@ -171,6 +174,7 @@ def norm_act(
     out: Tensor | None,
     *,
     relu: bool,
+    leak: float = 0.0,
     residual: Tensor | None = None,
     border: str | None = None,
     width: int = 0,
@@ -188,7 +192,8 @@ def norm_act(
     y [n, h, w, c] may be `out` itself; residual [n, h, w, c] may not. Pixels of a row lie side by side. `eighth`, int8
     or fp8 (e4m3) and as wide, takes the same in steps of `step`, 0 standing at `zero`, as far as its type reaches (127
     either way, or 448); `out` is None where it alone is wanted. With `counter`, int64 [2], dropout of probability
-    `drop` comes after the ReLU, its mask that of `reference.dropout_mask` in `stream`.
+    `drop` comes after the ReLU, its mask that of `reference.dropout_mask` in `stream`. `leak` in [0, 1) is the ReLU's
+    slope below 0.
 
     stats [n, 2, c] are those of `merge_stats`. With `counts` [tiles], at most MOST_TILES, they are `conv_stats`'s
     partials [n, tiles, 2, c], which each program merges for its channels.
@@ -223,7 +228,7 @@ def norm_act(
         1.0 / (1.0 - drop),
         eps,
         C=c,
-        RELU=relu,
+        SLOPE=leak if relu else 1.0,
         RESIDUAL=residual is not None,
         BORDER=0 if border is None else BORDERS[border],
         WIDTH=width,

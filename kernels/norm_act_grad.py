@@ -76,11 +76,11 @@ def through_activation(
     stream,
     kept,
     C: tl.constexpr,
-    RELU: tl.constexpr,
+    SLOPE: tl.constexpr,
     THRESHOLD: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """The gradient before dropout and ReLU, g' = value mask kept (xhat > 0), and xhat = (y - mean) / std."""
+    """g' = value mask kept (1 if xhat > 0 else SLOPE), the gradient of the norm's result xhat = (y - mean) / std."""
     here = ((x >= 0) & (x < w))[:, None] & (c < C)[None, :]
     mean = tl.load(stats + c, mask=c < C, other=0.0)
     scale = tl.load(stats + C + c, mask=c < C, other=0.0)
@@ -89,8 +89,8 @@ def through_activation(
     if THRESHOLD > 0:
         mask = keep_mask(counter, image, row, x, 0, w, stream, C, THRESHOLD, BLOCK_C)
         value *= tl.where(mask, kept, 0.0)
-    if RELU:
-        value = tl.where(xhat > 0, value, 0.0)
+    if SLOPE != 1:
+        value = tl.where(xhat > 0, value, value * SLOPE if SLOPE > 0 else 0.0)
     return value, xhat
 
 
@@ -117,7 +117,7 @@ def norm_act_reduce_kernel(
     stream,
     kept,
     C: tl.constexpr,
-    RELU: tl.constexpr,
+    SLOPE: tl.constexpr,
     WIDTH: tl.constexpr,
     EXTRA: tl.constexpr,
     TOTAL: tl.constexpr,
@@ -159,7 +159,7 @@ def norm_act_reduce_kernel(
             stream,
             kept,
             C,
-            RELU,
+            SLOPE,
             THRESHOLD,
             BLOCK_C,
         )
@@ -192,7 +192,7 @@ def norm_act_grad_kernel(
     stream,
     kept,
     C: tl.constexpr,
-    RELU: tl.constexpr,
+    SLOPE: tl.constexpr,
     WIDTH: tl.constexpr,
     THRESHOLD: tl.constexpr,
     BLOCK_P: tl.constexpr,
@@ -225,7 +225,7 @@ def norm_act_grad_kernel(
             stream,
             kept,
             C,
-            RELU,
+            SLOPE,
             THRESHOLD,
             BLOCK_C,
         )
@@ -252,6 +252,7 @@ def norm_act_reduce(
     stats: Tensor,
     *,
     relu: bool,
+    leak: float = 0.0,
     width: int = 0,
     extra: Tensor | None = None,
     total: Tensor | None = None,
@@ -263,8 +264,8 @@ def norm_act_reduce(
 
     g [n, h, w, c] is the gradient of norm_act's result; with `width` it is the inside of that of a picture with so wide
     a reflected border, and what the border received is added to the pixels it mirrors. `extra` [n, h, w, c] is added
-    too; `total` [n, h, w, c], which may be `extra`, takes the sum. y, stats and dropout are those of norm_act. Pixels
-    of a row lie side by side.
+    too; `total` [n, h, w, c], which may be `extra`, takes the sum. y, stats, leak and dropout are those of norm_act.
+    Pixels of a row lie side by side.
     """
     n, h, w, c = y.shape
     block_p, block_c = blocks(w, c)
@@ -291,7 +292,7 @@ def norm_act_reduce(
         stream,
         1.0 / (1.0 - drop),
         C=c,
-        RELU=relu,
+        SLOPE=leak if relu else 1.0,
         WIDTH=width,
         EXTRA=extra is not None,
         TOTAL=total is not None,
@@ -311,6 +312,7 @@ def norm_act_grad(
     out: Tensor,
     *,
     relu: bool,
+    leak: float = 0.0,
     width: int = 0,
     rows: int,
     top: int,
@@ -345,7 +347,7 @@ def norm_act_grad(
         stream,
         1.0 / (1.0 - drop),
         C=c,
-        RELU=relu,
+        SLOPE=leak if relu else 1.0,
         WIDTH=width,
         THRESHOLD=0 if counter is None else threshold(drop, h, w, c),
         BLOCK_P=block_p,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from deblurgan.kernels.merge_stats import merge_stats
 
 TILE, BLOCK_C = 256, 64
 
@@ -55,3 +58,14 @@ def tile_stats(y: Tensor, partials: Tensor, counts: Tensor) -> None:
     grid = (tiles, triton.cdiv(c, BLOCK_C), n)
     shape = {"C": c, "TILE": TILE, "BLOCK_C": BLOCK_C}
     tile_stats_kernel[grid](y, partials, counts, h, w, *y.stride()[:3], tiles, **shape, num_warps=8)  # 4 would spill
+
+
+def plane_stats(y: Tensor, *, eps: float) -> Tensor:
+    """mean and 1 / sqrt(variance + eps) of the planes of y [n, h, w, c], channels side by side: fp32 [n, 2, c]."""
+    n, h, w, c = y.shape
+    tiles = tile_count(h, w)
+    partials, counts = torch.empty(n, tiles, 2, c, device=y.device), torch.empty(tiles, device=y.device)
+    stats = torch.empty(n, 2, c, device=y.device)
+    tile_stats(y, partials, counts)
+    merge_stats(partials, counts, stats, eps=eps)
+    return stats

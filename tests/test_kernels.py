@@ -19,13 +19,16 @@ from deblurgan import convolution, reference
 pytest.importorskip("triton", reason="triton is not installed")
 
 from deblurgan.kernels import conv_stats as conv_stats_module
+from deblurgan.kernels import norm_act_bend as norm_act_bend_module
 from deblurgan.kernels import tile_stats as tile_stats_module
 from deblurgan.kernels.conv_stats import ConvConfig, conv_stats, tile_count, up_conv_stats
 from deblurgan.kernels.merge_stats import BLOCK_TILES, merge_stats
 from deblurgan.kernels.norm_act import norm_act
+from deblurgan.kernels.norm_act_bend import norm_act_bend, norm_act_tangent
+from deblurgan.kernels.norm_act_grad import norm_act_grad, norm_act_reduce
 from deblurgan.kernels.output_tail import folded, output_tail
 from deblurgan.kernels.pack_image import pack_image
-from deblurgan.kernels.tile_stats import TILE, tile_stats
+from deblurgan.kernels.tile_stats import TILE, plane_stats, tile_stats
 
 NAN = float("nan")
 each_dtype = pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
@@ -414,6 +417,11 @@ class Norm(NamedTuple):
     residual: bool = False
     in_place: bool = False
     n: int = 1
+    leak: float = 0.0
+
+    @property
+    def act(self) -> reference.Act:
+        return "none" if not self.relu else "leaky_relu" if self.leak else "relu"
 
 
 NORMS = {
@@ -429,6 +437,8 @@ NORMS = {
     "least wide zero": Norm(3, 3, 32, "zero", 3),
     "zero, row of several blocks": Norm(3, 33, 128, "zero", 1, relu=False, residual=True),
     "no border": Norm(3, 5, 64, None, 0, relu=False, residual=True),
+    "leaky": Norm(3, 5, 24, None, 0, leak=reference.SLOPE, n=2),
+    "leaky, residual": Norm(2, 17, 256, "reflect", 1, leak=reference.SLOPE, residual=True),
 }
 
 
@@ -441,9 +451,7 @@ def test_norm_act(case: Norm, dtype: torch.dtype) -> None:
     _, _, residual = bordered(case.n, case.h, case.w, case.c, 1, dtype)
     residual.copy_(normal(*residual.shape))
     wide = nchw(y).double()
-    wanted = reference.norm_act(
-        wide, act="relu" if case.relu else "none", residual=nchw(residual).double() if case.residual else None
-    )
+    wanted = reference.norm_act(wide, act=case.act, residual=nchw(residual).double() if case.residual else None)
     mean, var = wide.mean((2, 3)), wide.var((2, 3), unbiased=False)
     stats = torch.stack([mean, (var + reference.EPS).rsqrt()], 1).float()
     norm_act(
@@ -451,6 +459,7 @@ def test_norm_act(case: Norm, dtype: torch.dtype) -> None:
         stats,
         out,
         relu=case.relu,
+        leak=case.leak,
         residual=residual if case.residual else None,
         border=case.border,
         width=case.width,
@@ -458,6 +467,64 @@ def test_norm_act(case: Norm, dtype: torch.dtype) -> None:
     assert_matches(nchw(out), wanted)
     assert torch.equal(nchw(whole), reference.pad(nchw(out), case.width, case.border or "zero"))
     assert untouched(memory, whole)
+
+
+@each_dtype
+@pytest.mark.parametrize("leak", [0.0, reference.SLOPE])
+def test_gradient_where_a_plane_is_constant(leak: float, dtype: torch.dtype) -> None:
+    """Each pixel is then exactly at the activation's corner, where the slope is that below it."""
+    y = normal(2, 1, 1, 24).expand(-1, 3, 5, -1).to(dtype).contiguous()
+    g, out = normal(*y.shape, dtype=dtype), poison(2 * 3, 5, 24, dtype=dtype)
+    stats = plane_stats(y, eps=reference.EPS)
+    sums = norm_act_reduce(g, y, stats, relu=True, leak=leak)
+    norm_act_grad(g, y, stats, sums, out, relu=True, leak=leak, rows=3, top=0, left=0)
+    wanted = leak * (g.double() - g.double().mean((1, 2), keepdim=True)) * reference.EPS**-0.5
+    assert_matches(out.view_as(y), wanted)
+
+
+BENDS = {
+    "odd": (2, 5, 7, 24, 0.0),
+    "many channels": (1, 3, 5, 300, 0.0),
+    "programs of several blocks": (1, 20, 21, 64, 0.0),
+    "large means": (2, 7, 9, 16, 50.0),
+    "three pixels": (2, 1, 3, 16, 0.0),
+}
+
+
+@each_dtype
+@pytest.mark.parametrize(("n", "h", "w", "c", "mean"), BENDS.values(), ids=BENDS.keys())
+def test_how_the_gradient_of_norm_act_bends(
+    n: int, h: int, w: int, c: int, mean: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(norm_act_bend_module, "TILES", 7)
+    y, (v, e, t) = (normal(n, h, w, c) + mean).to(dtype), (normal(n, h, w, c, dtype=dtype) for _ in range(3))
+    exact = nchw(y).double().requires_grad_()
+    result = reference.norm_act(exact, act="leaky_relu")
+    (back,) = torch.autograd.grad(result, exact, nchw(e).double(), create_graph=True)
+    (bent,) = torch.autograd.grad((result * nchw(v)).sum() + (back * nchw(t)).sum(), exact)
+    tangent = torch.func.jvp(leaky, (nchw(y).double(),), (nchw(t).double(),))[1]
+
+    options: dict[str, Any] = {"leak": reference.SLOPE}
+    stats = plane_stats(y, eps=reference.EPS)
+    signal, along, out = (poison(n, h, w, c, dtype=dtype) for _ in range(3))
+    signal_sums = norm_act_reduce(e, y, stats, relu=True, **options)
+    norm_act_grad(e, y, stats, signal_sums, signal.view(n * h, w, c), relu=True, rows=h, top=0, left=0, **options)
+    tangent_sums = norm_act_reduce(t, y, stats, relu=False)
+    norm_act_tangent(t, y, stats, tangent_sums, along, **options)
+    assert_matches(nchw(signal), back, name="signal")
+    assert_matches(nchw(along), tangent, name="tangent")
+    pairs = {"signal": signal, "signal_sums": signal_sums, "tangent": along, "tangent_sums": tangent_sums}
+    norm_act_bend(v, y, stats, out=out, eps=reference.EPS, **pairs, **options)
+    assert_matches(nchw(out), bent)
+    norm_act_bend(v, y, stats, out=v, eps=reference.EPS, **pairs, **options)
+    assert torch.equal(v, out), "in place"
+
+
+def leaky(y: Tensor) -> Tensor:
+    """norm_act with LeakyReLU of y [n, c, h, w], in operations that know tangents."""
+    centred = y - y.mean((2, 3), keepdim=True)
+    variance = centred.square().mean((2, 3), keepdim=True)
+    return F.leaky_relu(centred * (variance + reference.EPS).rsqrt(), reference.SLOPE)
 
 
 DROPS = {
@@ -641,9 +708,10 @@ def test_what_is_not_finite_stays_so() -> None:
     """Deblurrer refuses such pictures; ReLU and clamp must not turn them into valid ones."""
     y, stats = normal(1, 2, 4, 16), torch.ones(1, 2, 16, device=KERNEL_DEVICE)
     y[0, 0, 1, 3] = NAN
-    out = normal(*y.shape)
-    norm_act(y, stats, out, relu=True)
-    assert torch.equal(out.isnan(), y.isnan())
+    for leak in (0.0, reference.SLOPE):
+        out = normal(*y.shape)
+        norm_act(y, stats, out, relu=True, leak=leak)
+        assert torch.equal(out.isnan(), y.isnan())
     x, weight, image = normal(1, 8, 8, 16), normal(3, 16, 7, 7), normal(1, 3, 2, 2)
     x[0, 0, 0, 0] = NAN
     out = normal(1, 3, 2, 2)
@@ -659,12 +727,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from deblurgan.kernels.norm_act import norm_act_kernel
 from deblurgan.kernels.output_tail import output_tail_kernel
-norm = dict(C=64, RELU=True, RESIDUAL=False, BORDER=0, WIDTH=0, WRITE=True, EIGHTH=0, ZERO=0)
+norm = dict(C=64, RESIDUAL=False, BORDER=0, WIDTH=0, WRITE=True, EIGHTH=0, ZERO=0)
 norm |= dict(THRESHOLD=1, TILES=64, BLOCK_P=64, BLOCK_C=64)
 tail = dict(C=16, OUT=3, TAPS=7, LINES=1, EIGHT_BIT=False, SAVE=False)
 tail |= dict(BLOCK_M=64, BLOCK_N=32, BLOCK_K=16, PRECISION="ieee")
 halves = ("x", "y", "weight", "image", "residual", "out", "saved")
-for kernel, constants in ((norm_act_kernel, norm), (output_tail_kernel, tail)):
+acts = [(norm_act_kernel, {**norm, "SLOPE": slope}) for slope in (0.0, 0.2)]
+for kernel, constants in (*acts, (output_tail_kernel, tail)):
     types = {**dict.fromkeys(halves, "*fp16"), **dict.fromkeys(("stats", "counts", "bias"), "*fp32"), "counter": "*i64"}
     signature = {a: "constexpr" if a in constants else types.get(a, "i32") for a in kernel.arg_names}
     ptx = triton.compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 80, 32)).asm["ptx"]

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import NET_TOLERANCE, assert_matches
+import deblurgan.nn
+from conftest import KERNEL_DEVICE, KERNEL_DTYPES, NET_TOLERANCE, assert_matches, relative_error
+from deblurgan import losses, ops
 from deblurgan.nn import Critic, Generator, PerceptualFeatures, pick_device, trained_parameters
 from transcriptions import article_generator, released_critic, released_generator
 
@@ -56,6 +58,54 @@ def test_critic_is_the_released_critic(padding: int) -> None:
     copy_in_order(theirs, ours)
     x = picture(2, 64, 48)
     assert_matches(ours(x), theirs(x), table=NET_TOLERANCE)
+
+
+@pytest.fixture
+def critic_in_kernels(monkeypatch: pytest.MonkeyPatch) -> Critic:
+    """In fp64, which is the reference's; in other types our kernels run, here in Triton's interpreter."""
+    pytest.importorskip("triton")
+    for module in (deblurgan.nn, ops):
+        monkeypatch.setattr(module, "why_not", lambda device: None)
+    torch.manual_seed(0)
+    critic = Critic(width=4).double().to(KERNEL_DEVICE)
+    for conv in critic.convs:
+        conv.weight.data.mul_(4)
+    return critic
+
+
+def scores_and_gradients(critic: Critic, x: Tensor) -> list[Tensor]:
+    """Scores, and gradients of a loss by the picture and by all that is trained."""
+    x = x.clone().requires_grad_()
+    scores = critic(x).float() if x.dtype == torch.float32 else critic(x)
+    return [scores, *torch.autograd.grad(scores.square().mean(), [x, *trained_parameters(critic)])]
+
+
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
+def test_critic_in_kernels_is_the_critic(critic_in_kernels: Critic, dtype: torch.dtype) -> None:
+    x = picture(2, 35, 42).to(KERNEL_DEVICE)
+    wanted = scores_and_gradients(critic_in_kernels, x)
+    critic = critic_in_kernels.float()
+    seen: list[Tensor] = []
+    critic.convs[2].register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    with torch.autocast(KERNEL_DEVICE.type, dtype, enabled=dtype != torch.float32):
+        got = scores_and_gradients(critic, x.float())
+    assert seen[0].dtype == dtype and seen[0].is_contiguous(memory_format=torch.channels_last)
+    assert seen[0].grad_fn is not None and "norm_act" in seen[0].grad_fn.name()
+    for i, (a, b) in enumerate(zip(got, wanted, strict=True)):
+        error = relative_error(a, b)
+        assert error <= 2 * NET_TOLERANCE[dtype], f"{i} of {len(wanted)}: relative error {error:.3g}"
+
+
+@pytest.mark.parametrize("norm", ["sample", "pixel"])
+def test_critic_in_kernels_can_be_differentiated_twice(critic_in_kernels: Critic, norm: losses.Norm) -> None:
+    def penalty(critic: Critic, x: Tensor) -> list[Tensor]:
+        value = losses.gradient_penalty(critic, x, x, alpha=x.new_ones(1), norm=norm, form="double")
+        return [value, *torch.autograd.grad(value, [conv.weight for conv in critic.convs])]
+
+    x = picture(1, 33, 32).to(KERNEL_DEVICE)
+    wanted = penalty(critic_in_kernels, x)
+    for a, b in zip(penalty(critic_in_kernels.float(), x.float()), wanted, strict=True):
+        assert_matches(a, b, table=NET_TOLERANCE)
 
 
 def test_critic_scores_have_the_published_sizes() -> None:

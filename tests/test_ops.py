@@ -27,9 +27,10 @@ def cases(n: int, h: int, w: int) -> dict[str, tuple[str, Arguments]]:
     return {
         "norm_act": ("norm_act", (x, None, "relu")),
         "norm_act, residual": ("norm_act", (residual, residual.flip(0), "none")),
+        "norm_act, leaky": ("norm_act", (residual, residual.flip(1), "leaky_relu")),
         "conv": ("conv_norm_relu", (x, weight, bias, None, 1, "zero", "relu")),
         "conv, residual": ("conv_norm_relu", (x, weight, bias, residual, 1, "reflect", "none")),
-        "conv, stride 2": ("conv_norm_relu", (x, weight, None, None, 2, "zero", "relu")),
+        "conv, stride 2": ("conv_norm_relu", (x, weight, None, None, 2, "zero", "leaky_relu")),
         "conv, 1x1": ("conv_norm_relu", (x, weight[..., :1, :1], bias, None, 1, "zero", "relu")),
         "up_conv": ("up_conv_norm_relu", (x, some(16, 24, 3, 3, scale=0.1, seed=5), bias)),
         "tail": ("output_tail", (x, image, some(3, 16, 7, 7, scale=0.05, seed=6), some(3, seed=7), "reflect")),
@@ -129,6 +130,66 @@ def test_a_constant_plane_becomes_zero(kernels: None) -> None:
         assert (ops.conv_norm_relu(x, weight, None, None, 1, "reflect", "none") == 0).all()
 
 
+@pytest.fixture
+def gradients(kernels: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What norm_act_grad was asked for."""
+    asked, op = [], ops.norm_act_grad
+    monkeypatch.setattr(ops, "norm_act_grad", lambda grad, x, act: asked.append(act) or op(grad, x, act))  # type: ignore[func-returns-value]
+    return asked
+
+
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
+@pytest.mark.parametrize("act", ops.ACTS)
+def test_gradient_of_norm_act_by_kernels(act: str, dtype: torch.dtype, gradients: list[str], poisoned: None) -> None:
+    for shape in ((2, 24, 9, 11), (1, 16, 1, 3), (1, 3, 34, 8)):
+        x, residual, grad = (some(*shape, seed=seed).to(KERNEL_DEVICE, dtype) for seed in range(3))
+        twins = [t.double().requires_grad_() for t in (x, residual)]
+        wanted = torch.autograd.grad(ops.norm_act(*twins, act), twins, grad.double())
+        ours = [t.clone().requires_grad_() for t in (x, residual)]
+        got = torch.autograd.grad(ops.norm_act(*ours, act), ours, grad)
+        assert got[0].is_contiguous(memory_format=torch.channels_last)
+        assert_matches(got[0], wanted[0])
+        assert torch.equal(got[1], grad)
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        again = torch.autograd.grad(ops.norm_act(*ours, act), ours[0], grad)
+        assert torch.equal(again[0], got[0]), "not deterministic"
+    assert gradients == [act] * 6
+
+
+@pytest.mark.parametrize("act", ops.ACTS)
+def test_norm_act_can_be_differentiated_twice(act: str, gradients: list[str]) -> None:
+    def second(x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
+        x = x.clone().requires_grad_()
+        (first,) = torch.autograd.grad(ops.norm_act(x, None, act), x, grad, create_graph=True)
+        return torch.autograd.grad((first * weight).sum(), x)[0]
+
+    inputs = [some(2, 16, 5, 7, seed=seed).to(KERNEL_DEVICE) for seed in range(3)]
+    assert_matches(second(*inputs), second(*(t.double() for t in inputs)))
+    assert not gradients
+
+
+def test_only_the_residual_s_gradient_is_wanted(gradients: list[str]) -> None:
+    x, residual = (some(1, 16, 3, 5, seed=seed).to(KERNEL_DEVICE) for seed in range(2))
+    ops.norm_act(x, residual.requires_grad_()).sum().backward()
+    assert residual.grad is not None and (residual.grad == 1).all()
+    assert not gradients
+
+
+def test_norm_act_grad_passes_opcheck(kernels: None) -> None:
+    grad, x = (some(2, 16, 3, 5, seed=seed).to(KERNEL_DEVICE) for seed in range(2))
+    torch.library.opcheck(torch.ops.deblurgan.norm_act_grad.default, (grad, x, "leaky_relu"))
+
+
+def test_norm_act_grad_refuses(kernels: None) -> None:
+    x = torch.rand(2, 8, 6, 6)
+    with pytest.raises(ValueError, match=r"grad must be torch.float32 \(2, 8, 6, 6\) on cpu, got torch.float16"):
+        ops.norm_act_grad(x.half(), x, "relu")
+    with pytest.raises(ValueError, match="act must be one of"):
+        ops.norm_act_grad(x, x, "gelu")
+    with pytest.raises(ValueError, match=r"x must be where the kernels run, got torch\.float64"):
+        ops.norm_act_grad(x.double(), x.double(), "relu")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_opcheck(name: str) -> None:
     op, arguments = cases(2, 9, 11)[name]
@@ -197,7 +258,7 @@ X, W = torch.rand(2, 8, 6, 6), torch.rand(4, 8, 3, 3)
         (lambda: ops.norm_act(X.int()), "x must be floating point, got torch.int32"),
         (lambda: ops.norm_act(X, X[:1]), r"residual must be torch.float32 \(2, 8, 6, 6\) on cpu, got"),
         (lambda: ops.norm_act(X, X.half()), "residual must be torch.float32"),
-        (lambda: ops.norm_act(X, None, "gelu"), "act must be one of relu, none, got 'gelu'"),
+        (lambda: ops.norm_act(X, None, "gelu"), "act must be one of relu, none, leaky_relu, got 'gelu'"),
         (lambda: ops.conv_norm_relu(X, W, stride=3), "stride must be 1 or 2, got 3"),
         (lambda: ops.conv_norm_relu(X, W, border="replicate"), "border must be one of reflect, zero, got 'replicate'"),
         (lambda: ops.conv_norm_relu(X, W[:, :5]), r"weight must take the 8 channels of x, got \(4, 5, 3, 3\)"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import NET_TOLERANCE, assert_matches
+from conftest import KERNEL_DEVICE, NET_TOLERANCE, assert_matches
 from deblurgan import losses, ops, penalty, reference
 from deblurgan.nn import Critic
 
@@ -59,6 +59,16 @@ def assert_all_match(got: list[Tensor], wanted: list[Tensor], **options: Any) ->
         assert_matches(a, b, name=f"gradient {i} of {len(wanted)}", **options)
 
 
+@pytest.fixture(params=["plain torch", "kernels"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """Where penalties that are not fp64 take this path."""
+    if request.param == "plain torch":
+        return torch.device("cpu")
+    pytest.importorskip("triton")
+    monkeypatch.setattr(penalty, "why_not", lambda device: None)
+    return KERNEL_DEVICE
+
+
 @Norms
 @pytest.mark.parametrize("pad", [1, 2])
 @pytest.mark.parametrize("layers", [1, 2, 3])
@@ -82,8 +92,8 @@ def test_other_biases_have_no_gradient(norm: losses.Norm) -> None:
 
 
 @Norms
-def test_against_fp64(norm: losses.Norm) -> None:
-    critic, x = some_critic(), pictures(*SHAPE)
+def test_against_fp64(norm: losses.Norm, path: torch.device, poisoned: None) -> None:
+    critic, x = some_critic().to(path), pictures(*SHAPE).to(path)
     value, gradients = twice(critic, x, norm=norm)
     single = copy.deepcopy(critic).float()
     got, of_weights, of_bias = penalty.penalty_gradients(**arguments(single), x=x.float(), norm=norm)
@@ -94,11 +104,13 @@ def test_against_fp64(norm: losses.Norm) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @Norms
-def test_half_convolutions_err_as_double_backward_does(norm: losses.Norm, dtype: torch.dtype) -> None:
-    critic, x = some_critic(8), pictures(*SHAPE)
+def test_half_convolutions_err_as_double_backward_does(
+    norm: losses.Norm, dtype: torch.dtype, path: torch.device
+) -> None:
+    critic, x = some_critic(8).to(path), pictures(*SHAPE).to(path)
     wanted = torch.cat([g.flatten() for g in twice(critic, x, norm=norm)[1]])
     single = copy.deepcopy(critic).float()
-    with torch.autocast("cpu", dtype):
+    with torch.autocast(path.type, dtype):
         _, native = twice(single, x.float(), norm=norm)
     _, of_weights, of_bias = penalty.penalty_gradients(**arguments(single), x=x.float(), norm=norm, dtype=dtype)
     got, peer = (torch.cat([g.double().flatten() for g in each]) for each in ([*of_weights, of_bias], native))
@@ -122,23 +134,26 @@ def test_statistics_are_those_of_the_reference() -> None:
 
 
 @Norms
-def test_no_gradient_is_a_penalty_without_nan(norm: losses.Norm) -> None:
-    critic = some_critic()
+def test_no_gradient_is_a_penalty_without_nan(norm: losses.Norm, path: torch.device) -> None:
+    critic = some_critic().float().to(path)
     for conv in critic.convs:
         nn.init.zeros_(conv.weight)
-    value, of_weights, of_bias = penalty.penalty_gradients(**arguments(critic), x=pictures(*SHAPE), norm=norm)
+    x = pictures(*SHAPE).float().to(path)
+    value, of_weights, of_bias = penalty.penalty_gradients(**arguments(critic), x=x, norm=norm)
     assert float(value) == 10.0
     assert all(torch.equal(g, torch.zeros_like(g)) for g in (*of_weights, of_bias))
 
 
 @Norms
-def test_a_critic_s_update_in_one_sweep(norm: losses.Norm) -> None:
-    critic = some_critic()
-    sharp, restored, x = (pictures(*SHAPE, seed=seed) for seed in range(3))
-    loss, value = losses.critic_loss(critic(sharp), critic(restored)), at(critic, x, form="double", norm=norm)
+def test_a_critic_s_update_in_one_sweep(norm: losses.Norm, path: torch.device, poisoned: None) -> None:
+    critic = some_critic().to(path)
+    given = {name: pictures(*SHAPE, seed=seed).to(path) for seed, name in enumerate(("sharp", "restored", "x"))}
+    value = at(critic, given["x"], form="double", norm=norm)
+    loss = losses.critic_loss(critic(given["sharp"]), critic(given["restored"]))
     gradients = torch.autograd.grad(loss + value, parameters(critic))
+    single = {name: x.float() for name, x in given.items()}
     got_loss, got_value, of_weights, of_bias = penalty.critic_gradients(
-        **arguments(critic), sharp=sharp, restored=restored, x=x, norm=norm
+        **arguments(critic.float()), **single, norm=norm
     )
     assert_matches(got_loss, loss)
     assert_matches(got_value, value)
@@ -246,7 +261,7 @@ def test_opcheck(norm: losses.Norm) -> None:
     torch.library.opcheck(torch.ops.deblurgan.gradient_penalty.default, (x, weights, bias, 2, norm, 3.0, None))
 
 
-def test_compile_sees_the_penalty_whole() -> None:
+def test_compile_sees_the_penalty_whole(path: torch.device) -> None:
     critic, x = some_critic(2, layers=2), pictures(2, 3, 17, 20)
     given = {**arguments(critic), "x": x}
     _, wanted, of_bias = penalty.penalty_gradients(**given)
