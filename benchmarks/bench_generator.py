@@ -37,6 +37,7 @@ ON_CPU = {
     "ONNX Runtime fp32": (FP32, runners.onnx_runtime),
     "OpenVINO bf16": (BF16, partial(runners.openvino, dtype=BF16)),
 }
+COMPILED = [path for path in ON_CPU if not path.startswith("eager") and path != "ours"]
 ON_CUDA = {
     "ours": runners.engine,
     "eager fp32 NCHW": runners.eager,
@@ -99,6 +100,8 @@ def forward_work(net: Generator, x: Tensor, dtype: torch.dtype) -> Work:
 @pytest.mark.parametrize("case", CPU_CASES, ids=str)
 @torch.no_grad()
 def bench_generator_on_cpu(benchmark: BenchmarkFixture, case: Case, path: str) -> None:
+    if case.preset != "paper" and path in COMPILED:
+        pytest.skip("compiling takes a minute a network: paper alone")
     net, x, wanted = problem(case.preset, case.shape, "cpu")
     dtype, build = ON_CPU[path]
     measure(

@@ -51,11 +51,13 @@ TRUNKS: dict[str, Trunk] = {"int8": "int8", "float8_e4m3fn": "fp8"}  # by a type
 PICTURE, SMALL = (1, 3, 720, 1280), (1, 3, 256, 256)  # of the small one norm_act merges the tiles
 REDUCTION = {"stem": 1, "down.0": 2, "down.1": 4, "trunk": 4, "up.0": 2, "up.1": 1}  # of a layer's sides
 OTHERS = ("pack_image", "tile_stats", "merge_stats", "norm_act")
-# Backward, in the type of training. Other gradients are these kernels again, or convolutions without statistics
+# Backward, in the type of training
 GRADIENTS = ("norm_act_reduce", "norm_act_grad", "output_tail_grad")
 # Of the critic's penalty, which launches norm_act and its gradient too
 CRITIC = ("norm_act_tangent", "norm_act_bend_reduce", "norm_act_bend")
 PLANES = ((2, 128, 65, 65), (2, 256, 33, 33), (2, 512, 34, 34))  # that its norms see
+# Layers by the channels that their input's gradient goes from and to; others' are of the same shapes
+INPUTS = {"down.0": (128, 64), "down.1": (256, 128), "trunk": (256, 256), "up.0": (128, 256), "head": (64, 64)}
 WEIGHTS = ("stem", "down.0", "down.1", "trunk")
 
 
@@ -159,8 +161,11 @@ def jobs() -> Iterator[Job]:
                 yield Job(arch, dtype, kernel)
     for arch in ARCHS:
         for layer, kind, (c, cout) in sites:
-            for config in candidates(f"{kind}.wgrad", arch, cout, c) if layer in WEIGHTS else ():
-                yield Job(arch, "bfloat16", "", f"{layer}.wgrad", f"{kind}.wgrad", astuple(config), label(config))
+            shapes = {"wgrad": (cout, c) if layer in WEIGHTS else None, "dgrad": INPUTS.get(layer)}
+            for which, shape in shapes.items():
+                for config in candidates(f"{kind}.{which}", arch, *shape) if shape else ():
+                    names = f"{layer}.{which}", f"{kind}.{which}"
+                    yield Job(arch, "bfloat16", "", *names, astuple(config), label(config))
         for kernel in GRADIENTS + CRITIC:
             yield Job(arch, "bfloat16", kernel)
 
@@ -178,7 +183,7 @@ def choose(job: Job) -> Choose:
     """The job's configuration for its layer, the table's default for all others."""
     from deblurgan.kernels.conv_stats import ConvConfig
 
-    reduction = REDUCTION.get(job.layer.removesuffix(".wgrad"), 1)
+    reduction = REDUCTION.get(job.layer.removesuffix(".wgrad").removesuffix(".dgrad"), 1)
     question = job.kind.removesuffix("8"), PICTURE[2] * PICTURE[3] // reduction**2, getattr(torch, job.dtype)
     default = from_table("", [])
     return lambda *asked: ConvConfig(*job.config) if asked == question else default(*asked)
@@ -232,15 +237,18 @@ def compile_job(job: Job) -> list[Row]:
         with compiling(job.arch, (f"{job.kernel}_kernel",)) as found:
             penalise()
         return [{**head_of(job), **facts(kernel)} for kernel in found.values()]
-    if job.kernel in GRADIENTS or job.kind.endswith(".wgrad"):
+    convolutions = ("conv_stats_kernel", "flat_conv_stats_kernel", "up_conv_stats_kernel")
+    if job.kernel in GRADIENTS or "." in job.kind:
         names = (f"{job.kernel}_kernel",) if job.kernel else ("conv_wgrad_kernel", "flat_conv_wgrad_kernel")
+        if job.kind.endswith(".dgrad"):
+            names = convolutions
         with compiling(job.arch, names) as found:
             for preset in ("paper", "article") if job.kernel else ("paper",):
                 differentiate(preset, job)
             if job.kernel:
                 penalise()
         return [{**head_of(job), **facts(kernel)} for kernel in found.values()]
-    names = ("conv_stats_kernel", "flat_conv_stats_kernel", "up_conv_stats_kernel")
+    names = convolutions
     if job.kernel or job.layer == "head":
         names = (f"{job.kernel or 'output_tail'}_kernel",)
     with compiling(job.arch, names) as found:
