@@ -13,7 +13,8 @@ from contextlib import contextmanager
 
 # glibc's malloc.h
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_DEFAULT, _NEVER = 128 * 1024, 2**31 - 1
+_NEVER = 2**31 - 1
+_AFTER = {_MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26}  # where glibc's own come to rest once large blocks were freed
 
 _lock = threading.Lock()
 _users = 0
@@ -39,7 +40,7 @@ def _enter() -> None:
     with _lock:
         _users += 1
         if _users == 1 and is_kept_here():
-            _set_thresholds(_NEVER)
+            _set_thresholds(dict.fromkeys(_AFTER, _NEVER))
 
 
 def _leave() -> None:
@@ -47,10 +48,10 @@ def _leave() -> None:
     with _lock:
         _users -= 1
         if _users == 0 and is_kept_here():
-            _set_thresholds(_DEFAULT)
+            _set_thresholds(_AFTER)
             ctypes.CDLL(None).malloc_trim(0)
 
 
-def _set_thresholds(size: int) -> None:
-    for threshold in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
+def _set_thresholds(sizes: dict[int, int]) -> None:
+    for threshold, size in sizes.items():
         ctypes.CDLL(None).mallopt(threshold, size)
