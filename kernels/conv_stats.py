@@ -17,6 +17,7 @@ tile, what the gradient of the norm before them needs, with g' = g kept (a > 0):
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import triton
 import triton.language as tl
@@ -33,6 +34,17 @@ class ConvConfig:
     warps: int = 4
     stages: int = 3
     form: str = "pointer"
+
+    def arguments(self, tf32: bool) -> dict[str, Any]:
+        """What every kernel that is cut so takes at launch; fp32 numbers are multiplied as tf32 or whole."""
+        return {
+            "BLOCK_M": self.block_m,
+            "BLOCK_N": self.block_n,
+            "BLOCK_K": self.block_k,
+            "PRECISION": "tf32" if tf32 else "ieee",
+            "num_warps": self.warps,
+            "num_stages": self.stages,
+        }
 
 
 @triton.jit
@@ -336,18 +348,10 @@ def conv_stats(
     where x's zero is not 0.
     """
     n, h, w, cout = y.shape
-    precision = "tf32" if tf32 else "ieee"
     across = triton.cdiv(cout, config.block_n)
     check_gate(gate, y, partials, counts)
     tiles = 0 if partials is None else partials.shape[1]
-    blocks = {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n, "BLOCK_K": config.block_k}
-    shape = {
-        "C": weight.shape[1] // (taps[0] * taps[1]),
-        "COUT": cout,
-        "STATS": counts is not None,
-        "PRECISION": precision,
-    }
-    launch = {"num_warps": config.warps, "num_stages": config.stages}
+    shape = {"C": weight.shape[1] // (taps[0] * taps[1]), "COUT": cout, "STATS": counts is not None}
     if config.form == "tma":
         from triton.tools.tensor_descriptor import TensorDescriptor
 
@@ -381,9 +385,8 @@ def conv_stats(
             y.stride(0) // cout,
             tiles,
             **shape,
-            **blocks,
             EIGHTH=eighth,
-            **launch,
+            **config.arguments(tf32),
         )
         return
     if scales is not None:
@@ -408,8 +411,7 @@ def conv_stats(
         TAPS_Y=taps[0],
         TAPS_X=taps[1],
         STRIDE=stride,
-        **blocks,
-        **launch,
+        **config.arguments(tf32),
     )
 
 
@@ -451,10 +453,5 @@ def up_conv_stats(
         C=weight.shape[1] // 9,
         COUT=cout,
         STATS=counts is not None,
-        BLOCK_M=config.block_m,
-        BLOCK_N=config.block_n,
-        BLOCK_K=config.block_k,
-        PRECISION="tf32" if tf32 else "ieee",
-        num_warps=config.warps,
-        num_stages=config.stages,
+        **config.arguments(tf32),
     )

@@ -158,9 +158,6 @@ def conv_wgrad(
     total, pixels = step_count(dy, config), flat_pixels(dy)
     steps = triton.cdiv(total, partials.shape[0])
     grid = (tiles(c, cout, taps, config), partials.shape[0])
-    shape = {"C": c, "COUT": cout, "PRECISION": "tf32" if tf32 else "ieee"}
-    blocks = {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n, "BLOCK_K": config.block_k}
-    launch = {"num_warps": config.warps, "num_stages": config.stages}
     if pixels + 2 * config.block_k * steps >= 2**31:
         raise ValueError(f"dy must have below 2^31 pixels, got {tuple(dy.shape)}")
     if config.form != "tma":
@@ -176,12 +173,12 @@ def conv_wgrad(
             x.stride(1) // x.stride(2),
             *dy.stride()[:3],
             X_PIXEL=x.stride(2),
-            **shape,
+            C=c,
+            COUT=cout,
             TAPS_Y=taps[0],
             TAPS_X=taps[1],
             STRIDE=stride,
-            **blocks,
-            **launch,
+            **config.arguments(tf32),
         )
         return
     from triton.tools.tensor_descriptor import TensorDescriptor
@@ -198,7 +195,7 @@ def conv_wgrad(
         partials,
         x.stride(1) // c,
         steps,
-        **shape,
-        **blocks,
-        **launch,
+        C=c,
+        COUT=cout,
+        **config.arguments(tf32),
     )

@@ -154,10 +154,5 @@ def output_tail(
         LINES=rows,
         EIGHT_BIT=out.dtype == torch.uint8,
         SAVE=saved is not None,
-        BLOCK_M=config.block_m,
-        BLOCK_N=config.block_n,
-        BLOCK_K=config.block_k,
-        PRECISION="tf32" if tf32 else "ieee",
-        num_warps=config.warps,
-        num_stages=config.stages,
+        **config.arguments(tf32),
     )
