@@ -132,6 +132,9 @@ class TrainConfig(Options):
     """reference: plain torch throughout, the penalty by double backward, each launch by itself."""
     graphs: bool = True
     """On CUDA, replay the whole step as one CUDA graph."""
+    deterministic: bool = False
+    """On CUDA, the same bits in every run of the same seed: cuDNN and torch keep to algorithms that give them, as this
+    package's kernels and all training on a CPU do in any case."""
     compile: bool = False
     """torch.compile the generator, for training on a CPU; it needs a C++ compiler, and a minute for the first step."""
     workers: int | None = None

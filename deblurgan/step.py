@@ -7,6 +7,8 @@ whole step is captured once and replayed as one CUDA graph.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -40,6 +42,23 @@ def pick_precision(precision: str, device: torch.device) -> str:
     if precision != "auto":
         return precision
     return "fp32" if why_not_bf16(device) else "bf16"
+
+
+@contextmanager
+def deterministic_algorithms() -> Iterator[None]:
+    """Torch's own operations give the same bits each time, or raise. A setting of the whole process, put back after."""
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic  # a module with a property, which types do not show
+    fill, benchmark = memory.fill_uninitialized_memory, torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    memory.fill_uninitialized_memory = fill and enabled  # costs a launch for each new tensor
+    torch.backends.cudnn.benchmark = False  # which algorithm is fastest differs from run to run
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        memory.fill_uninitialized_memory, torch.backends.cudnn.benchmark = fill, benchmark
 
 
 class Step:
@@ -100,7 +119,8 @@ class Step:
         self.alphas[1] = number * n * self.config.critic_steps
         self.share.fill_(1 - min(self.config.ema, (2 + number) / (11 + number)))
         try:
-            return self._run(blurred, sharp)
+            with deterministic_algorithms() if self.config.deterministic else nullcontext():
+                return self._run(blurred, sharp)
         except torch.cuda.OutOfMemoryError as error:
             self._graph = None
             raise TrainingError(

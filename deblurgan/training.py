@@ -54,7 +54,7 @@ VALIDATION_SIDE = 512  # validation looks at the centre of larger pictures
 # Options that a run may go on with when changed; the pictures themselves are compared by name.
 MAY_CHANGE = frozenset(
     {"data", "out", "val", "mix", "init", "epochs", "steps", "device", "workers", "resume"}
-    | {"log_every", "val_every", "val_pictures", "max_bad_fraction", "graphs", "cache"}
+    | {"log_every", "val_every", "val_pictures", "max_bad_fraction", "graphs", "deterministic", "cache"}
 )
 
 

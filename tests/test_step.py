@@ -71,6 +71,35 @@ def test_a_step_is_a_function_of_its_number() -> None:
     assert all(torch.equal(after[name], wanted[name]) for name in wanted)
 
 
+class Seen(Exception):
+    pass
+
+
+def test_deterministic_holds_for_the_step_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    step, seen = new_step(deterministic=True), []
+
+    def run(*_: Tensor) -> Tensor:
+        seen.append((torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark))
+        raise Seen
+
+    monkeypatch.setattr(step, "run", run)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    with pytest.raises(Seen):
+        step(*pictures(0), number=0, rate=1e-3)
+    assert seen == [(True, False)]
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.backends.cudnn.benchmark
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_deterministic_steps_give_the_same_bits(device: torch.device, backend: str) -> None:
+    """Every operation of the step has such a form: torch raises for those that have none."""
+    options = {"deterministic": True, "content": "vgg16", "backend": backend, "tv_weight": 0.1}
+    first, again = (steps(new_step(device.type, **options), 3, device.type) for _ in range(2))
+    assert torch.equal(first, again)
+
+
 def test_the_learning_rate_is_obeyed_after_loading() -> None:
     step = new_step()
     steps(step, 1)
