@@ -84,6 +84,21 @@ def texture(h: int, w: int, *, seed: int = 0) -> np.ndarray:
     return np.clip(128 + 70 * waves + random.normal(0, 20, (h, w, 3)), 0, 255).astype(np.uint8)
 
 
+def textures(n: int, h: int, w: int) -> Tensor:
+    """uint8 [n, 3, h, w] with texture, on the kernels' device."""
+    made = [torch.from_numpy(texture(h, w, seed=seed)).permute(2, 0, 1) for seed in range(n)]
+    return torch.stack(made).to(KERNEL_DEVICE)
+
+
+@torch.no_grad()
+def lively(generator: Generator) -> Generator:
+    """The generator with weights and biases that all matter, on the kernels' device."""
+    for parameter in generator.parameters():
+        parameter.normal_(0, 0.3 if parameter.dim() == 1 else parameter[0].numel() ** -0.5)
+    generator.head.weight.mul_(0.3)
+    return generator.to(KERNEL_DEVICE)
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """A folder of four sharp pictures."""

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from conftest import KERNEL_DEVICE, KERNEL_DTYPES, NET_TOLERANCE, relative_error, texture
+from conftest import KERNEL_DEVICE, KERNEL_DTYPES, NET_TOLERANCE, lively, relative_error, textures
 from deblurgan import convolution, engine, inference, nn, reference
 from deblurgan.engine import Engine, Workspace
 from deblurgan.inference import Deblurrer
@@ -52,19 +52,8 @@ def library(kind: str, pixels: int, dtype: torch.dtype) -> ConvConfig | None:
 
 
 def net(preset: str = "paper", *, width: int = 16, blocks: int = 1) -> Generator:
-    """A generator of which every weight and bias matters."""
     torch.manual_seed(0)
-    generator = Generator(preset, width=width, blocks=blocks).eval().requires_grad_(False)
-    for parameter in generator.parameters():
-        parameter.normal_(0, 0.3 if parameter.dim() == 1 else parameter[0].numel() ** -0.5)
-    generator.head.weight.mul_(0.3)
-    return generator.to(KERNEL_DEVICE)
-
-
-def pictures(n: int, h: int, w: int) -> Tensor:
-    """uint8 [n, 3, h, w] with texture."""
-    made = [torch.from_numpy(texture(h, w, seed=seed)).permute(2, 0, 1) for seed in range(n)]
-    return torch.stack(made).to(KERNEL_DEVICE)
+    return lively(Generator(preset, width=width, blocks=blocks)).eval().requires_grad_(False)
 
 
 def signed(levels: Tensor) -> Tensor:
@@ -124,14 +113,14 @@ def test_engine_is_the_generator(case: Case, dtype: torch.dtype, poisoned: None)
     if case.choose is flat_trunk and KERNEL_DEVICE.type == "cuda" and torch.cuda.get_device_capability() < (9, 0):
         pytest.skip("tma needs compute capability 9.0")
     generator = net(case.preset, width=case.width, blocks=case.blocks)
-    x = signed(pictures(2, *case.size))
+    x = signed(textures(2, *case.size))
     got = engine_of(generator, dtype, case.choose)(x)
     assert got.dtype == x.dtype
     assert_like_torch(got, generator, x, dtype)
 
 
 def test_engine_restores_8_bit_pictures(poisoned: None) -> None:
-    generator, levels = net(), pictures(1, 8, 12)
+    generator, levels = net(), textures(1, 8, 12)
     got = engine_of(generator)(levels)
     assert got.dtype == torch.uint8
     exact = (truth(generator, levels.double() / 127.5 - 1) + 1) * 127.5
@@ -141,7 +130,7 @@ def test_engine_restores_8_bit_pictures(poisoned: None) -> None:
 def test_engine_takes_shapes_in_turn(poisoned: None) -> None:
     generator = net()
     run = engine_of(generator, choose=ours)
-    small, wide = signed(pictures(1, 8, 8)), signed(pictures(1, 8, 16))
+    small, wide = signed(textures(1, 8, 8)), signed(textures(1, 8, 16))
     first = run(small)
     kept = first.clone()
     assert_like_torch(run(wide), generator, wide, torch.float32)
@@ -151,7 +140,7 @@ def test_engine_takes_shapes_in_turn(poisoned: None) -> None:
 
 @pytest.mark.parametrize("choose", [ours, library])
 def test_merging_apart_changes_nothing(choose: table.Choose, poisoned: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, x = engine_of(net(), choose=choose), signed(pictures(2, 8, 12))
+    run, x = engine_of(net(), choose=choose), signed(textures(2, 8, 12))
     together = run(x)
     monkeypatch.setattr(norm_act, "MOST_TILES", 0)
     assert residual_error(run(x), together.double(), x) <= 1e-5
@@ -159,7 +148,7 @@ def test_merging_apart_changes_nothing(choose: table.Choose, poisoned: None, mon
 
 def test_engine_takes_any_strides(poisoned: None) -> None:
     run = engine_of(net(blocks=0))
-    x = signed(pictures(1, 8, 16))[..., ::2]
+    x = signed(textures(1, 8, 16))[..., ::2]
     wanted = run(x.contiguous())
     assert torch.equal(run(x), wanted)
     assert torch.equal(run(x.contiguous(memory_format=torch.channels_last)), wanted)
@@ -200,7 +189,7 @@ def test_paths_tell_what_runs() -> None:
         return HEAD if kind in ("head", "down") else None
 
     run = engine_of(net("article"), choose=choose)
-    run(signed(pictures(2, 8, 12)))
+    run(signed(textures(2, 8, 12)))
     ran, asked[:] = list(asked), []
     paths = run.paths(2, 8, 12)
     assert asked == ran
@@ -340,7 +329,7 @@ def test_generator_takes_the_engine(fast: None, monkeypatch: pytest.MonkeyPatch)
     calls = []
     run = Engine.__call__
     monkeypatch.setattr(Engine, "__call__", lambda self, *args: calls.append(args) or run(self, *args))
-    x = signed(pictures(1, 8, 8))
+    x = signed(textures(1, 8, 8))
     got = generator(x)
     assert len(calls) == 1
     assert_like_torch(got, generator, x, torch.float32)
@@ -357,7 +346,7 @@ def test_generator_takes_the_engine(fast: None, monkeypatch: pytest.MonkeyPatch)
 def test_dropout_is_the_reference_s(trunk: engine.Trunk, dtype: torch.dtype, poisoned: None) -> None:
     """The same masks by either way; in 8 bits the residual is as far from plain torch's as without dropout."""
     generator = net(blocks=2)
-    x, counter = signed(pictures(2, 8, 8)), torch.tensor([5, 2**33], device=KERNEL_DEVICE)
+    x, counter = signed(textures(2, 8, 8)), torch.tensor([5, 2**33], device=KERNEL_DEVICE)
     kept = x[1:], counter + torch.tensor([0, 1], device=KERNEL_DEVICE)
     choose = flat_trunk if trunk == "int8" else ours
     if trunk == "int8" and KERNEL_DEVICE.type == "cuda" and torch.cuda.get_device_capability() < (9, 0):
@@ -414,7 +403,7 @@ def test_why_reference_names_the_reason(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_compiled_generator_is_plain_torch(fast: None) -> None:
-    generator, x = net(width=4), signed(pictures(1, 8, 8))
+    generator, x = net(width=4), signed(textures(1, 8, 8))
     with torch.no_grad():
         got = torch.compile(generator, backend="eager", fullgraph=True)(x)
     assert generator._engine is None
@@ -535,7 +524,7 @@ def on_gpu(dtype: torch.dtype = torch.float16, **options: Any) -> Generator:
 def test_gpu_matches_the_reference(preset: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     generator = net(preset, width=64 if preset == "paper" else 24, blocks=3)
-    x = signed(pictures(2, 64, 100))
+    x = signed(textures(2, 64, 100))
     fast = deepcopy(generator).to(dtype)
     assert fast.why_reference(x) is None
     with torch.no_grad():
@@ -546,7 +535,7 @@ def test_gpu_matches_the_reference(preset: str, dtype: torch.dtype, monkeypatch:
 @gpu
 def test_gpu_replays_a_graph() -> None:
     generator = on_gpu()
-    x, y = (signed(part[None]).half() for part in pictures(2, 32, 48))
+    x, y = (signed(part[None]).half() for part in textures(2, 32, 48))
     first = [generator(x), generator(y)]
     kept = [result.clone() for result in first]
     graphs = generator._fast()._graphs
@@ -563,7 +552,7 @@ def test_gpu_replays_a_graph() -> None:
 
 @gpu
 def test_gpu_replays_a_graph_with_dropout() -> None:
-    generator, x = on_gpu(), signed(pictures(1, 32, 48)).half()
+    generator, x = on_gpu(), signed(textures(1, 32, 48)).half()
     with torch.no_grad():
         seeds = {seed: [generator(x, seed=seed) for _ in range(3)] for seed in (1, 2)}
         plain = generator(x)
@@ -575,7 +564,7 @@ def test_gpu_replays_a_graph_with_dropout() -> None:
 
 @gpu
 def test_gpu_takes_changed_weights_after_a_capture() -> None:
-    generator, x = on_gpu(), signed(pictures(1, 16, 24))
+    generator, x = on_gpu(), signed(textures(1, 16, 24))
     for _ in range(3):
         before = generator(x)
     generator.head.weight.mul_(-1)
@@ -589,7 +578,7 @@ def test_gpu_takes_changed_weights_after_a_capture() -> None:
 
 @gpu
 def test_gpu_in_inference_mode_and_out() -> None:
-    generator, x = on_gpu(), signed(pictures(1, 16, 24))
+    generator, x = on_gpu(), signed(textures(1, 16, 24))
     with torch.inference_mode():
         inside = [generator(x) for _ in range(3)]
     outside = [generator(x) for _ in range(3)]
@@ -599,7 +588,7 @@ def test_gpu_in_inference_mode_and_out() -> None:
 
 @gpu
 def test_gpu_inside_a_capture() -> None:
-    generator, x = on_gpu(), signed(pictures(1, 16, 24))
+    generator, x = on_gpu(), signed(textures(1, 16, 24))
     wanted = generator(x)
     still = torch.zeros_like(x)
     graph = torch.cuda.CUDAGraph()
@@ -608,7 +597,7 @@ def test_gpu_inside_a_capture() -> None:
     still.copy_(x)
     graph.replay()
     assert torch.equal(captured, wanted)
-    generator(signed(pictures(2, 64, 64)))  # another shape takes other memory, the captured graph keeps its own
+    generator(signed(textures(2, 64, 64)))  # another shape takes other memory, the captured graph keeps its own
     spoiled = [torch.full((2**k,), float("nan"), device="cuda") for k in range(8, 20) for _ in range(20)]
     graph.replay()
     assert torch.equal(captured, wanted)
@@ -617,7 +606,7 @@ def test_gpu_inside_a_capture() -> None:
 
 @gpu
 def test_gpu_on_another_stream() -> None:
-    generator, x = on_gpu(), signed(pictures(1, 16, 24))
+    generator, x = on_gpu(), signed(textures(1, 16, 24))
     wanted = generator(x)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -631,7 +620,7 @@ def test_gpu_on_another_stream() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="torch sees no second CUDA device")
 def test_gpu_that_is_not_the_current_one() -> None:
-    generator, x = on_gpu(), signed(pictures(1, 16, 24))
+    generator, x = on_gpu(), signed(textures(1, 16, 24))
     wanted = generator(x)
     generator.to("cuda:1")
     for _ in range(3):

@@ -12,7 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from conftest import KERNEL_DEVICE, KERNEL_DTYPES, NET_TOLERANCE, OP_TOLERANCE, assert_matches, relative_error, texture
+from conftest import (
+    KERNEL_DEVICE,
+    KERNEL_DTYPES,
+    NET_TOLERANCE,
+    OP_TOLERANCE,
+    assert_matches,
+    lively,
+    relative_error,
+    textures,
+)
 from deblurgan import convolution, nn, ops, reference, tape
 from deblurgan.kernels.table import Choose
 from deblurgan.nn import Generator
@@ -422,20 +431,13 @@ def library(kind: str, pixels: int, dtype: torch.dtype) -> ConvConfig | None:
 
 
 def net(preset: str = "paper", **options: Any) -> Generator:
-    """A generator of which every weight and bias matters."""
     torch.manual_seed(0)
-    generator = Generator(preset, **{"width": 8, "blocks": 1, **options}).train()
-    with torch.no_grad():
-        for parameter in generator.parameters():
-            parameter.normal_(0, 0.3 if parameter.dim() == 1 else parameter[0].numel() ** -0.5)
-        generator.head.weight.mul_(0.3)
-    return generator.to(KERNEL_DEVICE)
+    return lively(Generator(preset, **{"width": 8, "blocks": 1, **options})).train()
 
 
 def pictures(n: int, h: int, w: int) -> Tensor:
     """[n, 3, h, w] in [-1, 1] with texture."""
-    made = [torch.from_numpy(texture(h, w, seed=seed)).permute(2, 0, 1) for seed in range(n)]
-    return torch.stack(made).to(KERNEL_DEVICE).float() / 127.5 - 1
+    return textures(n, h, w).float() / 127.5 - 1
 
 
 COUNTER = torch.tensor([11, 4], device=KERNEL_DEVICE)
