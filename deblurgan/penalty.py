@@ -8,7 +8,8 @@ g = grad D(x), of the sum of a picture's scores, and u = dP/dg held fixed, the g
 by the weights is that of <u, g>, the derivative of D along u. A tangent t runs forward from u beside x. It meets the
 Jacobians of the backward pass that made g, transposed, so that its adjoint at each convolution's output is the signal
 lambda which that pass left there. The adjoint mu of x comes back through InstanceNorm's second derivative. A weight's
-gradient is then one convolution gradient over both pairs, (lambda, t) and (mu, x).
+gradient is then one convolution gradient over both pairs, (lambda, t) and (mu, x). Pictures whose scores count too ride
+along in the first two passes, with pairs (lambda, x).
 
 Activations are kept in the dtype of the convolutions; statistics and norms are fp32, or fp64 for fp64 pictures.
 InstanceNorm and LeakyReLU with all their derivatives are kernels on CUDA (`KernelNormAct`), elsewhere plain torch
@@ -51,6 +52,9 @@ class NormAct(Protocol):
     def adjoint(self, v: Tensor, signal: Tensor, signal_sums: Tensor, tangent: Tensor, tangent_sums: Tensor) -> Tensor:
         """The gradient by z where v is that of the result, and that of <e, tangent>, with what `signal` made of e."""
 
+    def first(self, n: int) -> NormAct:
+        """The same of the first n pictures."""
+
 
 @torch.no_grad()
 def penalty_value(
@@ -67,7 +71,7 @@ def penalty_value(
     with torch.autocast(x.device.type, enabled=False):
         layers = _layers(weights, padding, dtype or x.dtype)
         inputs, norms = _forward(layers, bias, x)
-        _, _, gradient = _backward(layers, inputs, norms)
+        _, _, gradient = _backward(layers, inputs, norms, (1.0,))
         return _value(_length(gradient, norm), weight)
 
 
@@ -94,8 +98,36 @@ def penalty_gradients(
     with torch.autocast(x.device.type, enabled=False):
         layers = _layers(weights, padding, dtype or x.dtype)
         inputs, norms = _forward(layers, bias, x)
-        value, gradients, of_bias = _sweep(layers, inputs, norms, norm, weight)
+        value, gradients, of_bias = _sweep(layers, inputs, norms, (1.0,), norm, weight)
         return value, [_like(g, w) for g, w in zip(gradients, weights, strict=True)], _like(of_bias, bias)
+
+
+@torch.no_grad()
+def critic_gradients(
+    weights: Sequence[Tensor],
+    bias: Tensor,
+    sharp: Tensor,
+    restored: Tensor,
+    x: Tensor,
+    *,
+    padding: int,
+    norm: Norm = "sample",
+    weight: float = 10.0,
+    dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor, list[Tensor], Tensor]:
+    """mean(D(restored)) - mean(D(sharp)), the penalty at x, and the gradients of their sum by the weights and by the
+    first bias: a critic's update of WGAN-GP in one sweep.
+
+    All pictures [n, 3, h, w]; the rest as for `penalty_gradients`. Here, too, no other bias has a gradient.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        layers = _layers(weights, padding, dtype or x.dtype)
+        inputs, norms = _forward(layers, bias, torch.cat([x, restored, sharp]))
+        _, of_restored, of_sharp = _wide(_convolved(layers[-1], inputs[-1])).chunk(3)
+        pulls = (1.0, 1 / of_restored.numel(), -1 / of_sharp.numel())
+        value, gradients, of_bias = _sweep(layers, inputs, norms, pulls, norm, weight)
+        found = [_like(g, w) for g, w in zip(gradients, weights, strict=True)]
+        return of_restored.mean() - of_sharp.mean(), value, found, _like(of_bias, bias)
 
 
 def _layers(weights: Sequence[Tensor], padding: int, dtype: torch.dtype) -> list[_Layer]:
@@ -123,11 +155,15 @@ def _forward(layers: list[_Layer], bias: Tensor, x: Tensor) -> tuple[list[Tensor
 
 
 def _backward(
-    layers: list[_Layer], inputs: list[Tensor], norms: dict[int, NormAct]
+    layers: list[_Layer], inputs: list[Tensor], norms: dict[int, NormAct], pulls: Sequence[float]
 ) -> tuple[list[Tensor], dict[int, Tensor], Tensor]:
-    """From the sum of the scores: signals at the convolutions' outputs, the norms' sums of them, and the gradient."""
-    last, seen = layers[-1], inputs[-1]
-    signals = [seen.new_ones(seen.shape[0], 1, *(side + 2 * last.padding - 3 for side in seen.shape[2:]))]
+    """Signals at the convolutions' outputs, the norms' sums of them, and the gradient of the first pictures.
+
+    The pictures are as many groups as there are `pulls`, the derivatives of the whole by each of a group's scores.
+    """
+    last, seen, first = layers[-1], inputs[-1], inputs[0].shape[0] // len(pulls)
+    sides = [side + 2 * last.padding - 3 for side in seen.shape[2:]]
+    signals = [torch.cat([seen.new_full((first, 1, *sides), pull) for pull in pulls])]
     sums: dict[int, Tensor] = {}
     for i in reversed(range(len(layers) - 1)):
         signal = _to_input(layers[i + 1], signals[0], inputs[i + 1])
@@ -136,7 +172,7 @@ def _backward(
         else:
             signal = _leak(signal, inputs[i + 1])
         signals.insert(0, signal)
-    return signals, sums, _wide(_to_input(layers[0], signals[0], inputs[0]))
+    return signals, sums, _wide(_to_input(layers[0], signals[0][:first], inputs[0][:first]))
 
 
 def _tangents(
@@ -159,27 +195,34 @@ def _sweep(
     layers: list[_Layer],
     inputs: list[Tensor],
     norms: dict[int, NormAct],
+    pulls: Sequence[float],
     norm: Norm,
     weight: float,
 ) -> tuple[Tensor, list[Tensor], Tensor]:
-    """The penalty, and its gradients by the weights and by the first bias."""
-    signals, signal_sums, gradient = _backward(layers, inputs, norms)
+    """The penalty at the first group of pictures, and the gradients of it and of the other groups' scores, see
+    `_backward`, by the weights and by the first bias."""
+    signals, signal_sums, gradient = _backward(layers, inputs, norms, pulls)
     length = _length(gradient, norm)
     share = torch.where(length > 0, 1 - 1 / length, 0) * (2 * weight / length.numel())
-    tangents, tangent_sums = _tangents(layers, inputs, norms, share * gradient)
+    n = gradient.shape[0]
+    seen = [x[:n] for x in inputs]
+    norms = {i: each.first(n) for i, each in norms.items()}
+    tangents, tangent_sums = _tangents(layers, seen, norms, share * gradient)
 
     gradients: list[Tensor] = []
-    adjoint = torch.zeros_like(signals[-1])
+    adjoint = torch.zeros_like(signals[-1][:n])
     for i in reversed(range(len(layers))):
         if i + 1 < len(layers):
-            adjoint = _to_input(layers[i + 1], adjoint, inputs[i + 1])
+            adjoint = _to_input(layers[i + 1], adjoint, seen[i + 1])
             if i in norms:
-                adjoint = norms[i].adjoint(adjoint, signals[i], signal_sums[i], tangents[i + 1], tangent_sums[i])
+                pairs = signals[i][:n], signal_sums[i][:n], tangents[i + 1], tangent_sums[i]
+                adjoint = norms[i].adjoint(adjoint, *pairs)
             else:
-                adjoint = _leak(adjoint, inputs[i + 1])
-        pairs = torch.cat([signals[i], adjoint]), torch.cat([tangents[i], inputs[i]])
-        gradients.insert(0, _to_weight(layers[i], *pairs))
-    return _value(length, weight), gradients, _wide(adjoint).sum((0, 2, 3))
+                adjoint = _leak(adjoint, seen[i + 1])
+        outputs, sources = [signals[i], adjoint], [tangents[i], inputs[i][n:], seen[i]]
+        gradients.insert(0, _to_weight(layers[i], torch.cat(outputs), torch.cat(sources)))
+    of_bias = _wide(torch.cat([signals[0][n:], adjoint])).sum((0, 2, 3))
+    return _value(length, weight), gradients, of_bias
 
 
 def _length(gradient: Tensor, norm: Norm) -> Tensor:
@@ -230,6 +273,9 @@ class PlainNormAct(NamedTuple):
         plane = _unleak(y, y)
         bend = _norm_bend(plane, self.rstd, _wide(signal), _unleak(_wide(tangent), y), signal_sums, tangent_sums)
         return (_norm_jacobian(_leak(_wide(v), y), plane, self.rstd)[0] - bend).to(v.dtype)
+
+    def first(self, n: int) -> PlainNormAct:
+        return PlainNormAct(self.y[:n], self.rstd[:n])
 
 
 class KernelNormAct(NamedTuple):
@@ -291,6 +337,9 @@ class KernelNormAct(NamedTuple):
                 eps=EPS,
             )
         return _planes(out)
+
+    def first(self, n: int) -> KernelNormAct:
+        return KernelNormAct(self.z[:n], self.stats[:n])
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -145,6 +145,22 @@ def test_no_gradient_is_a_penalty_without_nan(norm: losses.Norm, path: torch.dev
 
 
 @Norms
+def test_a_critic_s_update_in_one_sweep(norm: losses.Norm, path: torch.device, poisoned: None) -> None:
+    critic = some_critic().to(path)
+    given = {name: pictures(*SHAPE, seed=seed).to(path) for seed, name in enumerate(("sharp", "restored", "x"))}
+    value = at(critic, given["x"], form="double", norm=norm)
+    loss = losses.critic_loss(critic(given["sharp"]), critic(given["restored"]))
+    gradients = torch.autograd.grad(loss + value, parameters(critic))
+    single = {name: x.float() for name, x in given.items()}
+    got_loss, got_value, of_weights, of_bias = penalty.critic_gradients(
+        **arguments(critic.float()), **single, norm=norm
+    )
+    assert_matches(got_loss, loss)
+    assert_matches(got_value, value)
+    assert_all_match([*of_weights, of_bias], list(gradients))
+
+
+@Norms
 def test_the_loss_takes_the_identity(norm: losses.Norm, poisoned: None) -> None:
     critic, x = some_critic(), pictures(*SHAPE)
     value, gradients = twice(critic, x, norm=norm)
