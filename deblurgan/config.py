@@ -127,7 +127,7 @@ class TrainConfig(Options):
     device: str = "auto"
     precision: Precision = "auto"
     """What the networks compute in; weights, statistics and losses stay fp32. auto: bf16 where the device computes in
-    it. fp16 scales its losses."""
+    it. fp16 scales its losses. fp32 on CUDA means TF32 where cuDNN convolves, unless torch is told otherwise."""
     backend: Literal["auto", "reference"] = "auto"
     """reference: plain torch throughout, the penalty by double backward, each launch by itself."""
     graphs: bool = True

@@ -95,7 +95,8 @@ def stem(weight: Tensor, dtype: torch.dtype) -> Layer:
     """
     runs = torch.zeros(weight.shape[0], 7, 8, 8, dtype=dtype, device=weight.device)
     runs[:, :, :7, : weight.shape[1]] = weight.detach().permute(0, 2, 3, 1)
-    return Layer("stem", runs.flatten(1), ((7, 1),), _library(runs[:, :, :7].permute(0, 3, 1, 2), dtype))
+    library = runs[:, :, :7].permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    return Layer("stem", runs.flatten(1), ((7, 1),), library)
 
 
 def up(weight: Tensor, dtype: torch.dtype) -> Layer:
@@ -391,9 +392,10 @@ def _library_gradients(
 ) -> tuple[Tensor, Tensor]:
     """cuDNN's gradients of x and of the weight, as far as `wanted`, both [n, c, h, w]."""
     transposed = kind == "up"
-    rows = _library(weight, x.dtype)
-    if kind == "stem":
-        rows = F.pad(rows, (0, 0, 0, 0, 0, x.shape[3] - weight.shape[1]))
+    k, c, size = weight.shape[:3]
+    rows = x.new_empty(k, size, size, x.shape[3] if kind == "stem" else c).permute(0, 3, 1, 2)  # its shape is enough
+    if wanted[0]:
+        rows = _library(weight, x.dtype)
     source = x[:, 1:-1, 1:-1] if transposed else x[:, :, :-1] if kind == "stem" else x
     stride, padding = 2 if kind in ("down", "up") else 1, 1 if transposed else 0
     dx, dw, _ = torch.ops.aten.convolution_backward(

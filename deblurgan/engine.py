@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from deblurgan import convolution, reference
+from deblurgan.capture import captured
 from deblurgan.convolution import Layer
 from deblurgan.kernels.table import Choose, eight_bit_config, from_table
 
@@ -141,6 +142,7 @@ class Engine:
             raise ValueError(f'trunk must be "same" below compute capability 9.0, got "{trunk}" on {name}')
         self.spec, self.dtype, self.trunk, self.tf32 = spec, dtype, trunk, tf32
         self.choose = choose or from_table(torch.cuda.get_device_name(device))
+        self._eight_bit_config = None if trunk == "same" else eight_bit_config(4 * spec.width)
         self.layers = _layers(spec, state, dtype, trunk)
         self.head_weight, self.head_bias = state["head.weight"].detach(), state["head.bias"].detach().float()
         self._folded: dict[int, Tensor] = {}
@@ -163,11 +165,16 @@ class Engine:
         reduction = {"stem": 1, "down.0": 2, "up.0": 2, "up.1": 1}
         found = {}
         for name, layer in self.layers.items():
-            config = convolution.fitting(
-                layer, self.choose(layer.kind, n * h * w // reduction.get(name, 4) ** 2, self.dtype)
-            )
+            config = self._config(layer, n * h * w // reduction.get(name, 4) ** 2)
             found[name] = f"Triton {config}" if config else "cuDNN: the table has no row for it here"
         return {**found, "head": f"Triton {self.choose('head', n * h * w, self.dtype)}"}
+
+    def _config(self, layer: Layer, pixels: int) -> Any | None:
+        """How a layer runs that makes so many pixels. None means cuDNN, which 8-bit layers cannot have."""
+        dtype, default = self.dtype, None
+        if layer.eighth:
+            dtype, default = layer.eighth.packed.dtype, self._eight_bit_config
+        return convolution.fitting(layer, self.choose(layer.kind, pixels, dtype)) or default
 
     @torch.no_grad()
     def __call__(self, image: Tensor, counter: Tensor | None = None) -> Tensor:
@@ -273,13 +280,10 @@ class Engine:
         from deblurgan.kernels.norm_act import MOST_TILES, norm_act
 
         layer = self.layers[name]
-        n, h, w, c = out.inside.shape
-        if x.element_size() == 1:
-            config = self.choose(layer.kind, n * h * w, x.dtype) or eight_bit_config(c)
-            if unit != 1 and layer.eighth:
-                layer = replace(layer, eighth=layer.eighth._replace(scales=layer.eighth.scales * unit))
-        else:
-            config = self.choose(layer.kind, n * h * w, self.dtype)
+        n, h, w, _ = out.inside.shape
+        config = self._config(layer, n * h * w)
+        if unit != 1 and layer.eighth:
+            layer = replace(layer, eighth=layer.eighth._replace(scales=layer.eighth.scales * unit))
         y, partials, counts = convolution.conv_tiles(layer, x, out.inside, config=config, tf32=self.tf32)
         few = counts.shape[0] <= MOST_TILES
         norm_act(
@@ -308,8 +312,8 @@ class Graph:
         with torch.inference_mode(False), torch.no_grad():  # later calls write into them in any mode
             self.image = image.clone(memory_format=torch.preserve_format)
             self.counter = None if counter is None else counter.clone()
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        run(self.image, counter=self.counter)  # kernels are compiled for how this copy lies, which no capture allows
+        with captured(image.device) as self.graph:
             self.out = run(self.image, counter=self.counter)
 
     def __call__(self, image: Tensor, counter: Tensor | None = None) -> Tensor:

@@ -44,7 +44,8 @@ class Deblurrer:
         generator: its weights are copied to the device and dtype; the generator given stays as it is.
         device: "auto" is CUDA where there is a GPU, else the CPU.
         dtype: "fp32", "bf16", "fp16" or "auto": fp16 on CUDA (8 times more exact than bf16), bf16 on a CPU with
-            instructions for it, else fp32. The layers compute in it; the picture and the last addition stay fp32.
+            instructions for it, else fp32. The layers compute in it; the picture and the last addition stay fp32. Where
+            cuDNN convolves, fp32 means TF32 unless torch.backends.cudnn.allow_tf32 is False.
         max_memory: bytes that a call may allocate beyond its picture and result; "auto" is what the device has free. A
             picture that needs more is refused before any work.
         stochastic: dropout at inference, as in the paper; `seed` draws its masks, anew in each call.
@@ -375,7 +376,8 @@ def _require_unit_range(x: Tensor) -> None:
 def _free_memory(device: torch.device) -> int | None:
     """Bytes that can be allocated on the device, or None where nobody tells."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch keeps it for us
+        return torch.cuda.mem_get_info(device)[0] + idle
     try:
         with open("/proc/meminfo") as file:
             kilobytes = dict(line.split(":", 1) for line in file)["MemAvailable"]

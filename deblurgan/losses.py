@@ -72,7 +72,7 @@ def gradient_penalty(
         draws = sharp.shape[0] if norm == "sample" else 1
         alpha = torch.rand(draws, 1, 1, 1, dtype=sharp.dtype, device=sharp.device, generator=generator)
     x = alpha * sharp.detach() + (1 - alpha) * restored.detach()
-    if form == "auto" and _is_plain(critic):
+    if form == "auto" and is_plain(critic):
         return _penalty_of_plain(critic, x, norm, weight)
     differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
@@ -85,11 +85,11 @@ def gradient_penalty(
     return weight * (length - 1).square().mean()
 
 
-def _is_plain(critic: Callable[[Tensor], Tensor]) -> TypeGuard[Critic]:
+def is_plain(critic: Callable[[Tensor], Tensor]) -> TypeGuard[Critic]:
     """Whether it is a Critic as it was built: nothing hooked, wrapped or put in a layer's place."""
     if type(critic) is not Critic or any(_is_changed(module) for module in critic.modules()):
         return False
-    convs = _convs(critic)
+    convs = convolutions(critic)
     strides = [(2, 2)] * (len(convs) - 2) + [(1, 1)] * 2
     return all(
         (conv.kernel_size, conv.stride, conv.padding) == ((4, 4), stride, convs[0].padding)
@@ -104,12 +104,13 @@ def _is_changed(module: nn.Module) -> bool:
     return type(module) not in (Critic, nn.ModuleList, nn.Conv2d) or "forward" in vars(module) or any(hooks)
 
 
-def _convs(critic: Critic) -> list[nn.Conv2d]:
+def convolutions(critic: Critic) -> list[nn.Conv2d]:
+    """In order."""
     return cast(list[nn.Conv2d], list(critic.convs))
 
 
 def _penalty_of_plain(critic: Critic, x: Tensor, norm: Norm, weight: float) -> Tensor:
-    first, *_ = convs = _convs(critic)
+    first, *_ = convs = convolutions(critic)
     weights, bias, padding = [conv.weight for conv in convs], cast(Tensor, first.bias), cast(int, first.padding[0])
     dtype = None
     if torch.is_autocast_enabled(x.device.type) and bias.dtype != torch.float64:  # autocast leaves fp64 alone

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from deblurgan import convolution, penalty, reference
 from deblurgan.config import Norm
-from deblurgan.kernels.table import from_table, why_not
+from deblurgan.kernels.table import choice, why_not
 
 try:
     from deblurgan import _C
@@ -527,7 +527,7 @@ def _runs_kernels(x: Tensor) -> bool:
 def _config(kind: str, y: Tensor) -> Any:
     """How the kernels' table wants a layer with the result y [n, h, w, c] made; None for cuDNN."""
     gpu = torch.cuda.get_device_name(y.device) if y.is_cuda else "cpu"
-    config = from_table(gpu)(kind, y.shape[0] * y.shape[1] * y.shape[2], y.dtype)
+    config = choice(gpu)(kind, y.shape[0] * y.shape[1] * y.shape[2], y.dtype)
     return None if config and config.form == "tma" else config  # which needs a border around y
 
 

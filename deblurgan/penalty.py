@@ -71,7 +71,7 @@ def penalty_value(
     with torch.autocast(x.device.type, enabled=False):
         layers = _layers(weights, padding, dtype or x.dtype)
         inputs, norms = _forward(layers, bias, x)
-        _, _, gradient = _backward(layers, inputs, norms, (1.0,))
+        _, _, gradient = _backward(layers, inputs, norms)
         return _value(_length(gradient, norm), weight)
 
 
@@ -98,8 +98,8 @@ def penalty_gradients(
     with torch.autocast(x.device.type, enabled=False):
         layers = _layers(weights, padding, dtype or x.dtype)
         inputs, norms = _forward(layers, bias, x)
-        value, gradients, of_bias = _sweep(layers, inputs, norms, (1.0,), norm, weight)
-        return value, [_like(g, w) for g, w in zip(gradients, weights, strict=True)], _like(of_bias, bias)
+        value, gradients, of_bias = _sweep(layers, inputs, norms, norm, weight)
+        return value, _like(gradients, weights), _like([of_bias], [bias])[0]
 
 
 @torch.no_grad()
@@ -118,21 +118,22 @@ def critic_gradients(
     """mean(D(restored)) - mean(D(sharp)), the penalty at x, and the gradients of their sum by the weights and by the
     first bias: a critic's update of WGAN-GP in one sweep.
 
-    All pictures [n, 3, h, w]; the rest as for `penalty_gradients`. Here, too, no other bias has a gradient.
+    All pictures [n, 3, h, w]; the rest as for `penalty_gradients`. Here, too, no other bias has a gradient: the last
+    one's cancel. The scores' share of the signals is as small as one over their number: too small for fp16.
     """
     with torch.autocast(x.device.type, enabled=False):
         layers = _layers(weights, padding, dtype or x.dtype)
         inputs, norms = _forward(layers, bias, torch.cat([x, restored, sharp]))
         _, of_restored, of_sharp = _wide(_convolved(layers[-1], inputs[-1])).chunk(3)
-        pulls = (1.0, 1 / of_restored.numel(), -1 / of_sharp.numel())
-        value, gradients, of_bias = _sweep(layers, inputs, norms, pulls, norm, weight)
-        found = [_like(g, w) for g, w in zip(gradients, weights, strict=True)]
-        return of_restored.mean() - of_sharp.mean(), value, found, _like(of_bias, bias)
+        pull = 1 / of_sharp.numel()
+        value, gradients, of_bias = _sweep(layers, inputs, norms, norm, weight, (pull, -pull))
+        return of_restored.mean() - of_sharp.mean(), value, _like(gradients, weights), _like([of_bias], [bias])[0]
 
 
 def _layers(weights: Sequence[Tensor], padding: int, dtype: torch.dtype) -> list[_Layer]:
     strides = [2] * (len(weights) - 2) + [1, 1]
-    packed = (w.to(dtype, memory_format=torch.channels_last) for w in weights)
+    packed = [torch.empty_like(w, dtype=dtype, memory_format=torch.channels_last) for w in weights]
+    torch._foreach_copy_(packed, list(weights))
     return [_Layer(w, stride, padding) for w, stride in zip(packed, strides, strict=True)]
 
 
@@ -155,15 +156,16 @@ def _forward(layers: list[_Layer], bias: Tensor, x: Tensor) -> tuple[list[Tensor
 
 
 def _backward(
-    layers: list[_Layer], inputs: list[Tensor], norms: dict[int, NormAct], pulls: Sequence[float]
+    layers: list[_Layer], inputs: list[Tensor], norms: dict[int, NormAct], pulls: Sequence[float] = ()
 ) -> tuple[list[Tensor], dict[int, Tensor], Tensor]:
     """Signals at the convolutions' outputs, the norms' sums of them, and the gradient of the first pictures.
 
-    The pictures are as many groups as there are `pulls`, the derivatives of the whole by each of a group's scores.
+    Those are from the sum of the first pictures' scores; each of `pulls` is the derivative of the whole by the scores
+    of as many more.
     """
-    last, seen, first = layers[-1], inputs[-1], inputs[0].shape[0] // len(pulls)
-    sides = [side + 2 * last.padding - 3 for side in seen.shape[2:]]
-    signals = [torch.cat([seen.new_full((first, 1, *sides), pull) for pull in pulls])]
+    last, seen, n = layers[-1], inputs[-1], inputs[0].shape[0] // (1 + len(pulls))
+    ones = seen.new_ones(n, 1, *(side + 2 * last.padding - 3 for side in seen.shape[2:]))
+    signals = [torch.cat([ones, *(ones * pull for pull in pulls)])]
     sums: dict[int, Tensor] = {}
     for i in reversed(range(len(layers) - 1)):
         signal = _to_input(layers[i + 1], signals[0], inputs[i + 1])
@@ -172,7 +174,7 @@ def _backward(
         else:
             signal = _leak(signal, inputs[i + 1])
         signals.insert(0, signal)
-    return signals, sums, _wide(_to_input(layers[0], signals[0][:first], inputs[0][:first]))
+    return signals, sums, _wide(_to_input(layers[0], signals[0][:n], inputs[0][:n]))
 
 
 def _tangents(
@@ -195,12 +197,12 @@ def _sweep(
     layers: list[_Layer],
     inputs: list[Tensor],
     norms: dict[int, NormAct],
-    pulls: Sequence[float],
     norm: Norm,
     weight: float,
+    pulls: Sequence[float] = (),
 ) -> tuple[Tensor, list[Tensor], Tensor]:
-    """The penalty at the first group of pictures, and the gradients of it and of the other groups' scores, see
-    `_backward`, by the weights and by the first bias."""
+    """The penalty at the first pictures, and the gradients of it and of the other pictures' scores, see `_backward`, by
+    the weights and by the first bias."""
     signals, signal_sums, gradient = _backward(layers, inputs, norms, pulls)
     length = _length(gradient, norm)
     share = torch.where(length > 0, 1 - 1 / length, 0) * (2 * weight / length.numel())
@@ -238,8 +240,11 @@ def _wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def _like(x: Tensor, wanted: Tensor) -> Tensor:
-    return torch.empty_like(wanted).copy_(x)
+def _like(given: Sequence[Tensor], wanted: Sequence[Tensor]) -> list[Tensor]:
+    """In the types and the memory formats of the wanted; one launch where these are those given."""
+    made = [torch.empty_like(w) for w in wanted]
+    torch._foreach_copy_(made, list(given))
+    return made
 
 
 def _mean(x: Tensor) -> Tensor:

@@ -12,9 +12,10 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from deblurgan import _C, losses, ops
+from deblurgan import _C, losses, ops, penalty
+from deblurgan.capture import captured
 from deblurgan.config import Gan, TrainConfig
 from deblurgan.data import Stream, derived_seed
 from deblurgan.nn import Critic, Generator, PerceptualFeatures, trained_parameters, why_not_bf16
@@ -64,6 +65,8 @@ def deterministic_algorithms() -> Iterator[None]:
 class Step:
     """`step(blurred, sharp, ...)` trains the networks on one batch, uint8 [n, 3, h, w] each, on their device.
 
+    On CUDA a step has fewer launches where the networks are in channels_last.
+
     Weights, Adam's moments, statistics and losses are fp32; the networks compute in the config's precision under
     autocast. Each update that is not finite is left out, and so are those after it in the same step.
     """
@@ -73,20 +76,19 @@ class Step:
         self.generator, self.critic, self.average, self.features = networks
         self.device = next(self.generator.parameters()).device
         self.precision = pick_precision(config.precision, self.device)
+        if self.features is not None and self.precision in HALF:
+            self.features.features.to(HALF[self.precision])  # frozen: once is enough
         on_cuda = self.device.type == "cuda"
         self.rate = torch.tensor(config.lr, device=self.device)
-        self.adams = {
-            name: torch.optim.Adam(
-                trained_parameters(net), lr=self.rate, betas=config.betas, fused=True, capturable=on_cuda
-            )
-            for name, net in (("generator", self.generator), ("critic", self.critic))
-            if net is not None
-        }
-        for net in (self.generator, self.critic):
+        self.adams = {}
+        for name, net in (("generator", self.generator), ("critic", self.critic)):
             if net is not None:
-                idle = net.idle_biases()
-                for name, parameter in net.named_parameters():
-                    parameter.requires_grad_(name not in idle)  # the others' gradients would be rounding
+                trained = _trained(net, config)
+                net.requires_grad_(False)  # the others' gradients would be rounding
+                for parameter in trained:
+                    parameter.requires_grad_()
+                options: dict[str, Any] = {"betas": config.betas, "fused": True, "capturable": on_cuda}
+                self.adams[name] = torch.optim.Adam(trained, lr=self.rate, **options)
         self.bad_steps = torch.zeros((), dtype=torch.int64, device=self.device)  # left out in a row, up to now
         self.share = torch.zeros((), device=self.device)  # of the generator in its moving average's update
         self.masks, self.alphas = (
@@ -97,6 +99,9 @@ class Step:
         self.scale_age = torch.zeros((), dtype=torch.int32, device=self.device)
         self.generator.backend = config.backend
         self._network = torch.compile(self.generator) if config.compile else self.generator
+        self._critic_gradients = penalty.critic_gradients
+        if config.compile and not on_cuda:  # where kernels normalise
+            self._critic_gradients = torch.compile(penalty.critic_gradients)
         self._graph: Graph | None = None
         self._seen: torch.Size | None = None
 
@@ -113,10 +118,14 @@ class Step:
 
         Raises TrainingError where it does not fit into the GPU's memory; the weights may then be between two updates.
         """
+        with torch.cuda.device_of(self.rate):
+            return self._step(blurred, sharp, number, rate)
+
+    def _step(self, blurred: Tensor, sharp: Tensor, number: int, rate: float) -> Tensor:
         n = blurred.shape[0]
         self.rate.fill_(rate)
-        self.masks[1] = number * n
-        self.alphas[1] = number * n * self.config.critic_steps
+        self.masks[1].fill_(number * n)  # a number put into an element is copied, and waited for
+        self.alphas[1].fill_(number * n * self.config.critic_steps)
         self.share.fill_(1 - min(self.config.ema, (2 + number) / (11 + number)))
         try:
             with deterministic_algorithms() if self.config.deterministic else nullcontext():
@@ -148,13 +157,13 @@ class Step:
             self._train_critic(True)
             alphas = self.alphas.clone()
             for _ in range(self.config.critic_steps):
-                loss, terms = self.critic_losses(self.critic, sharp, restored.detach(), alphas)
-                bad = self.update("critic", loss, bad)
-                values |= terms
+                values |= self.critic_gradients(self.critic, sharp, restored.detach(), alphas)
+                bad = self.update("critic", bad)
                 alphas[1] += blurred.shape[0]
             self._train_critic(False)
         terms = self.generator_losses(restored, sharp)
-        bad = self.update("generator", sum(terms.values(), start=restored.new_zeros(())), bad)
+        self.backward("generator", terms)
+        bad = self.update("generator", bad)
         values |= terms
         self.bad_steps.add_(1).mul_(bad.long())
         if self.average is not None:
@@ -175,18 +184,47 @@ class Step:
         with self.autocast():
             return self._network(blurred, counter=self.masks if self.generator.spec.dropout else None).float()
 
-    def critic_losses(
-        self, critic: Critic, sharp: Tensor, restored: Tensor, alphas: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What a critic update minimises, and its parts. `alphas` names the penalty's draws: seed, first index."""
-        config = self.config
+    def critic_gradients(self, critic: Critic, sharp: Tensor, restored: Tensor, alphas: Tensor) -> dict[str, Tensor]:
+        """The critic's losses; the gradients of their sum are left with its parameters.
+
+        `alphas` names the penalty's draws: seed, first index. WGAN-GP's come in one sweep, but in fp16, which needs a
+        loss scale, and where somebody has changed the critic or hooked its gradients.
+        """
+        config, alpha = self.config, None
+        if config.gan == "wgan-gp":
+            n = sharp.shape[0] if config.gp_norm == "sample" else 1
+            alpha = ops.choices(n, counter=alphas)[:, :1, None, None]
+            if self.sweeps(critic):
+                return self._sweep(critic, sharp, restored, alpha)
         with self.autocast():
             scores = critic(torch.cat([sharp, restored])).float().chunk(2)
         terms = {"critic": losses.critic_loss(*scores, gan=cast(Gan, config.gan))}
-        if config.gan == "wgan-gp":
-            n = sharp.shape[0] if config.gp_norm == "sample" else 1
-            terms["penalty"] = self.penalty(critic, sharp, restored, ops.choices(n, counter=alphas)[:, :1, None, None])
-        return sum(terms.values(), start=sharp.new_zeros(())), terms
+        if alpha is not None:
+            terms["penalty"] = self.penalty(critic, sharp, restored, alpha)
+        self.backward("critic", terms)
+        return terms
+
+    def sweeps(self, critic: Critic) -> bool:
+        hooked = any(p._backward_hooks or p._post_accumulate_grad_hooks for p in critic.parameters())
+        return self.config.backend == "auto" and self.scale is None and losses.is_plain(critic) and not hooked
+
+    def _sweep(self, critic: Critic, sharp: Tensor, restored: Tensor, alpha: Tensor) -> dict[str, Tensor]:
+        convs, config = losses.convolutions(critic), self.config
+        weights, bias = [conv.weight for conv in convs], cast(Tensor, convs[0].bias)
+        loss, value, of_weights, of_bias = self._critic_gradients(
+            weights,
+            bias,
+            sharp,
+            restored,
+            alpha * sharp + (1 - alpha) * restored,
+            padding=cast(int, convs[0].padding[0]),
+            norm=config.gp_norm,
+            weight=config.gp_weight,
+            dtype=HALF.get(self.precision),
+        )
+        for parameter, gradient in zip((*weights, bias), (*of_weights, of_bias), strict=True):
+            parameter.grad = gradient
+        return {"critic": loss, "penalty": value}
 
     def penalty(self, critic: Critic, sharp: Tensor, restored: Tensor, alpha: Tensor) -> Tensor:
         """The gradient penalty at the mixtures that alpha [n, 1, 1, 1] names; by the reference in fp32."""
@@ -214,11 +252,15 @@ class Step:
             terms["tv"] = config.tv_weight * losses.total_variation(restored)
         return terms
 
-    def update(self, name: str, loss: Tensor, bad: Tensor) -> Tensor:
-        """An Adam step on the loss, unless `bad` is 1 or a gradient is not finite: 1 then, else 0."""
-        adam: Any = self.adams[name]
-        adam.zero_grad()
+    def backward(self, name: str, terms: dict[str, Tensor]) -> None:
+        """Leaves the gradients of the terms' sum, times the loss scale, with the network's parameters."""
+        self.adams[name].zero_grad()
+        loss = sum(terms.values(), start=self.rate.new_zeros(()))
         (loss if self.scale is None else loss * self.scale).backward()
+
+    def update(self, name: str, bad: Tensor) -> Tensor:
+        """An Adam step, unless `bad` is 1 or a gradient is not finite: 1 then, else 0."""
+        adam: Any = self.adams[name]
         gradients = [p.grad for p in adam.param_groups[0]["params"] if p.grad is not None]
         finite = torch.nn.utils.get_total_norm(gradients).isfinite()
         bad = torch.maximum(bad, (~finite).float())
@@ -264,6 +306,11 @@ class Step:
             moments: dict[int, dict[str, Tensor]] = {}
             for name, value in part(f"adam.{owner}.").items():
                 i, kind = name.split(".")
+                if int(i) >= len(adam.param_groups[0]["params"]):
+                    raise ValueError(f"state must be of as many {owner} parameters, got one more: {name}")
+                like = adam.param_groups[0]["params"][int(i)]
+                if value.shape == like.shape:  # fused Adam wants moments to lie as the weights do
+                    value = torch.empty_like(like, dtype=value.dtype).copy_(value)
                 moments.setdefault(int(i), {})[kind] = value
             adam.load_state_dict({"state": moments, "param_groups": adam.state_dict()["param_groups"]})
             adam.param_groups[0]["lr"] = self.rate  # the optimiser has taken a copy
@@ -273,6 +320,14 @@ class Step:
         self._graph = self._seen = None  # it holds the old moments
 
 
+def _trained(net: Generator | Critic, config: TrainConfig) -> list[nn.Parameter]:
+    """The parameters that matter: a constant added to all its scores changes no gradient of WGAN-GP's."""
+    parameters = trained_parameters(net)
+    if isinstance(net, Critic) and config.gan == "wgan-gp":
+        return [p for p in parameters if p is not losses.convolutions(net)[-1].bias]
+    return parameters
+
+
 class Graph:
     """A captured step: the same launches again, on other pictures."""
 
@@ -280,8 +335,7 @@ class Graph:
         self.blurred, self.sharp = blurred.clone(), sharp.clone()
         for adam in step.adams.values():
             adam.zero_grad()  # gradients are then the graph's own
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # other threads upload pictures
+        with captured(step.device) as self.graph:
             self.values = step.run(self.blurred, self.sharp)
 
     def __call__(self, blurred: Tensor, sharp: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ gradients in fp32.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from deblurgan import convolution, engine, reference
 from deblurgan.convolution import AmidZeros
-from deblurgan.kernels.table import Choose, from_table
+from deblurgan.kernels.table import Choose, choice
 
 ADVICE = "the fused generator is differentiable once: set generator.backend = 'reference' for more"
 HEAD = 3  # pixels of border that the last convolution reads
@@ -54,6 +53,7 @@ class Kept(NamedTuple):
 
     y: Tensor  # [n, h, w, c], the convolution's raw result
     stats: Tensor  # fp32 [n, 2, c]: mean, 1 / std
+    weight: Tensor  # as cuDNN takes it, in the type of the products
     x: Tensor | None  # [n, h + 2, w + 2, c], the result, where it is the residual stream
 
 
@@ -94,7 +94,7 @@ class Tape:
             out = self._empty(n, h + 2 * room, w + 2 * room, c, image)[:, :h, :w]
             y, stats = convolution.conv_stats(layer, x, out, config=config, tf32=self.tf32)
             x = self._activation(i, y, stats, counter, before if stage.residual else None)
-            kept.append(Kept(y, stats, x if stage.stream else None))
+            kept.append(Kept(y, stats, layer.library, x if stage.stream else None))
             if stage.stream:
                 before = x[:, 1:-1, 1:-1]
         n, _, h, w = image.shape
@@ -123,7 +123,7 @@ class Tape:
         adjoints = self._trunk_adjoints(weights, kept)
         carry: Tensor | None = None  # of the stream after a block, which is one of the stream before it too
         for i in reversed(range(len(self.stages))):
-            stage, (y, stats, _) = self.stages[i], kept[i]
+            stage, (y, stats, half, _) = self.stages[i], kept[i]
             weight = weights[f"{stage.name}.weight"]
             dgrad, wgrad = self._configs(stage.kind, weight, y)
             dy = convolution.zeros_for(stage.kind, stage.border, dgrad=dgrad, wgrad=wgrad, shape=y.shape, like=y)
@@ -131,13 +131,14 @@ class Tape:
             x = self._input(i, image, kept, counter)
             if f"{stage.name}.weight" in wanted:
                 made = convolution.weight_gradient(stage.kind, weight, x, dy, config=wgrad, tf32=self.tf32)
-                found[f"{stage.name}.weight"] = made.to(weight.dtype)
+                found[f"{stage.name}.weight"] = made
             if i > 0:
                 layer = adjoints.pop() if stage.kind == "trunk" and dgrad else None
-                g = self._result_gradient(i - 1, counter, stage.kind, weight, x, dy, stage.border, dgrad, layer)
+                known = weight if dgrad else half
+                g = self._result_gradient(i - 1, counter, stage.kind, known, x, dy, stage.border, dgrad, layer)
             elif "image" in wanted:
                 found["image"] += _unpacked(weight, dy.inside, self.spec.border).to(image.dtype)
-        return found
+        return {**found, **_like({name: found[name] for name in weights if name in found}, weights)}
 
     def _head(
         self,
@@ -162,10 +163,10 @@ class Tape:
         dz = AmidZeros(memory.view(n * rows, pitch, 8), rows, width, width, inside, memory)
         dgrad, wgrad = self._configs("head", weight, inside)
         if "head.bias" in wanted:
-            found["head.bias"] = bias.to(weights["head.bias"].dtype)
+            found["head.bias"] = bias
         if "head.weight" in wanted:
             made = convolution.weight_gradient("head", weight, x, dz, config=wgrad, tf32=self.tf32)
-            found["head.weight"] = made.to(weight.dtype)
+            found["head.weight"] = made
         if "image" in wanted:
             found["image"] = torch.where((image + tanh).abs() <= 1, grad, 0)
         return self._result_gradient(len(self.stages) - 1, counter, "head", weight, x, dz, border, dgrad, None)
@@ -231,7 +232,7 @@ class Tape:
         """The whole bordered picture that stage i read."""
         if i == 0:
             return self._packed(image)
-        y, stats, x = kept[i - 1]
+        y, stats, _, x = kept[i - 1]
         return self._activation(i - 1, y, stats, counter, None) if x is None else x
 
     def _activation(self, i: int, y: Tensor, stats: Tensor, counter: Tensor | None, residual: Tensor | None) -> Tensor:
@@ -270,7 +271,7 @@ class Tape:
     def _trunk_adjoints(self, weights: Mapping[str, Tensor], kept: list[Kept]) -> list[convolution.Layer]:
         """Of the trunk's layers in order, where our kernel makes their gradients; else none."""
         trunk = self._trunk(weights)
-        places = [y for stage, (y, _, _) in zip(self.stages, kept, strict=True) if stage.kind == "trunk"]
+        places = [y for stage, (y, *_) in zip(self.stages, kept, strict=True) if stage.kind == "trunk"]
         dgrad = self._configs("trunk", trunk[0], places[0])[0] if trunk else None
         return convolution.trunk_adjoints(trunk, self.dtype) if dgrad else []
 
@@ -301,6 +302,15 @@ class Tape:
 
     def _empty(self, n: int, h: int, w: int, c: int, like: Tensor) -> Tensor:
         return torch.empty(n, h, w, c, dtype=self.dtype, device=like.device)
+
+
+def _like(found: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Gradients as the weights are, in type and in memory: those of a type in one launch, where they lie alike."""
+    wanted = {name: torch.empty_like(weights[name]) for name in found}
+    for dtype in {gradient.dtype for gradient in found.values()}:
+        names = [name for name in found if found[name].dtype == dtype]
+        torch._foreach_copy_([wanted[name] for name in names], [found[name] for name in names])
+    return wanted
 
 
 def _unpacked(weight: Tensor, dy: Tensor, border: reference.Border) -> Tensor:
@@ -335,7 +345,8 @@ class _Restore(torch.autograd.Function):
         tape: Tape = ctx.tape
         counter, image, tanh, *rest = ctx.saved_tensors
         parameters, rest = rest[: len(tape.names)], rest[len(tape.names) :]
-        kept = [Kept(*rest[i : i + 3]) for i in range(0, len(rest), 3)]
+        fields = len(Kept._fields)
+        kept = [Kept(*rest[i : i + fields]) for i in range(0, len(rest), fields)]
         names = ["image", *tape.names]
         wanted = {name for name, needed in zip(names, ctx.needs_input_grad[2:], strict=True) if needed}
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
@@ -362,11 +373,6 @@ class _Once(torch.autograd.Function):
         raise RuntimeError(ADVICE)
 
 
-@lru_cache
-def _choice(gpu: str) -> Choose:
-    return from_table(gpu)
-
-
 def restore(
     spec: engine.Spec,
     parameters: Mapping[str, Tensor],
@@ -383,6 +389,6 @@ def restore(
     effect and get no gradient. The gradient has no gradient: RuntimeError.
     """
     with torch.cuda.device_of(image):
-        tape = Tape(spec, dtype, choose or _choice(torch.cuda.get_device_name(image.device)), tf32=tf32)
+        tape = Tape(spec, dtype, choose or choice(torch.cuda.get_device_name(image.device)), tf32=tf32)
         found: Tensor = _Restore.apply(tape, counter, image, *(parameters[name] for name in tape.names))
         return found

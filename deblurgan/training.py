@@ -16,6 +16,7 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
@@ -49,6 +50,7 @@ from deblurgan.step import LOSSES, Networks, Step, TrainingError, to_network
 
 HISTORY = ("step", "epoch", "lr", *LOSSES, "seconds", "blurred_psnr", "val_psnr", "val_ssim")
 MAX_BAD_STEPS = 20  # non-finite steps in a row after which training stops
+STEPS_AHEAD = 3  # that the host may be ahead of a GPU
 WORKERS_ON_CUDA = 2  # threads, unless the config says how many
 VALIDATION_SIDE = 512  # validation looks at the centre of larger pictures
 # Options that a run may go on with when changed; the pictures themselves are compared by name.
@@ -105,6 +107,10 @@ class Trainer:
             torch.manual_seed(config.seed)
             self.generator = _generator(config).to(self.device).train()
             self.critic = None if config.gan == "none" else Critic().to(self.device)
+        if self.device.type == "cuda":  # cuDNN's layout, and that of the gradients
+            for net in (self.generator, self.critic):
+                if net is not None:
+                    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         average = deepcopy(self.generator).eval().requires_grad_(False) if config.ema else None
         features = None
         if config.content != "none":
@@ -115,7 +121,7 @@ class Trainer:
         self.steps_done = 0
         self.best_psnr = -math.inf
         self.bad_steps = 0  # that were left out in a row
-        self._bad_steps = torch.zeros((), dtype=torch.int64, pin_memory=self.device.type == "cuda")
+        self._counts: deque[tuple[int, Tensor, torch.cuda.Event | None]] = deque()  # of bad steps, on their way here
         self.bad_files: dict[str, str] = {}
         self.small_files: dict[str, str] = {}
 
@@ -142,6 +148,7 @@ class Trainer:
                 history.add(self.step(batch))
                 done = self.steps_done == self.total_steps
                 if self.steps_done % self.config.log_every == 0 or done:
+                    self._look_at_counts(0)
                     row = history.flush(self.steps_done, self.steps_done // self.epoch_steps, self.learning_rate())
                     self.log(self._progress(row, first, time.monotonic() - begun))
                 if self.steps_done % val_every == 0 or done:
@@ -278,13 +285,26 @@ class Trainer:
         return Prefetcher(self.batches, range(self.steps_done, self.total_steps), self.device, workers=workers or 0)
 
     def _count_bad_steps(self) -> None:
-        self._bad_steps.copy_(self.one_step.bad_steps, non_blocking=True)
-        now = int(self._bad_steps)  # on CUDA what has arrived by now
-        if now > self.bad_steps:
-            self.log(f"step {self.steps_done}: losses or gradients are not finite, update left out")
-        self.bad_steps = now
-        if now >= MAX_BAD_STEPS:
-            raise TrainingError(f"{now} steps in a row were not finite, up to step {self.steps_done}")
+        """Sends for this step's count, and looks at that of a few steps ago: no further the host runs ahead of CUDA."""
+        count, event = self.one_step.bad_steps, None
+        if count.is_cuda:
+            count = count.to("cpu", non_blocking=True)
+            event = torch.cuda.current_stream(self.device).record_event()
+        self._counts.append((self.steps_done, count, event))
+        self._look_at_counts(0 if event is None else STEPS_AHEAD)
+
+    def _look_at_counts(self, left: int) -> None:
+        """Waits for all counts but the last `left`."""
+        while len(self._counts) > left:
+            step, count, event = self._counts.popleft()
+            if event is not None:
+                event.synchronize()
+            now = int(count)
+            if now > self.bad_steps:
+                self.log(f"step {step}: losses or gradients are not finite, update left out")
+            self.bad_steps = now
+            if now >= MAX_BAD_STEPS:
+                raise TrainingError(f"{now} steps in a row were not finite, up to step {step}")
 
     def _report_bad(self, batch: Batch) -> None:
         for name, reason in batch.small.items():

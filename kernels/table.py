@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,15 @@ def why_not(device: torch.device) -> str | None:
 
 
 def eight_bit_config(channels: int) -> Any:
-    """How a trunk convolution of so many channels runs in int8 where the table has no row."""
+    """How a trunk convolution of so many channels runs in 8 bits where the table has no row that fits.
+
+    Raises ValueError where its channels are not a multiple of 32, the least that a product of 8 bits sums over.
+    """
     from deblurgan.kernels.conv_stats import ConvConfig
 
-    block = max(size for size in (16, 32, 64, 128) if channels % size == 0)
+    if channels % 32:
+        raise ValueError(f'trunk must be "same" unless its channels are a multiple of 32, got {channels} channels')
+    block = max(size for size in (32, 64, 128) if channels % size == 0)
     return ConvConfig(128, block, block, 8, 4, "tma")
 
 
@@ -58,6 +64,12 @@ def from_table(gpu: str, rows: list[dict[str, Any]] | None = None) -> Choose:
         return None
 
     return choose
+
+
+@lru_cache
+def choice(gpu: str) -> Choose:
+    """`from_table`, read once."""
+    return from_table(gpu)
 
 
 def _table_rows() -> list[dict[str, Any]]:

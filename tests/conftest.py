@@ -23,6 +23,10 @@ if KERNEL_DEVICE.type == "cuda":
 else:
     os.environ["TRITON_INTERPRET"] = "1"
 
+# What is compared in fp32 is to be fp32, and what is asked for twice the same bits.
+torch.backends.cudnn.allow_tf32 = False
+torch.backends.cudnn.deterministic = True
+
 # Relative error |a - b| / |b| allowed against fp64, by what computed a. One layer or op, and a whole network.
 OP_TOLERANCE = {
     torch.float64: 1e-12,

@@ -130,6 +130,37 @@ def test_an_update_that_is_not_finite_is_left_out(poisoned: str) -> None:
     assert not torch.equal(step.state_dict()["generator.head.weight"], before["generator.head.weight"])
 
 
+@pytest.mark.parametrize("gp_norm", ["sample", "pixel"])
+def test_the_critic_s_sweep_does_what_autograd_does(gp_norm: str, device: torch.device) -> None:
+    swept, plain = (new_step(device.type, gp_norm=gp_norm) for _ in range(2))
+    assert plain.critic is not None
+    plain.critic.convs[0].weight.requires_grad_().register_hook(lambda gradient: gradient)
+    values, wanted = steps(swept, 3, device.type), steps(plain, 3, device.type)
+    assert swept.critic is not None and swept.sweeps(swept.critic) and not plain.sweeps(plain.critic)
+    for i in (name for name in range(len(LOSSES)) if wanted[:, name].any()):
+        assert relative_error(values[:, i], wanted[:, i]) < 1e-4, LOSSES[i]
+    after, expected = swept.state_dict(), plain.state_dict()
+    for name in (name for name in after if name.startswith("critic.")):
+        assert relative_error(after[name], expected[name]) < 1e-4, name
+
+
+def test_a_sweep_that_is_not_finite_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = new_step()
+    steps(step, 1)
+    before = {name: value.clone() for name, value in step.state_dict().items()}
+    sweep = step._critic_gradients
+
+    def poisoned(*args: Any, **options: Any) -> Any:
+        loss, value, of_weights, of_bias = sweep(*args, **options)
+        of_weights[2][3, 1, 0, 2] = float("inf")
+        return loss, value, of_weights, of_bias
+
+    monkeypatch.setattr(step, "_critic_gradients", poisoned)
+    step(*pictures(1), number=1, rate=1e-3)
+    after = step.state_dict()
+    assert int(step.bad_steps) == 1 and all(torch.equal(after[name], before[name]) for name in before)
+
+
 def test_fp16_scales_its_losses() -> None:
     step = new_step(precision="fp16", critic_steps=1)
     values, plain = steps(step, 3), steps(new_step(critic_steps=1), 3)
@@ -182,7 +213,7 @@ def test_batches_may_change_their_size() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_graph_replays_what_eager_does(precision: str) -> None:
-    options = {"precision": precision, "ema": 0.9, "content": "vgg16"}
+    options = {"precision": precision, "ema": 0.9, "content": "vgg16", "deterministic": True}
     graph, eager = new_step("cuda", **options), new_step("cuda", **options, graphs=False)
     values, wanted = steps(graph, 20, "cuda"), steps(eager, 20, "cuda")
     assert graph._graph is not None and eager._graph is None
@@ -220,7 +251,7 @@ def test_kernels_and_plain_torch_agree_over_20_steps(monkeypatch: pytest.MonkeyP
     eager = losses(new_step(device, backend="reference"))
     monkeypatch.setattr(nn, "why_not", lambda device: None)
     head = ConvConfig(64, 32, 16)
-    monkeypatch.setattr(tape, "_choice", lambda gpu: lambda kind, *_: head if kind == "head" else None)
+    monkeypatch.setattr(tape, "choice", lambda gpu: lambda kind, *_: head if kind == "head" else None)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "none")
     taken = []
     run = tape.restore
