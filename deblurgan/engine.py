@@ -124,6 +124,7 @@ class Engine:
     """`engine(image)` is what the generator of `spec` and `state` gives, in `dtype` arithmetic with fp32 statistics.
 
     image [n, 3, h, w], floats in [-1, 1] or uint8, h and w multiples of 4 and at least 8; the result has its type.
+    Calls share one workspace: those on different CUDA streams must wait for one another.
     """
 
     def __init__(

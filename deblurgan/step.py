@@ -130,8 +130,10 @@ class Step:
         try:
             with deterministic_algorithms() if self.config.deterministic else nullcontext():
                 return self._run(blurred, sharp)
-        except torch.cuda.OutOfMemoryError as error:
+        except (torch.cuda.OutOfMemoryError, torch.AcceleratorError) as error:
             self._graph = None
+            if "out of memory" not in str(error):  # a graph itself needs some, of CUDA's own
+                raise
             raise TrainingError(
                 f"a step on {n} crops of {tuple(blurred.shape[2:])} does not fit into the GPU's memory: lower "
                 f"batch_size or crop{', or switch graphs off' if self.why_eager() is None else ''} ({error})"

@@ -191,16 +191,21 @@ def test_why_steps_are_eager() -> None:
     assert new_step().why_eager() == "there is no CUDA device"
 
 
-def test_out_of_memory_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError, torch.AcceleratorError])
+def test_out_of_memory_says_what_to_do(error: type[RuntimeError], monkeypatch: pytest.MonkeyPatch) -> None:
     step = new_step()
+    reason = "CUDA error: out of memory"
 
     def full(blurred: Tensor, sharp: Tensor) -> Tensor:
-        raise torch.cuda.OutOfMemoryError("tried to allocate")
+        raise error(reason)
 
     monkeypatch.setattr(step, "_run", full)
     with pytest.raises(TrainingError, match=r"a step on 2 crops of \(32, 32\) does not fit.*lower batch_size or crop"):
         step(*pictures(0), number=0, rate=1e-3)
     assert step._graph is None
+    reason = "CUDA error: an illegal memory access was encountered"
+    with pytest.raises(error, match="illegal"):
+        step(*pictures(0), number=0, rate=1e-3)
 
 
 def test_batches_may_change_their_size() -> None:
