@@ -211,18 +211,19 @@ def _sweep(
     norms = {i: each.first(n) for i, each in norms.items()}
     tangents, tangent_sums = _tangents(layers, seen, norms, share * gradient)
 
-    gradients: list[Tensor] = []
-    adjoint = torch.zeros_like(signals[-1][:n])
-    for i in reversed(range(len(layers))):
-        if i + 1 < len(layers):
-            adjoint = _to_input(layers[i + 1], adjoint, seen[i + 1])
-            if i in norms:
-                pairs = signals[i][:n], signal_sums[i][:n], tangents[i + 1], tangent_sums[i]
-                adjoint = norms[i].adjoint(adjoint, *pairs)
-            else:
-                adjoint = _leak(adjoint, seen[i + 1])
+    seen_last = torch.cat([tangents[-1], inputs[-1][n:]])  # the scores are linear in it: x has no pair
+    gradients = [_to_weight(layers[-1], signals[-1], seen_last)]
+    adjoint = torch.zeros_like(seen[-1])
+    for i in reversed(range(len(layers) - 1)):
+        if i in norms:
+            pairs = signals[i][:n], signal_sums[i][:n], tangents[i + 1], tangent_sums[i]
+            adjoint = norms[i].adjoint(adjoint, *pairs)
+        else:
+            adjoint = _leak(adjoint, seen[i + 1])
         outputs, sources = [signals[i], adjoint], [tangents[i], inputs[i][n:], seen[i]]
         gradients.insert(0, _to_weight(layers[i], torch.cat(outputs), torch.cat(sources)))
+        if i > 0:
+            adjoint = _to_input(layers[i], adjoint, seen[i])
     of_bias = _wide(torch.cat([signals[0][n:], adjoint])).sum((0, 2, 3))
     return _value(length, weight), gradients, of_bias
 
