@@ -13,6 +13,9 @@
     norm_act_bend     how that changes with what norm_act read, for the gradient penalty
     output_tail_grad  back through clamp and tanh
 
+Sizes and numbers of pixels or tiles are not specialised (do_not_specialize), else each new size of a picture would
+compile kernels anew. Strides in elements are, and the width of the caller's own picture: wide loads go by them.
+
 They need triton, so nothing here is imported before a GPU wants it. `table.json` says which convolutions run in
 conv_stats, and how, by GPU and shape; `python -m benchmarks.tune` makes its rows. Installed as deblurgan.kernels:
 import it by that name.

@@ -120,7 +120,7 @@ def store_with_stats(
             tl.store(to, tl.sum(passed.to(tl.float32), 0) * kept, mask=wanted)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["h", "w", "x_image", "x_row", "tiles"])
 def conv_stats_kernel(
     x,  # the pixel that tap (0, 0) of output pixel (0, 0) reads
     weight,  # [COUT, TAPS_Y * TAPS_X * C]
@@ -170,7 +170,7 @@ def conv_stats_kernel(
     store_with_stats(acc, y, at, inside, count, columns, partials, image * tiles + tile, gate, kept, COUT, STATS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["h", "w", "part"])
 def up_conv_stats_kernel(
     x,  # the pixel that output pixel (0, 0) reads
     weight,  # [COUT, 9 * C], the taps of phase (0, 0), then those of (0, 1), (1, 0) and (1, 1)
@@ -239,7 +239,7 @@ def up_conv_stats_kernel(
     store_with_stats(acc, y, at, inside, count, columns, partials, here, gate, kept, COUT, STATS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["h", "w", "pitch", "x_image", "y_image", "tiles"])
 def flat_conv_stats_kernel(
     x,  # descriptor of all its pixels, borders included, [., C], box [BLOCK_M, BLOCK_K]
     weight,  # descriptor of [COUT, 9 * C], box [BLOCK_N, BLOCK_K]

@@ -30,7 +30,7 @@ def store_part(
     tl.store(to + (k[:, None] * (TAPS * C) + c[None, :]), acc, mask=(k < COUT)[:, None] & (c < C)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["h", "w", "total", "steps", "x_image", "x_row"])
 def conv_wgrad_kernel(
     x,  # the pixel that tap (0, 0) of output pixel (0, 0) reads
     dy,  # pixel (0, 0)
@@ -80,7 +80,7 @@ def conv_wgrad_kernel(
     store_part(acc, partials, k, tap, c, C, COUT, TAPS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pitch", "steps"])
 def flat_conv_wgrad_kernel(
     x,  # descriptor of all its pixels, borders included, [., C], box [BLOCK_K, BLOCK_N]
     dy,  # descriptor of all from pixel (0, 0) to the last one, zeros between rows and pictures, box [BLOCK_K, BLOCK_M]

@@ -10,7 +10,7 @@ from torch import Tensor
 BLOCK_TILES, BLOCK_C = 256, 8  # many programs of few steps: each step waits for memory
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles", "group"])
 def merge_stats_kernel(
     partials,  # fp32 [n, tiles, 2, C]: mean, M2
     counts,  # fp32 [tiles]

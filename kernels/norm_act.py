@@ -88,7 +88,7 @@ def merged(
     return mean, 1.0 / tl.sqrt(m2 / pixels + eps)
 
 
-@triton.jit(do_not_specialize=["stream"])
+@triton.jit(do_not_specialize=["tiles", "h", "w", "stream"])
 def norm_act_kernel(
     y,  # pixel (0, 0) of [n, h, w, C]
     stats,  # fp32 [n, 2, C]: mean, 1 / std; TILES: [n, tiles, 2, C], of conv_stats
@@ -234,7 +234,7 @@ def norm_act(
         WIDTH=width,
         WRITE=out is not None,
         EIGHTH=0 if eighth is None else 1 if eighth.dtype == torch.int8 else 2,
-        ZERO=zero,
+        ZERO=0 if eighth is None else zero,
         THRESHOLD=least,
         TILES=triton.next_power_of_2(tiles) if tiles else 0,
         BLOCK_P=block_p,

@@ -34,7 +34,7 @@ def normalised(
     return xhat, scale
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pixels"])
 def norm_act_tangent_kernel(
     t,  # [n, pixels, C], as all pictures here
     y,
@@ -61,7 +61,7 @@ def norm_act_tangent_kernel(
     tl.store(out + at, value.to(out.dtype.element_ty), mask=here)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pixels", "steps"])
 def norm_act_bend_reduce_kernel(
     v,  # [n, pixels, C], as all pictures here
     y,
@@ -100,7 +100,7 @@ def norm_act_bend_reduce_kernel(
     tl.store(to + 2 * C, tl.sum(both, 0), mask=c < C)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pixels"])
 def norm_act_bend_kernel(
     v,  # [n, pixels, C], as all pictures here
     y,

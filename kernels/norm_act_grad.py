@@ -94,7 +94,7 @@ def through_activation(
     return value, xhat
 
 
-@triton.jit(do_not_specialize=["stream"])
+@triton.jit(do_not_specialize=["h", "w", "rows", "stream"])
 def norm_act_reduce_kernel(
     g,  # pixel (0, 0) of [n, h, w, C] within a border of WIDTH
     extra,  # EXTRA: pixel (0, 0) of [n, h, w, C]
@@ -171,7 +171,7 @@ def norm_act_reduce_kernel(
     tl.store(to + C, tl.sum(along, 0), mask=c < C)
 
 
-@triton.jit(do_not_specialize=["stream"])
+@triton.jit(do_not_specialize=["h", "w", "rows", "pitch", "top", "left", "stream"])
 def norm_act_grad_kernel(
     g,  # pixel (0, 0) of [n, h, w, C] within a border of WIDTH
     y,  # pixel (0, 0) of [n, h, w, C]
@@ -229,7 +229,7 @@ def norm_act_grad_kernel(
             THRESHOLD,
             BLOCK_C,
         )
-        pixels = (h * w).to(tl.float32)
+        pixels = tl.cast(h * w, tl.float32)
         plain = tl.load(sums + image * 2 * C + c, mask=c < C, other=0.0) / pixels
         along = tl.load(sums + image * 2 * C + C + c, mask=c < C, other=0.0) / pixels
         scale = tl.load(stats + image * 2 * C + C + c, mask=c < C, other=0.0)

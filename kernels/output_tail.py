@@ -17,7 +17,7 @@ from torch import Tensor
 from deblurgan.kernels.conv_stats import ConvConfig
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["h"])
 def output_tail_kernel(
     x,  # [n, h + TAPS - 1, w + TAPS - 1, C]
     weight,  # [BLOCK_N, (TAPS - 1 + LINES) * C], see `folded`

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["c", "h"])
 def output_tail_grad_kernel(
     g,  # [n, c, h, w], any strides
     image,  # [n, c, h, w], any strides

@@ -10,7 +10,7 @@ from torch import Tensor
 CHANNELS = 8  # 16 bytes a pixel in half types: eight pixels of a row are one run of 64 elements
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["c", "h", "w", "i_image", "i_channel", "i_row"])
 def pack_image_kernel(
     image,  # [n, c, h, w], any strides
     out,  # [n, h + 2b, w + 2b + 1, CHANNELS], contiguous

@@ -12,7 +12,7 @@ from deblurgan.kernels.merge_stats import merge_stats
 TILE, BLOCK_C = 256, 64
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["h", "w", "tiles"])
 def tile_stats_kernel(
     y,  # [n, h, w, C]
     partials,  # fp32 [n, tiles, 2, C]: mean, M2

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -19,6 +22,7 @@ from deblurgan import convolution, reference
 pytest.importorskip("triton", reason="triton is not installed")
 
 from deblurgan.kernels import conv_stats as conv_stats_module
+from deblurgan.kernels import norm_act as norm_act_module
 from deblurgan.kernels import norm_act_bend as norm_act_bend_module
 from deblurgan.kernels import tile_stats as tile_stats_module
 from deblurgan.kernels.conv_stats import ConvConfig, conv_stats, tile_count, up_conv_stats
@@ -30,6 +34,7 @@ from deblurgan.kernels.output_tail import folded, output_tail
 from deblurgan.kernels.pack_image import pack_image
 from deblurgan.kernels.tile_stats import TILE, plane_stats, tile_stats
 
+ROOT = Path(__file__).parent.parent
 NAN = float("nan")
 each_dtype = pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
 
@@ -69,14 +74,15 @@ def untouched(memory: Tensor, inside: Tensor) -> bool:
 
 
 class Launches:
-    """Stands for a kernel: only notes its grids."""
+    """Stands for a kernel: only notes its grids and what it was given by name."""
 
     def __init__(self) -> None:
         self.grids: list[tuple[int, ...]] = []
+        self.options: list[dict[str, Any]] = []
 
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
         self.grids.append(grid)
-        return lambda *args, **options: None
+        return lambda *args, **options: self.options.append(options)
 
 
 class Conv(NamedTuple):
@@ -488,6 +494,7 @@ BENDS = {
     "programs of several blocks": (1, 20, 21, 64, 0.0),
     "large means": (2, 7, 9, 16, 50.0),
     "three pixels": (2, 1, 3, 16, 0.0),
+    "one pixel": (2, 1, 1, 16, 0.0),
 }
 
 
@@ -563,6 +570,20 @@ def test_norm_act_refuses_what_it_cannot_drop() -> None:
     for drop, match in ((0.5, "channels in fours"), (0.0, r"drop must be in \(0, 1\)"), (1.0, "drop must be")):
         with pytest.raises(ValueError, match=match):
             norm_act(y, stats, y, relu=True, drop=drop, counter=counter)
+
+
+def test_norm_act_is_one_kernel_wherever_8_bits_have_their_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing is written in 8 bits."""
+    launches = Launches()
+    monkeypatch.setattr(norm_act_module, "norm_act_kernel", launches)
+    y, stats = normal(1, 2, 2, 16), torch.ones(1, 2, 16, device=KERNEL_DEVICE)
+    eighth = torch.zeros(1, 2, 2, 16, dtype=torch.int8, device=KERNEL_DEVICE)
+    for zero in (0, -127):
+        norm_act(y, stats, y, relu=True, zero=zero)
+    norm_act(y, stats, y, relu=True, zero=-127, eighth=eighth)
+    plain, shifted, narrow = launches.options
+    assert shifted == plain
+    assert narrow["ZERO"] == -127
 
 
 @each_dtype
@@ -743,6 +764,71 @@ for kernel, constants in (*acts, (output_tail_kernel, tail)):
     compiled = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     ran = subprocess.run([sys.executable, "-c", program], env=compiled, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
+
+
+def test_no_size_of_a_picture_compiles_a_kernel_anew() -> None:
+    """But for the rows of the caller's own picture: wide loads go by whether they are aligned."""
+    program = """
+import json
+import torch
+from triton import knobs
+from triton.runtime import driver
+from benchmarks.compile_report import Absent
+from deblurgan.engine import Engine
+from deblurgan.kernels.conv_stats import ConvConfig
+from deblurgan.kernels.table import from_table
+from deblurgan.nn import Generator
+from deblurgan.penalty import KernelNormAct
+from deblurgan.tape import Tape
+
+SIZES = (1, 8, 8), (1, 64, 64), (2, 48, 60), (2, 56, 56), (1, 76, 84), (1, 252, 260), (1, 512, 516)
+seen = {}  # what a kernel of such constants takes its integers for
+
+
+def note(*, fn, compile, **_):
+    names = fn.jit_function.arg_names
+    constants, attributes = compile["constants"], compile["configs"][0]
+    fixed, known = ({names[at]: v for (at, *_), v in values.items()} for values in (constants, attributes))
+    constants = str(sorted((name, value) for name, value in fixed.items() if name.isupper()))
+    for name, type in compile["signature"].items():
+        if type in ("i32", "i64") or isinstance(fixed.get(name), int) and not name.isupper():
+            taken = type, fixed.get(name), str(known.get(name))
+            seen.setdefault((fn.name, constants, name), set()).add(taken)
+    return True  # that is enough: do not compile
+
+
+def choose(kind, pixels, dtype):
+    return ConvConfig(64, 64, 32, form="tma" if kind.startswith("trunk") else "pointer")
+
+
+driver.set_active(Absent(90))
+knobs.runtime.jit_cache_hook = note
+with torch.device("meta"):
+    net = Generator("paper", width=16, blocks=2)
+    weights = {name: weight.detach() for name, weight in net.named_parameters()}
+    engines = [Engine(net.spec, weights, dtype=torch.float16, choose=way) for way in (choose, from_table("", []))]
+    tape = Tape(net.spec, torch.float16, choose)
+    counter = torch.empty(2, dtype=torch.int64)
+    for n, h, w in SIZES:
+        image = torch.empty(n, 3, h, w)
+        for engine in engines:
+            engine(image)
+        tape.backward(image, image, weights, counter, *tape.forward(image, weights, counter)[1:], set(tape.names))
+        for rows, columns in ((h, w), (h - 1, w - 1)):
+            z = torch.empty(n, 64, rows, columns, dtype=torch.float16, memory_format=torch.channels_last)
+            y, norm_act = KernelNormAct.make(z)
+            norm_act.adjoint(y, *norm_act.signal(y), *norm_act.tangent(y))
+several = {(kernel, name) for (kernel, _, name), taken in seen.items() if len(taken) > 1}
+print(json.dumps([sorted({kernel for kernel, *_ in seen}), sorted(several)]))
+"""
+    compiled = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=compiled, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    kernels, several = json.loads(ran.stdout)
+    source = "".join(path.read_text() for path in (ROOT / "kernels").glob("*.py"))
+    assert kernels == sorted(re.findall(r"^def (\w+_kernel)\(", source, re.M))
+    of_rows = {"output_tail_grad_kernel": ("g_row", "i_row", "w"), "output_tail_kernel": ("i_row", "o_row", "w")}
+    assert several == [[kernel, name] for kernel, names in of_rows.items() for name in names]
 
 
 PACKED = [torch.uint8, torch.float32, torch.float16]
