@@ -191,6 +191,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
+    torch.backends.cudnn.allow_tf32 = False  # fp32 is to mean fp32
     device = pick_device(args.device)
     table, errors = gradients(device), forward_errors(device)
     curves = {way: curve(options, args.steps, device) for way, options in WAYS.items()}

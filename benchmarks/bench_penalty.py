@@ -1,4 +1,7 @@
-"""The critic's gradient penalty with its weights' gradients: the identity, double backward, and torch.func."""
+"""The critic's gradient penalty with its weights' gradients: the identity, double backward, and torch.func.
+
+By itself: a training step makes it in one sweep with the critic's scores, which bench_training.py times.
+"""
 
 from __future__ import annotations
 

@@ -1,12 +1,16 @@
-"""A training step, whole and in its parts, beside plain torch: the released way in fp32, and compiled in half types."""
+"""A training step, whole and in its parts, beside plain torch: the released way in fp32, and compiled in half types.
+
+Where steps are replayed as CUDA graphs, each part is one of its own, so that launches weigh in it as they do in a step.
+Parts named "of which" are inside others; the rest, as often as they come in a step, are the step but for small change:
+pictures to floats, the penalty's draws.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
 from copy import deepcopy
-from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,6 +20,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from deblurgan import losses, memory
+from deblurgan.capture import captured
 from deblurgan.config import train_config
 from deblurgan.nn import Critic, Generator, PerceptualFeatures, trained_parameters
 from deblurgan.step import LOSSES, Networks, Step, pick_precision, to_network
@@ -177,88 +182,117 @@ def bench_training_peer(benchmark: BenchmarkFixture, path: str, n: int) -> None:
 
 
 class Parts:
-    """The pieces of a step, each a call that gives what it made as one vector."""
+    """The pieces of a step, each a call that gives what it made: gradients, a picture, weights."""
 
     def __init__(self, n: int, precision: str, backend: str = "auto") -> None:
-        config = train_config("unused", precision=precision, batch_size=n, graphs=False, backend=backend)
-        self.step = Step(config, networks())
+        self.step = Step(train_config("unused", precision=precision, batch_size=n, backend=backend), networks())
         self.blurred, self.sharp = (to_network(part) for part in pictures(n))
-        self.restored = self.step.restore(self.blurred)
-        self.leaf = self.restored.detach().requires_grad_()
+        self.restored = self.blurred  # the same for every precision
         assert self.step.critic is not None
         self.critic = self.step.critic
+        self.weights = [conv.weight for conv in losses.convolutions(self.critic)]
 
-    def generator_forward(self) -> Tensor:
-        return self.step.restore(self.blurred).detach()
+    def call(self, part: Part) -> Callable[[], list[Tensor]]:
+        """The part, as a CUDA graph where the step is one."""
+        if self.step.why_eager() is not None:
+            return lambda: part(self)
+        for _ in range(3):
+            part(self)
+        with captured(DEVICE) as graph:
+            made = part(self)
 
-    def generator_backward(self) -> Tensor:
-        gradients = torch.autograd.grad(
-            self.restored, trained_parameters(self.step.generator), self.sharp, retain_graph=True
-        )
-        return torch.cat([gradient.flatten() for gradient in gradients])
+        def replay() -> list[Tensor]:
+            graph.replay()
+            return made
 
-    def critic_scores(self) -> Tensor:
-        with self.step.autocast():
-            scores = self.critic(torch.cat([self.sharp, self.leaf.detach()])).float().chunk(2)
-        return self._of_critic(losses.critic_loss(*scores))
+        return replay
 
-    def penalty(self) -> Tensor:
+    def generator(self) -> list[Tensor]:
+        restored = self.step.restore(self.blurred)
+        return list(torch.autograd.grad(restored, trained_parameters(self.step.generator), self.sharp))
+
+    def generator_forward(self) -> list[Tensor]:
+        return [self.step.restore(self.blurred).detach()]
+
+    def critic_gradients(self) -> list[Tensor]:
+        self.step.critic_gradients(self.critic, self.sharp, self.restored, self.step.alphas)
+        return [cast(Tensor, weight.grad) for weight in self.weights]
+
+    def penalty(self) -> list[Tensor]:
         alpha = torch.full((self.sharp.shape[0], 1, 1, 1), 0.5, device=DEVICE)
-        return self._of_critic(self.step.penalty(self.critic, self.sharp, self.leaf, alpha))
+        value = self.step.penalty(self.critic, self.sharp, self.restored, alpha)
+        return list(torch.autograd.grad(value, self.weights))
 
-    def _of_critic(self, loss: Tensor) -> Tensor:
-        gradients = torch.autograd.grad(loss, [conv.weight for conv in self.critic.convs])
-        return torch.cat([gradient.flatten() for gradient in gradients])
+    def generator_losses(self) -> list[Tensor]:
+        leaf = self.restored.detach().requires_grad_()
+        terms = self.step.generator_losses(leaf, self.sharp)
+        return list(torch.autograd.grad(sum(terms.values(), start=leaf.new_zeros(())), leaf))
 
-    def generator_losses(self) -> Tensor:
-        (gradient,) = torch.autograd.grad(
-            sum(self.step.generator_losses(self.leaf, self.sharp).values(), start=self.leaf.new_zeros(())), self.leaf
-        )
-        return gradient
+    def critic_update(self) -> list[Tensor]:
+        return self._update("critic")
 
-    def optimiser(self) -> Tensor:
-        for adam in self.step.adams.values():
-            for group in adam.param_groups:
-                for parameter in group["params"]:
-                    parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            adam.step()
-        return self.step.generator.head.weight.detach()
+    def generator_update(self) -> list[Tensor]:
+        return self._update("generator")
+
+    def _update(self, name: str) -> list[Tensor]:
+        """Of gradients that are zero, which leave the weights as they are."""
+        parameters: list[Tensor] = self.step.adams[name].param_groups[0]["params"]
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        self.step.update(name, self.step.rate.new_zeros(()))
+        return [parameter.detach() for parameter in parameters]
 
 
-PARTS: dict[str, tuple[Callable[[Parts], Tensor], int, Callable[[Networks], int]]] = {
-    "generator, forward": (Parts.generator_forward, 1, lambda nets: flops(nets.generator)),
-    "generator, backward": (Parts.generator_backward, 1, lambda nets: 2 * flops(nets.generator)),
-    "critic on both pictures, forward and backward": (
-        Parts.critic_scores,
+Part = Callable[[Parts], list[Tensor]]
+
+# What is called, how often in a step, and its multiply-adds
+PARTS: dict[str, tuple[Part, int, Callable[[Networks], int]]] = {
+    "generator, forward and backward": (Parts.generator, 1, lambda nets: 3 * flops(nets.generator)),
+    "critic's losses with their gradients, penalty included": (
+        Parts.critic_gradients,
         CRITIC_STEPS,
-        lambda nets: 6 * flops(nets.critic),  # type: ignore[arg-type]
+        lambda nets: 12 * flops(nets.critic),  # type: ignore[arg-type]
     ),
-    "penalty with its gradients": (Parts.penalty, CRITIC_STEPS, lambda nets: 6 * flops(nets.critic)),  # type: ignore[arg-type]
+    "critic's optimiser": (Parts.critic_update, CRITIC_STEPS, lambda nets: 0),
     "critic and VGG in the generator's losses": (
         Parts.generator_losses,
         1,
         lambda nets: 2 * flops(nets.critic) + 3 * flops(nets.features),  # type: ignore[arg-type]
     ),
-    "both optimisers": (Parts.optimiser, 1, lambda nets: 0),
+    "generator's optimiser": (Parts.generator_update, 1, lambda nets: 0),
+    "of which the generator's forward by itself would be": (
+        Parts.generator_forward,
+        1,
+        lambda nets: flops(nets.generator),
+    ),
+    "of which the penalty by itself would be": (
+        Parts.penalty,
+        CRITIC_STEPS,
+        lambda nets: 6 * flops(nets.critic),  # type: ignore[arg-type]
+    ),
 }
 # Gradients at random weights, relative to the reference in fp32, where a rounding moves values over LeakyReLU's kink
 PART_TOLERANCE = {"fp32": 1e-2, "bf16": 3e-1, "fp16": 5e-2}
 
 
+def flat(made: list[Tensor]) -> Tensor:
+    return torch.cat([part.flatten() for part in made])
+
+
 @pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize("precision", ["fp32"] if PRECISION == "fp32" else ["fp32", PRECISION])
-def bench_training_parts(benchmark: BenchmarkFixture, precision: str, part: str) -> None:
-    """Once each; a step has five of the critic's."""
+def bench_training_parts(benchmark: BenchmarkFixture, part: str) -> None:
     call, times, count = PARTS[part]
-    wanted = call(Parts(1, "fp32", backend="reference"))
+    wanted = flat(call(Parts(1, "fp32", backend="reference")))
+    parts = Parts(1, PRECISION)
     with memory.kept():
         measure(
             benchmark,
-            partial(call, Parts(1, precision)),
+            parts.call(call),
             wanted,
+            compared=flat,
             group=f"anatomy {part}, {times} a step",
-            path="ours" if precision == PRECISION else f"ours, {precision}",
-            tolerance=PART_TOLERANCE[precision],
-            work=Work(count(networks()), 2 * 3 * SIDE * SIDE, DTYPES[precision]),
+            path="ours",
+            tolerance=PART_TOLERANCE[PRECISION],
+            work=Work(count(networks()), 2 * 3 * SIDE * SIDE, DTYPES[PRECISION]),
             pictures=1,
         )

@@ -31,7 +31,7 @@ import torch
 
 from deblurgan import _C, tape
 from deblurgan.engine import Engine, Trunk
-from deblurgan.kernels.table import Choose, eight_bit_config, from_table
+from deblurgan.kernels.table import Choose, from_table
 from deblurgan.nn import Generator
 from deblurgan.penalty import KernelNormAct
 
@@ -153,8 +153,7 @@ def jobs() -> Iterator[Job]:
     trunk8 = [(name, "trunk8", shape) for name, kind, shape in sites if kind == "trunk"]
     for arch, dtype in product(ARCHS, DTYPES):
         for layer, kind, shape in trunk8 if dtype in TRUNKS else sites:
-            tuned = candidates(kind, arch, *shape)
-            for config in [eight_bit_config(shape[1])] if tuned and dtype == "float8_e4m3fn" else tuned:
+            for config in candidates(kind, arch, *shape):
                 yield Job(arch, dtype, layer=layer, kind=kind, config=astuple(config), label=label(config))
         for kernel in () if dtype in TRUNKS else OTHERS:
             if dtype == "float16" or kernel != "merge_stats":  # which knows no half types
@@ -162,8 +161,8 @@ def jobs() -> Iterator[Job]:
     for arch in ARCHS:
         for layer, kind, (c, cout) in sites:
             shapes = {"wgrad": (cout, c) if layer in WEIGHTS else None, "dgrad": INPUTS.get(layer)}
-            for which, shape in shapes.items():
-                for config in candidates(f"{kind}.{which}", arch, *shape) if shape else ():
+            for which, channels in shapes.items():
+                for config in candidates(f"{kind}.{which}", arch, *channels) if channels else ():
                     names = f"{layer}.{which}", f"{kind}.{which}"
                     yield Job(arch, "bfloat16", "", *names, astuple(config), label(config))
         for kernel in GRADIENTS + CRITIC:
@@ -237,18 +236,16 @@ def compile_job(job: Job) -> list[Row]:
         with compiling(job.arch, (f"{job.kernel}_kernel",)) as found:
             penalise()
         return [{**head_of(job), **facts(kernel)} for kernel in found.values()]
-    convolutions = ("conv_stats_kernel", "flat_conv_stats_kernel", "up_conv_stats_kernel")
+    names: tuple[str, ...] = ("conv_stats_kernel", "flat_conv_stats_kernel", "up_conv_stats_kernel")
     if job.kernel in GRADIENTS or "." in job.kind:
-        names = (f"{job.kernel}_kernel",) if job.kernel else ("conv_wgrad_kernel", "flat_conv_wgrad_kernel")
-        if job.kind.endswith(".dgrad"):
-            names = convolutions
+        if not job.kind.endswith(".dgrad"):
+            names = (f"{job.kernel}_kernel",) if job.kernel else ("conv_wgrad_kernel", "flat_conv_wgrad_kernel")
         with compiling(job.arch, names) as found:
             for preset in ("paper", "article") if job.kernel else ("paper",):
                 differentiate(preset, job)
             if job.kernel:
                 penalise()
         return [{**head_of(job), **facts(kernel)} for kernel in found.values()]
-    names = convolutions
     if job.kernel or job.layer == "head":
         names = (f"{job.kernel or 'output_tail'}_kernel",)
     with compiling(job.arch, names) as found:

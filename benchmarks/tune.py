@@ -1,9 +1,11 @@
 """python -m benchmarks.tune: which of our convolutions beat cuDNN's, by GPU, layer, type and size.
 
 Each layer runs on random data with every candidate, is compared with cuDNN in fp32, and is timed with its statistics,
-as cuDNN's convolution is with `tile_stats`. What beats cuDNN becomes a row of kernels/table.json, as does the fastest
-where cuDNN is no choice: of the head, and of the trunk in 8 bits, which is timed against cuDNN in fp16. Rows of other
-GPUs, and those of layers, types and sizes that were not measured, stay.
+as cuDNN's convolution is with `tile_stats`; `gradient_problems` says what gradients are timed with. cuDNN takes the
+algorithm that its heuristics find, as in deblurgan, where nothing sets `cudnn.benchmark`. What beats cuDNN becomes a
+row of kernels/table.json, as does the fastest where cuDNN is no choice: of the head, and of the trunk in 8 bits, which
+is timed against cuDNN in fp16. Rows of other GPUs, and those of layers, types and sizes that were not measured, stay.
+The table and the times are written after each layer. What raises an error is noted, and left out.
 """
 
 from __future__ import annotations
@@ -13,21 +15,24 @@ import json
 import statistics
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from triton.runtime.errors import OutOfResources
 
 from benchmarks.roofline import H200, Kernel, generator_kernels
 from deblurgan import convolution, reference, tape
+from deblurgan.capture import captured
 from deblurgan.convolution import Layer
-from deblurgan.engine import Engine
+from deblurgan.engine import REACH, Engine, Trunk
 from deblurgan.kernels.conv_stats import ConvConfig
+from deblurgan.kernels.norm_act_grad import norm_act_reduce
 from deblurgan.kernels.output_tail import folded, output_tail
 from deblurgan.kernels.table import why_not
 from deblurgan.nn import PRESETS, Generator, GeneratorSpec
@@ -36,7 +41,9 @@ Row = dict[str, Any]
 Size = tuple[int, int, int]  # pictures, height, width
 
 TABLE = Path(__file__).parent.parent / "kernels" / "table.json"
+TRUNKS: dict[torch.dtype, Trunk] = {torch.int8: "int8", torch.float8_e4m3fn: "fp8"}  # by a type of 8 bits
 TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.int8: 2e-3}  # relative error of a result
+TOLERANCE[torch.float8_e4m3fn] = 1e-2  # sm_90 adds products of fp8 in fewer bits than fp32 has
 RATES = {"NVIDIA H200": H200}
 ALWAYS_OURS = ("head", "trunk8")
 
@@ -58,9 +65,10 @@ CANDIDATES: dict[str, list[ConvConfig]] = {
         ConvConfig(128, 128, 64, 8, 3),
         ConvConfig(64, 128, 64, 4, 4),
     ],
-    "trunk8": [  # in int8
+    "trunk8": [  # in 8 bits
         ConvConfig(128, 128, 128, 8, 4, "tma"),
         ConvConfig(128, 256, 128, 8, 3, "tma"),
+        ConvConfig(256, 128, 128, 8, 3, "tma"),
         ConvConfig(128, 128, 128, 4, 3, "tma"),
         ConvConfig(64, 128, 128, 4, 4, "tma"),
     ],
@@ -105,11 +113,17 @@ def fits(config: ConvConfig, arch: int, c: int, cout: int, element: int = 2) -> 
     # a thread are an epilogue of 7000 instructions, and it spills
     if 100 <= arch < 120 and element == 2 and config.block_m * config.block_n > 64 * 32 * config.warps:
         return False
+    if 100 <= arch < 120 and element == 1 and config.block_m > 128:  # spills in fp8
+        return False
     return config.form == "pointer" or (arch >= 90 and c % config.block_k == 0 and cout % config.block_n == 0)
 
 
 def candidates(kind: str, arch: int, c: int, cout: int) -> list[ConvConfig]:
     return [config for config in CANDIDATES[kind] if fits(config, arch, c, cout, 1 if kind == "trunk8" else 2)]
+
+
+# Makes gradients with a configuration, from a whole bordered picture and the gradient of what a layer made of it
+Make = Callable[[ConvConfig | None, Tensor, convolution.AmidZeros], list[Tensor]]
 
 
 class Case(NamedTuple):
@@ -141,7 +155,7 @@ class Problem:
 
 @dataclass
 class Result:
-    """Seconds of a case, by configuration, and why others have none."""
+    """Seconds of a case, by configuration, and why others have none. None is the library."""
 
     case: Case
     library: float = float("inf")
@@ -151,6 +165,11 @@ class Result:
     @property
     def best(self) -> ConvConfig | None:
         return min(self.ours, key=self.ours.__getitem__, default=None)
+
+    @property
+    def timed(self) -> bool:
+        """Whether anything was."""
+        return bool(self.ours) or None not in self.failed
 
 
 def normalised(result: tuple[Tensor, Tensor]) -> Tensor:
@@ -202,15 +221,16 @@ def head_problem(case: Case, engine: Engine, state: dict[str, Tensor], x: Tensor
 
 
 def eight_bit_problem(case: Case, layer: Layer, x: Tensor, out: Tensor) -> Problem:
-    """A convolution of int8; the library has the same numbers in out's type."""
+    """A convolution of 8 bits; the library has the same numbers in out's type."""
     assert layer.eighth
-    x.copy_((torch.randn(x.shape, device=x.device) * 127 / 5).round().clamp(-127, 127))
+    reach = REACH[TRUNKS[x.dtype]]
+    steps = torch.randn(x.shape, device=x.device) * (reach.stream_steps / reach.stream)
+    x.copy_(steps.round().clamp(-reach.stream_steps, reach.stream_steps))
     weight, scales, _ = layer.eighth
     c, cout = layer.channels
-    same = (weight * scales[:, None]).view(cout, *layer.taps[0], c).permute(0, 3, 1, 2)
-    wide = conv_problem(
-        case, *(convolution.plain("trunk", same, dtype) for dtype in (out.dtype, torch.float32)), x.to(out.dtype), out
-    )
+    same = (weight.float() * scales[:, None]).view(cout, *layer.taps[0], c).permute(0, 3, 1, 2)
+    plain = partial(convolution.plain, "trunk", same)
+    wide = conv_problem(case, plain(out.dtype), plain(torch.float32), x.to(out.dtype), out)
 
     def run(config: ConvConfig | None) -> tuple[Tensor, Tensor]:
         return convolution.conv_stats(layer, x, out, config=config) if config else wide.run(None)
@@ -219,15 +239,15 @@ def eight_bit_problem(case: Case, layer: Layer, x: Tensor, out: Tensor) -> Probl
 
 
 def problems(spec: GeneratorSpec, size: Size, dtype: torch.dtype, device: torch.device) -> Iterator[Problem]:
-    """Each layer of the generator once, on the engine's memory; in int8 the trunk alone."""
+    """Each layer of the generator once, on the engine's memory; in 8 bits the trunk alone."""
     n, h, w = size
     torch.manual_seed(0)
     with device:
         net = Generator(width=spec.width, blocks=1)
-    narrow = dtype == torch.int8
+    narrow = dtype in TRUNKS
     wide = torch.float16 if narrow else dtype
     state = {name: weight.detach().to(wide) for name, weight in net.state_dict().items()}
-    engine = Engine(net.spec, state, dtype=wide, choose=lambda *_: None, trunk="int8" if narrow else "same")
+    engine = Engine(net.spec, state, dtype=wide, choose=lambda *_: None, trunk=TRUNKS.get(dtype, "same"))
     exact = Engine(net.spec, {k: v.float() for k, v in state.items()}, dtype=torch.float32, choose=lambda *_: None)
     kernels = {kernel.name: kernel for kernel in generator_kernels(net.spec, h, w, n, trunk=1 if narrow else None)}
     space = engine.workspace(n, h, w)
@@ -264,52 +284,104 @@ SIDES = {
 
 
 def gradient_problems(spec: GeneratorSpec, size: Size, dtype: torch.dtype, device: torch.device) -> Iterator[Problem]:
-    """The gradients of what each layer but the first reads, and of its weight, with all that is packed for them."""
+    """The gradients of what each layer but the first reads, and of its weight, with what training does for them.
+
+    The gradient of activations comes with the sums that the norm before them wants: our kernel takes them on the way,
+    cuDNN's result needs a pass of `norm_act_reduce`. The residual stream's gradient has more parts than this one, so it
+    needs that pass in any case. Of a block's two layers one reads activations and one the stream, and both go by one
+    row of the table: the trunk's case is the two together. Its weights are packed beforehand, as training packs the
+    whole trunk's at once; other layers' are packed in each call, as there. No dropout.
+    """
     n, h, w = size
     torch.manual_seed(0)
     with device:
-        net = Generator(width=spec.width, blocks=1, border=spec.border).requires_grad_(False)
+        net = Generator(width=spec.width, blocks=1, convs=spec.convs, border=spec.border, dropout=0)
+    net.requires_grad_(False)
     kernels = {kernel.name: kernel for kernel in generator_kernels(net.spec, h, w, n)}
-    layers = [(stage.name, stage.kind, stage.border) for stage in tape.stages(net.spec) if stage.name in SIDES]
-    for key, kind, border in (*layers, ("head", "head", net.spec.border)):
+    layers = [*tape.stages(net.spec), tape.Stage("head", "head", net.spec.border)]
+    activations = {layer.name: not before.stream for before, layer in pairwise(layers)}  # whether it reads those
+    for key, kind, border, *_ in layers:
+        if key not in SIDES:
+            continue
         name, before, after = SIDES[key]
         weight = net.get_parameter(f"{key}.weight")
         c, cout = weight.shape[:2] if kind == "up" else weight.shape[1::-1]
-        inside = torch.randn(n, c, h // before, w // before, device=device, dtype=dtype)
-        x = reference.pad(inside, weight.shape[2] // 2, border).permute(0, 2, 3, 1).contiguous()
+        y = torch.randn(n, h // before, w // before, c, device=device, dtype=dtype)
+        whole = reference.pad(y.relu().permute(0, 3, 1, 2), weight.shape[2] // 2, border)
+        x = whole.permute(0, 2, 3, 1).contiguous()
         if kind == "stem":
             x = F.pad(x, (0, 8 - c, 0, 1))
         dy = torch.randn(n, h // after, w // after, cout, device=device, dtype=dtype)
         products = {"dgrad": (cout, c), "wgrad": (c, cout) if kind == "up" else (cout, c)}
         if kind in ("stem", "head"):  # runs of 64
             products = {"dgrad": (64, c), "wgrad": (c if kind == "head" else cout, 64)}
-        for which in ("wgrad",) if kind == "stem" else ("dgrad", "wgrad"):
-            kernel = replace(kernels[name], name=f"{name} {which}")
-            case = Case(kernel, f"{kind}.{which}", dtype, size, n * dy.shape[1] * dy.shape[2])
-            yield gradient_problem(case, products[which], border, weight, x, dy)
+        case = Case(kernels[name], kind, dtype, size, n * dy.shape[1] * dy.shape[2])
+        if kind != "stem":
+            alike = [layer.name for layer in layers if layer.kind == kind] if kind == "trunk" else [key]
+            make = data_gradients(kind, border, weight, y, [activations[layer] for layer in alike])
+            yield gradient_problem(gradient_case(case, "dgrad", len(alike)), products["dgrad"], border, x, dy, make)
+        make = weight_gradients(kind, weight)
+        yield gradient_problem(gradient_case(case, "wgrad"), products["wgrad"], border, x, dy, make)
+
+
+def gradient_case(case: Case, which: str, count: int = 1) -> Case:
+    """Of a layer's gradient, which takes its work; of `count` such layers one after another."""
+    kernel = case.kernel
+    kernel = replace(
+        kernel,
+        name=f"{kernel.name} {which}{f' x{count}' if count > 1 else ''}",
+        macs=count * kernel.macs,
+        weight_bytes=count * kernel.weight_bytes,
+        read_bytes=count * kernel.read_bytes,
+        written_bytes=count * kernel.written_bytes,
+    )
+    return case._replace(kernel=kernel, kind=f"{case.kind}.{which}")
+
+
+def data_gradients(kind: str, border: reference.Border, weight: Tensor, y: Tensor, sums: list[bool]) -> Make:
+    """The gradient of relu(y), y [n, h, w, c] normalised, once for each of `sums`: whether it comes with those."""
+    edge = weight.shape[2] // 2 if convolution.has_reflected(kind, border) else 0
+    stats = torch.tensor([[0.0], [1.0]], device=y.device).repeat(y.shape[0], 1, y.shape[3])
+    layer = convolution.trunk_adjoints([weight], y.dtype)[0] if kind == "trunk" else None
+
+    def make(config: ConvConfig | None, x: Tensor, dy: convolution.AmidZeros) -> list[Tensor]:
+        options: dict[str, Any] = {"border": border, "config": config, "tf32": False, "layer": layer}
+        found: list[Tensor] = []
+        for with_sums in sums:
+            if config and with_sums:
+                found += convolution.activation_gradient(kind, weight, x, dy, kept=1.0, **options)
+                continue
+            found.append(convolution.data_gradient(kind, weight, x, dy, **options))
+            if with_sums:
+                inside = found[-1][:, edge : edge + y.shape[1], edge : edge + y.shape[2]]
+                found.append(norm_act_reduce(inside, y.to(x.dtype), stats, relu=True, width=edge))
+        return found
+
+    return make
+
+
+def weight_gradients(kind: str, weight: Tensor) -> Make:
+    return lambda config, x, dy: [convolution.weight_gradient(kind, weight, x, dy, config=config, tf32=False)]
 
 
 def gradient_problem(
-    case: Case, product: tuple[int, int], border: reference.Border, weight: Tensor, x: Tensor, dy: Tensor
+    case: Case, product: tuple[int, int], border: reference.Border, x: Tensor, dy: Tensor, make: Make
 ) -> Problem:
     """Of x, whole with its border, and dy [n, h, w, cout]; `product` has the channels that `fits` asks for."""
-    kind, _, which = case.kind.partition(".")
-    first = CANDIDATES[case.kind][0]
+    kind, first = case.kind.partition(".")[0], CANDIDATES[case.kind][0]
     places = {ours: amid_zeros(kind, border, dy, first if ours else None) for ours in (False, True)}
     exact = amid_zeros(kind, border, dy.float(), None)
-
-    def gradient(config: ConvConfig | None, x: Tensor, place: convolution.AmidZeros) -> Tensor:
-        if which == "wgrad":
-            return convolution.weight_gradient(kind, weight, x, place, config=config, tf32=False)
-        return convolution.data_gradient(kind, weight, x, place, border=border, config=config, tf32=False)
-
     return Problem(
         case,
         product,
-        lambda config: gradient(config, x, places[config is not None]),
-        Tensor.float,
-        lambda: gradient(None, x.float(), exact),
+        lambda config: make(config, x, places[config is not None]),
+        together,
+        lambda: together(make(None, x.float(), exact)),
     )
+
+
+def together(parts: list[Tensor]) -> Tensor:
+    return torch.cat([part.float().flatten() for part in parts])
 
 
 def amid_zeros(kind: str, border: reference.Border, dy: Tensor, config: ConvConfig | None) -> convolution.AmidZeros:
@@ -329,8 +401,7 @@ def seconds(call: Callable[[], Any], calls: int = 10, rounds: int = 30) -> float
     """The median time of a call in a CUDA graph of several, as the engine launches it."""
     for _ in range(3):
         call()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with captured(torch.device("cuda", torch.cuda.current_device())) as graph:
         for _ in range(calls):
             call()
     times = []
@@ -344,14 +415,20 @@ def seconds(call: Callable[[], Any], calls: int = 10, rounds: int = 30) -> float
     return statistics.median(times[3:])
 
 
-def why_wrong(problem: Problem, config: ConvConfig | None, wanted: Tensor) -> str | None:
-    """What is wrong with the result of a configuration; None where nothing is."""
+def check(problem: Problem, config: ConvConfig | None, wanted: Tensor) -> None:
+    """Raises ArithmeticError for a result of the configuration that is not what is wanted."""
+    error = float((problem.finish(problem.run(config)) - wanted).norm() / wanted.norm())
+    if not error <= TOLERANCE[problem.case.dtype]:
+        raise ArithmeticError(f"relative error {error:.3g}")
+
+
+@contextmanager
+def noted(result: Result, config: ConvConfig | None) -> Iterator[None]:
+    """An error within is noted for the configuration, and says nothing of the next one."""
     try:
-        got = problem.finish(problem.run(config))
-    except OutOfResources as error:
-        return str(error)
-    error = float((got - wanted).norm() / wanted.norm())
-    return None if error <= TOLERANCE[problem.case.dtype] else f"relative error {error:.3g}"
+        yield
+    except Exception as error:
+        result.failed[config] = f"{type(error).__name__}: {error}"
 
 
 def measure(problem: Problem, arch: int) -> Result:
@@ -359,11 +436,17 @@ def measure(problem: Problem, arch: int) -> Result:
     result = Result(problem.case)
     wanted = problem.wanted()
     configs = candidates(problem.case.kind, arch, *problem.channels)
-    result.failed = {config: why for config in (None, *configs) if (why := why_wrong(problem, config, wanted))}
+    for config in (None, *configs):
+        with noted(result, config):
+            check(problem, config, wanted)
     del wanted  # as large as the result in fp32
-    if None not in result.failed:
-        result.library = seconds(partial(problem.run, None))
-    result.ours = {config: seconds(partial(problem.run, config)) for config in configs if config not in result.failed}
+    for config in [config for config in (None, *configs) if config not in result.failed]:
+        with noted(result, config):
+            took = seconds(partial(problem.run, config))
+            if config is None:
+                result.library = took
+            else:
+                result.ours[config] = took
     return result
 
 
@@ -377,10 +460,16 @@ def row(result: Result, gpu: str) -> Row | None:
 
 def merged(rows: list[Row], results: list[Result], gpu: str) -> list[Row]:
     """The table's rows after these results: what they measured is replaced, the rest stays."""
-    measured = [{"gpu": gpu, **result.case.key} for result in results]
+    measured = [{"gpu": gpu, **result.case.key} for result in results if result.timed]
     kept = [old for old in rows if {key: old[key] for key in ("gpu", "kind", "dtype", "pixels")} not in measured]
     found = [new for result in results if (new := row(result, gpu))]
     return sorted(kept + found, key=lambda row: (row["gpu"], row["kind"], row["dtype"], row["pixels"]))
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a table; none where there is no file."""
+    rows: list[Row] = json.loads(path.read_text())["rows"] if path.exists() else []
+    return rows
 
 
 def write(path: Path, rows: list[Row]) -> None:
@@ -417,25 +506,39 @@ def facts(result: Result) -> dict[str, Any]:
         **result.case.key,
         "layer": result.case.kernel.name,
         "size": result.case.size,
-        "cudnn_s": result.library,
+        "cudnn_s": None if None in result.failed else result.library,
         "ours_s": {label(config): took for config, took in result.ours.items()},
         "failed": {label(config) if config else "cuDNN": why for config, why in result.failed.items()},
     }
 
 
-def size(text: str) -> Size:
-    """(n, h, w) of HxWxN."""
-    h, w, n = (int(part) for part in text.split("x"))
-    return n, h, w
+def save(table: Path, times: Path | None, results: list[Result], gpu: str) -> None:
+    """The table with these results, and all their times."""
+    write(table, merged(read(table), results, gpu))
+    if times:
+        measured = {"gpu": gpu, "results": [facts(result) for result in results]}
+        times.write_text(json.dumps(measured, indent=1) + "\n")
+
+
+def sizes(text: str) -> list[Size]:
+    """(n, h, w) of each HxWxN."""
+    found = [tuple(int(side) for side in part.split("x")) for part in text.split(",")]
+    return [(n, h, w) for h, w, n in found]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tune", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=TABLE, metavar="TABLE", help="whose rows are replaced")
     parser.add_argument("--preset", choices=PRESETS, default="paper")
-    parser.add_argument("--sizes", default="256x256x1,256x256x16,720x1280x1,720x1280x8", metavar="HxWxN,...")
-    parser.add_argument("--dtypes", default="float16,bfloat16,int8")
-    parser.add_argument("--gradients", default="256x256x1,256x256x16", metavar="HxWxN,...", help="sizes of crops")
+    parser.add_argument(
+        "--sizes", type=sizes, default="256x256x1,256x256x16,720x1280x1,720x1280x8", metavar="HxWxN,..."
+    )
+    parser.add_argument(
+        "--dtypes", metavar="DTYPE,...", help="by default half types and, on sm_90 and newer, 8-bit ones"
+    )
+    parser.add_argument(
+        "--gradients", type=sizes, default="256x256x1,256x256x16", metavar="HxWxN,...", help="sizes of crops"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="every time that was measured")
     args = parser.parse_args()
     device = torch.device("cuda")
@@ -444,25 +547,29 @@ def main() -> int:
         print(f"nothing to tune for: {why}", file=sys.stderr)
         return 1
 
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
     gpu, (major, minor) = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
+    dtypes = [torch.float16, torch.bfloat16, *(TRUNKS if major >= 9 else ())]
+    if args.dtypes:
+        dtypes = [getattr(torch, name) for name in args.dtypes.split(",")]
     results: list[Result] = []
+    try:
+        save(args.out, args.json, results, gpu)
+    except OSError as error:
+        parser.error(f"--out and --json must be files that can be written: {error}")
     print(f"{gpu}\n\n| {' | '.join(HEADINGS)} |\n{'|---' * len(HEADINGS)}|")
-    for dtype in args.dtypes.split(","):
-        works = [(problems, picture) for picture in args.sizes.split(",")]
-        works += [(gradient_problems, crop) for crop in args.gradients.split(",") if dtype != "int8"]
-        for work, picture in works:
-            for problem in work(PRESETS[args.preset], size(picture), getattr(torch, dtype), device):
+    for dtype in dtypes:
+        works = [(problems, picture) for picture in args.sizes]
+        works += [(gradient_problems, crop) for crop in args.gradients if dtype not in TRUNKS]
+        for work, size in works:
+            for problem in work(PRESETS[args.preset], size, dtype, device):
                 result = measure(problem, 10 * major + minor)
                 results.append(result)
                 print(line(result, gpu), flush=True)
                 for config, reason in result.failed.items():
                     print(f"{label(config) if config else 'cuDNN'}: {reason}", file=sys.stderr)
-            write(args.out, merged(json.loads(args.out.read_text())["rows"], results, gpu))
-    if args.json:
-        measured = {"gpu": gpu, "results": [facts(result) for result in results]}
-        args.json.write_text(json.dumps(measured, indent=1) + "\n")
+                save(args.out, args.json, results, gpu)
     return 1 if any(result.failed for result in results) else 0
 
 

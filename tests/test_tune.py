@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ sys.path.append(str(ROOT))
 from benchmarks import tune  # noqa: E402
 from benchmarks.roofline import generator_kernels  # noqa: E402
 from benchmarks.tune import CANDIDATES, Case, Result, candidates, fits, merged  # noqa: E402
-from deblurgan import reference  # noqa: E402
 from deblurgan.kernels.conv_stats import ConvConfig  # noqa: E402
 from deblurgan.kernels.table import eight_bit_config, from_table  # noqa: E402
 from deblurgan.nn import PRESETS  # noqa: E402
@@ -111,6 +111,12 @@ def test_shared_memory_is_the_architectures() -> None:
     assert not fits(config, 120, 256, 256)
 
 
+def test_large_tiles_of_8_bits_are_left_out_where_they_spill() -> None:
+    config = ConvConfig(256, 128, 128, 8, 3, "tma")
+    assert config in CANDIDATES["trunk8"]
+    assert [arch for arch in ARCHS if fits(config, arch, 256, 256, 1)] == [90, 120]
+
+
 def test_a_row_where_ours_is_faster() -> None:
     won = result("trunk", 4096, 3e-5, {FAST: 1e-5, SLOW: 2e-5})
     assert tune.row(won, "A") == table_row("A", "trunk", 4096, FAST)
@@ -163,10 +169,85 @@ def test_the_library_reads_what_is_written(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "table.json").read_text()) == {"rows": []}
 
 
+def test_what_is_saved_adds_to_a_table_that_need_not_be_there(tmp_path: Path) -> None:
+    table, times = tmp_path / "table.json", tmp_path / "times.json"
+    tune.save(table, times, [], "A")
+    assert json.loads(table.read_text()) == {"rows": []}
+    assert json.loads(times.read_text()) == {"gpu": "A", "results": []}
+    first = result("trunk", 4096, 2e-5, {FAST: 1e-5})
+    tune.save(table, times, [first], "A")
+    failed = replace(result("up", 4096, float("inf"), {CANDIDATES["up"][0]: 1e-5}), failed={None: "lost"})
+    tune.save(table, times, [first, failed], "A")
+    tune.save(table, None, [result("trunk", 4096, 2e-5, {SLOW: 1e-5})], "B")
+    rows = [
+        table_row("A", "trunk", 4096, FAST),
+        table_row("A", "up", 4096, CANDIDATES["up"][0]),
+        table_row("B", "trunk", 4096, SLOW),
+    ]
+    assert tune.read(table) == rows
+    saved = json.loads(times.read_text())["results"]
+    assert [(entry["kind"], entry["cudnn_s"]) for entry in saved] == [("trunk", 2e-5), ("up", None)]
+    assert saved[1]["failed"] == {"cuDNN": "lost"}
+
+
+def test_a_table_that_cannot_be_written_is_found_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(tune, "why_not", lambda device: None)
+    monkeypatch.setattr(sys, "argv", ["tune", "--out", str(tmp_path / "missing" / "table.json")])
+    with pytest.raises(SystemExit, match="2"):
+        tune.main()
+    assert "--out" in capsys.readouterr().err
+
+
+def test_main_measures_what_the_gpu_has_and_saves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, tune.Size, torch.dtype]] = []
+
+    def problems(name: str) -> Callable[..., Iterator[Any]]:
+        def made(spec: Any, size: tune.Size, dtype: torch.dtype, device: torch.device) -> Iterator[Any]:
+            asked.append((name, size, dtype))
+            yield dtype
+
+        return made
+
+    def measure(dtype: torch.dtype, arch: int) -> Result:
+        if len(asked) == 5:
+            raise KeyboardInterrupt
+        return result("trunk", 4096 * len(asked), 2e-5, {FAST: 1e-5}, dtype)
+
+    for name in ("problems", "gradient_problems"):
+        monkeypatch.setattr(tune, name, problems(name))
+    monkeypatch.setattr(tune, "measure", measure)
+    monkeypatch.setattr(tune, "why_not", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    table, times = tmp_path / "table.json", tmp_path / "times.json"
+    sizes = ["--sizes", "16x24x2", "--gradients", "8x8x1"]
+    monkeypatch.setattr(sys, "argv", ["tune", "--out", str(table), "--json", str(times), *sizes])
+    with pytest.raises(KeyboardInterrupt):
+        tune.main()
+    assert asked == [
+        ("problems", (2, 16, 24), torch.float16),
+        ("gradient_problems", (1, 8, 8), torch.float16),
+        ("problems", (2, 16, 24), torch.bfloat16),
+        ("gradient_problems", (1, 8, 8), torch.bfloat16),
+        ("problems", (2, 16, 24), torch.int8),
+    ]
+    assert not torch.backends.cudnn.benchmark
+    assert [row["pixels"] // 4096 for row in tune.read(table)] == [3, 4, 1, 2]  # bfloat16, float16
+    assert len(json.loads(times.read_text())["results"]) == 4
+
+
 def test_the_kept_table_has_candidates_only() -> None:
     for row in json.loads(tune.TABLE.read_text())["rows"]:
         assert row.keys() == table_row("", "", 0, FAST).keys()
-        kind = "trunk8" if row["dtype"] == "int8" else row["kind"]
+        kind = "trunk8" if row["dtype"] in ("int8", "float8_e4m3fn") else row["kind"]
         assert ConvConfig(**row["config"]) in CANDIDATES[kind]
 
 
@@ -180,7 +261,11 @@ def test_wins_and_losses_are_printed() -> None:
 
 @pytest.mark.parametrize(
     ("dtype", "names"),
-    [(torch.float16, ["stem", "down1", "down2", "trunk", "up1", "up2", "head"]), (torch.int8, ["trunk"])],
+    [
+        (torch.float16, ["stem", "down1", "down2", "trunk", "up1", "up2", "head"]),
+        (torch.int8, ["trunk"]),
+        (torch.float8_e4m3fn, ["trunk"]),
+    ],
     ids=str,
 )
 def test_every_layer_is_measured_with_its_candidates(
@@ -198,24 +283,109 @@ def test_every_layer_is_measured_with_its_candidates(
         assert list(measured.ours) == candidates(problem.case.kind, 90, *problem.channels)
 
 
-@pytest.mark.parametrize("border", ["reflect", "zero"])
-def test_every_gradient_is_measured_with_its_candidates(
-    border: reference.Border, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("preset", ["paper", "article"])
+def test_every_gradient_is_measured_with_its_candidates(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "seconds", lambda call: 1.0)
     monkeypatch.setattr(tune, "CANDIDATES", {kind: [configs[0], configs[-1]] for kind, configs in CANDIDATES.items()})
-    spec = replace(PRESETS["paper"], border=border)
     results = [
         (problem, tune.measure(problem, 90))
-        for problem in tune.gradient_problems(spec, (1, 8, 12), torch.float16, KERNEL_DEVICE)
+        for problem in tune.gradient_problems(PRESETS[preset], (1, 8, 12), torch.float16, KERNEL_DEVICE)
     ]
     layers = ("down1", "down2", "trunk", "up1", "up2", "head")
     wanted = {"stem wgrad", *(f"{layer} {which}" for layer in layers for which in ("dgrad", "wgrad"))}
+    if preset == "paper":  # both layers of a block
+        wanted = wanted - {"trunk dgrad"} | {"trunk dgrad x2"}
     assert {problem.case.kernel.name for problem, _ in results} == wanted
     for problem, measured in results:
         assert problem.channels in SHAPES[problem.case.kind]
         assert not measured.failed
         assert list(measured.ours) == candidates(problem.case.kind, 90, *problem.channels) != []
+
+
+def test_gradients_are_timed_as_training_makes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    packed: list[bool] = []
+
+    def record(module: Any, name: str) -> None:
+        original = getattr(module, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            made.append(name)
+            if "layer" in options:
+                packed.append(options["layer"] is not None)
+            return original(*args, **options)
+
+        monkeypatch.setattr(module, name, call)
+
+    record(tune.convolution, "data_gradient")
+    record(tune.convolution, "activation_gradient")
+    record(tune, "norm_act_reduce")
+    stream = ["data_gradient"], ["data_gradient"]  # with our kernel, with the library
+    activations = ["activation_gradient"], ["data_gradient", "norm_act_reduce"]
+    wanted = {
+        "down1 dgrad": activations,
+        "down2 dgrad": activations,
+        "trunk dgrad x2": (stream[0] + activations[0], stream[1] + activations[1]),
+        "up1 dgrad": stream,
+        "up2 dgrad": activations,
+        "head dgrad": activations,
+    }
+    for problem in tune.gradient_problems(PRESETS["paper"], (1, 8, 12), torch.float16, KERNEL_DEVICE):
+        kind, name = problem.case.kind, problem.case.kernel.name
+        for config, parts in zip((CANDIDATES[kind][-1], None), wanted.get(name, ()), strict=False):
+            made.clear()
+            packed.clear()
+            problem.run(config)
+            assert made == parts, name
+            assert set(packed) == {kind == "trunk.dgrad"}, name
+
+
+def test_the_trunks_gradients_have_the_work_of_both_layers() -> None:
+    kernels = {kernel.name: kernel for kernel in generator_kernels(PRESETS["paper"], 8, 12)}
+    problems = tune.gradient_problems(PRESETS["paper"], (1, 8, 12), torch.float16, KERNEL_DEVICE)
+    made = {problem.case.kernel.name: problem.case.kernel for problem in problems}
+    assert made["trunk dgrad x2"].flops == 2 * kernels["trunk"].flops
+    assert made["trunk dgrad x2"].bytes == 2 * kernels["trunk"].bytes
+    assert made["up1 dgrad"].flops == kernels["up1"].flops
+
+
+def test_an_error_is_one_candidates_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = next(tune.problems(PRESETS["paper"], (1, 8, 8), torch.float16, KERNEL_DEVICE))
+    first, second, third = candidates("stem", 90, *problem.channels)
+    right = problem.run
+
+    def run(config: ConvConfig | None) -> Any:
+        if config == first:
+            raise RuntimeError("no such instruction")
+        return right(config)
+
+    def seconds(call: Any) -> float:
+        if call.args == (second,):
+            raise ValueError("cannot be captured")
+        return 1.0
+
+    monkeypatch.setattr(tune, "seconds", seconds)
+    measured = tune.measure(replace(problem, run=run), 90)
+    assert measured.failed == {first: "RuntimeError: no such instruction", second: "ValueError: cannot be captured"}
+    assert measured.ours == {third: 1.0}
+    assert measured.library == 1.0
+
+
+def test_an_interrupt_ends_the_run() -> None:
+    problem = next(tune.problems(PRESETS["paper"], (1, 8, 8), torch.float16, KERNEL_DEVICE))
+
+    def run(config: ConvConfig | None) -> Any:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune.measure(replace(problem, run=run), 90)
+
+
+def test_a_case_without_any_time_keeps_its_row() -> None:
+    old = [table_row("A", "trunk", 4096, SLOW)]
+    nothing = replace(result("trunk", 4096, float("inf"), {}), failed={None: "lost", FAST: "lost", SLOW: "lost"})
+    assert merged(old, [nothing], "A") == old
+    assert merged(old, [replace(nothing, failed={FAST: "wrong"}, library=1e-5)], "A") == []
 
 
 def test_a_wrong_result_has_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +405,7 @@ def test_a_wrong_result_has_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sizes_read_as_pictures_do() -> None:
-    assert tune.size("720x1280x8") == (8, 720, 1280)
+    assert tune.sizes("720x1280x8,8x12x1") == [(8, 720, 1280), (1, 8, 12)]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="would tune")
