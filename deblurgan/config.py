@@ -136,7 +136,7 @@ class TrainConfig(Options):
     """On CUDA, the same bits in every run of the same seed: cuDNN and torch keep to algorithms that give them, as this
     package's kernels and all training on a CPU do in any case."""
     compile: bool = False
-    """torch.compile the generator, for training on a CPU; it needs a C++ compiler, and a minute for the first step."""
+    """torch.compile the networks, for training on a CPU; it needs a C++ compiler, and a minute for the first step."""
     workers: int | None = None
     """Threads that load pictures ahead; 0 loads them when they are wanted. If not given, 2 on CUDA and 0 on a CPU."""
     cache: int = 2**30
