@@ -50,8 +50,8 @@ class Deblurrer:
             picture that needs more is refused before any work.
         stochastic: dropout at inference, as in the paper; `seed` draws its masks, anew in each call.
         trunk: "same", or "int8" or "fp8": the residual blocks in 8 bits, in the kernels of a GPU of compute capability
-            9.0 or newer. fp8 is more exact than int8 where a few values of a plane are very large, as trained networks
-            have them, and less where none are.
+            9.0 or newer, for networks whose width is a multiple of 8. fp8 is more exact than int8 where a few values of
+            a plane are very large, as trained networks have them, and less where none are.
         compile: torch.compile the network, which pays on a CPU, where it needs a C++ compiler; on CUDA it takes the
             engine's place. The first picture takes half a minute, and so do up to four that differ in size. torch
             keeps 8 compiled forms of the network in a process and raises where Deblurrers want more.
