@@ -48,7 +48,7 @@ RATES = {"NVIDIA H200": H200}
 ALWAYS_OURS = ("head", "trunk8")
 
 CANDIDATES: dict[str, list[ConvConfig]] = {
-    "stem": [ConvConfig(128, 64, 64, 4, 3), ConvConfig(256, 64, 64, 8, 3), ConvConfig(64, 64, 64, 4, 4)],
+    "stem": [ConvConfig(128, 64, 64, 4, 3), ConvConfig(256, 64, 64, 8, 3), ConvConfig(64, 64, 64, 4, 3)],
     "down": [ConvConfig(128, 128, 64, 8, 3), ConvConfig(128, 64, 64, 4, 3), ConvConfig(64, 128, 64, 8, 3)],
     "trunk": [
         ConvConfig(128, 128, 64, 4, 3, "tma"),  # two programs on an SM of sm_90
