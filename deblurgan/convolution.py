@@ -15,9 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deblurgan import reference
+from deblurgan.kernels.table import Choose
 
 # The lines of each axis that a phase of a transposed convolution reads, of its mirrored 3x3 weight
 PHASE_TAPS = (slice(1, 2), slice(None, None, 2))
+HEAD = 3  # pixels of border that the generator's last convolution reads
 
 
 EIGHT_BIT_TYPES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
@@ -263,6 +265,13 @@ def fitting_gradients(weight: Tensor, dgrad: Any | None, wgrad: Any | None) -> t
     return dgrad, wgrad
 
 
+def gradient_configs(choose: Choose, kind: str, weight: Tensor, y: Tensor) -> tuple[Any | None, Any | None]:
+    """How the gradients of x and `weight` run where a layer of this kind made y [n, h, w, c]: as chosen, if it fits."""
+    pixels = y.shape[0] * y.shape[1] * y.shape[2]
+    found = (choose(f"{kind}.{which}", pixels, y.dtype) for which in ("dgrad", "wgrad"))
+    return fitting_gradients(weight, *found)
+
+
 def zeros_for(
     kind: str, border: reference.Border, *, dgrad: Any | None, wgrad: Any | None, shape: torch.Size, like: Tensor
 ) -> AmidZeros:
@@ -274,6 +283,15 @@ def zeros_for(
     reflected = kind == "trunk" and border == "reflect"
     width = 0 if dgrad is None and wgrad is None else 2 if reflected else 1
     return amid_zeros(n, h, w, c, border=width, shared=reflected and width > 0, dtype=like.dtype, device=like.device)
+
+
+def head_zeros(n: int, h: int, w: int, *, border: reference.Border, like: Tensor) -> AmidZeros:
+    """Memory for the gradient of what the last convolution made of a picture so bordered, in eight channels."""
+    width = 2 * HEAD if border == "reflect" else HEAD
+    rows, pitch = h + 2 * width, w + 2 * width + 1
+    whole = torch.empty(n, rows, pitch, 8, dtype=like.dtype, device=like.device)
+    inside = whole[:, width : width + h, width : width + w]
+    return AmidZeros(whole.view(n * rows, pitch, 8), rows, width, width, inside, whole)
 
 
 def adjoint(kind: str, weight: Tensor, dtype: torch.dtype) -> Layer:
@@ -297,7 +315,18 @@ def trunk_adjoints(weights: list[Tensor], dtype: torch.dtype) -> list[Layer]:
 
 def has_reflected(kind: str, border: reference.Border) -> bool:
     """Whether a layer of this kind reads a reflected border, which then receives a gradient."""
-    return border == "reflect" and kind in ("trunk", "head")
+    return border == "reflect" and kind != "up"
+
+
+def folded(whole: Tensor, width: int) -> Tensor:
+    """The inside of `whole` [n, c, h + 2 width, w + 2 width], a gradient: what its border, a reflected one, received is
+    added, in place, to the pixels that it mirrors."""
+    for axis in (2, 3):  # rows, then columns
+        side = whole.shape[axis]
+        whole.narrow(axis, width + 1, width).add_(whole.narrow(axis, 0, width).flip(axis))
+        whole.narrow(axis, side - 2 * width - 1, width).add_(whole.narrow(axis, side - width, width).flip(axis))
+        whole = whole.narrow(axis, width, side - 2 * width)
+    return whole
 
 
 def data_gradient(
@@ -317,9 +346,11 @@ def data_gradient(
     lie side by side. Without a `config` cuDNN makes it. `layer` is the adjoint, where it is packed already.
     """
     if config is None:
-        edge = 3 if kind == "head" else 1
+        edge = weight.shape[2] // 2
         whole = _library_gradients(kind, weight, x, dy.inside, (True, False))[0].permute(0, 2, 3, 1).contiguous()
-        return whole if has_reflected(kind, border) or kind == "up" else whole[:, edge:-edge, edge:-edge]
+        if has_reflected(kind, border) or kind == "up":
+            return whole
+        return whole[:, edge : whole.shape[1] - edge, edge : whole.shape[2] - edge]
     made, _ = _gradient_place(kind, x, border)
     _launch(layer or adjoint(kind, weight, x.dtype), dy.whole, made, config, tf32)
     return made
@@ -350,7 +381,7 @@ def activation_gradient(
 
 def _gradient_place(kind: str, x: Tensor, border: reference.Border) -> tuple[Tensor, Tensor]:
     """Memory for the gradient of x, as far as it is wanted, and x itself so far: they lie alike."""
-    edge = 3 if kind == "head" else 1
+    edge = HEAD if kind == "head" else 1
     h, w = x.shape[1:3]
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if has_reflected(kind, border):
@@ -366,7 +397,7 @@ def weight_gradient(kind: str, weight: Tensor, x: Tensor, dy: AmidZeros, *, conf
         runs = _products(x, dy.inside, 64, (7, 1), 1, config, tf32).unflatten(3, (8, 8))[:, :, 0]  # [k, 7, 8, 8]
         return runs[:, :, :7, : weight.shape[1]].permute(0, 3, 1, 2)
     if kind == "head":  # products of the gradient's runs with x: its taps are mirrored
-        read = x if dy.top == 6 else x[:, 3:-3, 3:-3]  # a reflected border counts
+        read = x if dy.top == 2 * HEAD else x[:, HEAD:-HEAD, HEAD:-HEAD]  # a reflected border counts
         runs = _products(dy.whole, read, 64, (7, 1), 1, config, tf32).unflatten(3, (8, 8))[:, :, 0]  # [c, 7, 8, 8]
         return runs[:, :, :7, : weight.shape[0]].flip(1, 2).permute(3, 0, 1, 2)
     taps, stride = (weight.shape[2], weight.shape[3]), 1 if kind == "trunk" else 2

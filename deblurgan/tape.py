@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from deblurgan import convolution, engine, reference
-from deblurgan.convolution import AmidZeros
+from deblurgan.convolution import HEAD, AmidZeros
 from deblurgan.kernels.table import Choose, choice
 
 ADVICE = "the fused generator is differentiable once: set generator.backend = 'reference' for more"
-HEAD = 3  # pixels of border that the last convolution reads
 
 
 class Stage(NamedTuple):
@@ -125,7 +124,7 @@ class Tape:
         for i in reversed(range(len(self.stages))):
             stage, (y, stats, half, _) = self.stages[i], kept[i]
             weight = weights[f"{stage.name}.weight"]
-            dgrad, wgrad = self._configs(stage.kind, weight, y)
+            dgrad, wgrad = convolution.gradient_configs(self.choose, stage.kind, weight, y)
             dy = convolution.zeros_for(stage.kind, stage.border, dgrad=dgrad, wgrad=wgrad, shape=y.shape, like=y)
             carry = self._back_through_norm(stage, g, carry, y, stats, counter, dy)
             x = self._input(i, image, kept, counter)
@@ -155,13 +154,9 @@ class Tape:
         from deblurgan.kernels.output_tail_grad import output_tail_grad
 
         (n, _, h, w), border, weight = image.shape, self.spec.border, weights["head.weight"]
-        width = 2 * HEAD if border == "reflect" else HEAD
-        rows, pitch = h + 2 * width, w + 2 * width + 1
-        memory = self._empty(n, rows, pitch, 8, image)
-        inside = memory[:, width : width + h, width : width + w]
-        bias = output_tail_grad(grad, image, tanh, memory, width=width)
-        dz = AmidZeros(memory.view(n * rows, pitch, 8), rows, width, width, inside, memory)
-        dgrad, wgrad = self._configs("head", weight, inside)
+        dz = convolution.head_zeros(n, h, w, border=border, like=x)
+        bias = output_tail_grad(grad, image, tanh, dz.whole, width=dz.top)
+        dgrad, wgrad = convolution.gradient_configs(self.choose, "head", weight, dz.inside)
         if "head.bias" in wanted:
             found["head.bias"] = bias
         if "head.weight" in wanted:
@@ -260,11 +255,6 @@ class Tape:
             return {}
         return {"drop": self.spec.dropout, "counter": counter, "stream": stage.drop}
 
-    def _configs(self, kind: str, weight: Tensor, y: Tensor) -> tuple[Any | None, Any | None]:
-        pixels = y.shape[0] * y.shape[1] * y.shape[2]
-        found = (self.choose(f"{kind}.{which}", pixels, self.dtype) for which in ("dgrad", "wgrad"))
-        return convolution.fitting_gradients(weight, *found)
-
     def _trunk(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
         return [weights[f"{stage.name}.weight"] for stage in self.stages if stage.kind == "trunk"]
 
@@ -272,8 +262,9 @@ class Tape:
         """Of the trunk's layers in order, where our kernel makes their gradients; else none."""
         trunk = self._trunk(weights)
         places = [y for stage, (y, *_) in zip(self.stages, kept, strict=True) if stage.kind == "trunk"]
-        dgrad = self._configs("trunk", trunk[0], places[0])[0] if trunk else None
-        return convolution.trunk_adjoints(trunk, self.dtype) if dgrad else []
+        if not trunk or convolution.gradient_configs(self.choose, "trunk", trunk[0], places[0])[0] is None:
+            return []
+        return convolution.trunk_adjoints(trunk, self.dtype)
 
     def _layer(self, stage: Stage, weights: Mapping[str, Tensor]) -> convolution.Layer:
         weight = weights[f"{stage.name}.weight"]
@@ -317,16 +308,7 @@ def _unpacked(weight: Tensor, dy: Tensor, border: reference.Border) -> Tensor:
     """The gradient of the picture [n, 3, h, w] that the first convolution read, fp32, from that of its result."""
     whole = torch.nn.functional.conv_transpose2d(dy.permute(0, 3, 1, 2), weight.to(dy.dtype)).float()
     b = weight.shape[2] // 2
-    inside = whole[:, :, b:-b, b:-b]
-    if border == "zero":
-        return inside
-    for axis in (2, 3):  # rows, then columns, that mirror one another
-        side = whole.shape[axis]
-        folded = whole.narrow(axis, b, side - 2 * b).clone()
-        folded.narrow(axis, 1, b).add_(whole.narrow(axis, 0, b).flip(axis))
-        folded.narrow(axis, side - 3 * b - 1, b).add_(whole.narrow(axis, side - b, b).flip(axis))
-        whole = folded
-    return whole
+    return convolution.folded(whole, b) if border == "reflect" else whole[:, :, b:-b, b:-b]
 
 
 class _Restore(torch.autograd.Function):

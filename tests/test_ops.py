@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+import torch.nn.functional as F
+from functorch.compile import make_boxed_func
 from torch import Tensor, nn
+from torch._dynamo.backends.common import aot_autograd
 
 from conftest import KERNEL_DEVICE, KERNEL_DTYPES, assert_matches
-from deblurgan import ops, reference
+from deblurgan import convolution, ops, reference
 
 Arguments = tuple[Any, ...]
 
@@ -190,6 +194,273 @@ def test_norm_act_grad_refuses(kernels: None) -> None:
         ops.norm_act_grad(x.double(), x.double(), "relu")
 
 
+class Layer(NamedTuple):
+    op: str
+    arguments: Arguments
+    how: str  # its gradients are made, if their kernels fit: see `chosen`
+    ours: tuple[bool, bool] = (True, True)  # whether they do, for x and for weight
+
+
+def conv(
+    x: tuple[int, int, int, int],
+    k: int,
+    size: int,
+    *rest: Any,
+    how: str = "pointer",
+    ours: tuple[bool, bool] = (True, True),
+    residual: bool = False,
+) -> Layer:
+    """conv_norm_relu with stride, border and act as `rest` has them."""
+    scale = 1 / (size * x[1] ** 0.5)
+    sides = (-(-side // rest[0]) for side in x[2:])
+    weight = some(k, x[1], size, size, scale=scale, seed=3)
+    given = some(*x), weight, some(k, seed=4), some(x[0], k, *sides, seed=2) if residual else None
+    return Layer("conv_norm_relu", (*given, *rest), how, ours)
+
+
+def up(x: tuple[int, int, int, int], k: int, how: str = "pointer", ours: tuple[bool, bool] = (True, True)) -> Layer:
+    weight = some(x[1], k, 3, 3, scale=0.2, seed=3)
+    return Layer("up_conv_norm_relu", (some(*x), weight, some(k, seed=4)), how, ours)
+
+
+def tail(
+    x: tuple[int, int, int, int],
+    k: int,
+    size: int,
+    border: str,
+    how: str = "pointer",
+    ours: tuple[bool, bool] = (True, True),
+) -> Layer:
+    image = some(x[0], k, *x[2:], seed=1).tanh()
+    weight, bias = some(k, x[1], size, size, scale=0.5 / size, seed=3), some(k, scale=0.5, seed=4)
+    return Layer("output_tail", (some(*x), image, weight, bias, border), how, ours)
+
+
+NEITHER, WEIGHT = (False, False), (False, True)
+LAYERS = {
+    "conv": conv((2, 16, 5, 7), 24, 3, 1, "zero", "relu", residual=True),
+    "conv, reflect": conv((2, 16, 3, 5), 16, 3, 1, "reflect", "leaky_relu", residual=True),
+    "conv, few channels": conv((2, 3, 4, 5), 5, 3, 1, "reflect", "none"),
+    "conv, small": conv((2, 16, 2, 2), 16, 3, 1, "reflect", "relu"),
+    "conv, tma": conv((2, 16, 5, 3), 16, 3, 1, "zero", "relu", how="tma"),
+    "conv, reflect, tma": conv((2, 16, 3, 4), 16, 3, 1, "reflect", "none", how="tma"),
+    "conv, tma that does not fit": conv((1, 24, 3, 4), 16, 3, 1, "reflect", "relu", how="tma", ours=NEITHER),
+    "conv, library": conv((2, 6, 5, 4), 4, 3, 1, "zero", "leaky_relu", how="library", ours=NEITHER),
+    "conv, reflect, library": conv((2, 6, 5, 4), 4, 3, 1, "reflect", "relu", how="library", ours=NEITHER),
+    "conv, 1x1": conv((2, 16, 4, 3), 8, 1, 1, "reflect", "relu", ours=NEITHER),
+    "conv, 5x5": conv((2, 8, 4, 6), 8, 5, 1, "zero", "relu", ours=NEITHER, residual=True),
+    "conv, 5x5, reflect": conv((2, 8, 3, 4), 8, 5, 1, "reflect", "relu", ours=NEITHER),
+    "conv, 7x7, stride 2, reflect": conv((1, 4, 7, 6), 8, 7, 2, "reflect", "none", ours=NEITHER),
+    "conv, 1x1, stride 2": conv((2, 16, 4, 5), 8, 1, 2, "zero", "none", ours=NEITHER),
+    "conv, stride 2": conv((2, 16, 4, 6), 24, 3, 2, "zero", "leaky_relu", residual=True),
+    "conv, stride 2, odd": conv((2, 16, 5, 7), 16, 3, 2, "zero", "relu", ours=WEIGHT),
+    "conv, stride 2, one odd side": conv((2, 16, 4, 5), 16, 3, 2, "zero", "relu", ours=WEIGHT),
+    "conv, stride 2, reflect": conv((2, 16, 4, 6), 16, 3, 2, "reflect", "relu", ours=WEIGHT),
+    "conv, stride 2, library": conv((2, 6, 5, 4), 4, 3, 2, "zero", "relu", how="library", ours=NEITHER),
+    "up": up((2, 24, 3, 4), 16),
+    "up, one pixel": up((2, 16, 1, 1), 5),
+    "up, library": up((2, 6, 3, 2), 4, "library", NEITHER),
+    "tail": tail((2, 16, 4, 5), 3, 7, "reflect"),
+    "tail, zero": tail((2, 16, 3, 2), 4, 7, "zero"),
+    "tail, library": tail((2, 6, 5, 4), 3, 7, "reflect", "library", NEITHER),
+    "tail, 3x3": tail((2, 16, 3, 5), 8, 3, "reflect", ours=NEITHER),
+    "tail, 5x5, zero": tail((1, 16, 3, 5), 1, 5, "zero", ours=NEITHER),
+}
+SOME = ["conv, reflect", "conv, stride 2, odd", "up", "tail"]
+
+
+def certain(layer: Layer, arguments: Arguments) -> Tensor:
+    """Where a result of fp64 arguments lies so far from the corners of the op that no rounding crosses one."""
+    x, second, third, fourth, *rest = (*arguments, None)
+    if layer.op == "output_tail":
+        inside = F.conv2d(reference.pad(x, third.shape[2] // 2, rest[0]), third, fourth)
+        return ((second + inside.tanh()).abs() - 1).abs() > 0.05
+    if layer.op == "up_conv_norm_relu":
+        y = F.conv_transpose2d(x, second, third, stride=2, padding=1, output_padding=1)
+        return reference.instance_norm(y).abs() > 0.05
+    return reference.conv_norm_relu(x, second, third, stride=rest[0], border=rest[1], act="none").abs() > 0.05
+
+
+class Asked(NamedTuple):
+    ops: list[str]  # that made gradients, and with what
+    configs: list[bool]  # whether it was by a kernel of ours, of x and of weight in turn
+
+
+@pytest.fixture
+def chosen(kernels: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Asked]:
+    """Has convolutions run in kernels of a form, "pointer" or "tma", or in "library" ones; tells what was asked."""
+    from deblurgan.kernels import conv_wgrad, norm_act_grad
+    from deblurgan.kernels.conv_stats import ConvConfig
+
+    if KERNEL_DEVICE.type == "cpu":
+        monkeypatch.setattr(norm_act_grad, "TILES", 4)
+        monkeypatch.setattr(conv_wgrad, "WARPS", 4)
+    asked = Asked([], [])
+
+    def recorded(name: str, run: Callable[..., Any], *arguments: Any) -> Any:
+        asked.ops.append(name)
+        return run(*arguments)
+
+    def configured(run: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        asked.configs.append(options["config"] is not None)
+        return run(*arguments, **options)
+
+    for name in ("conv_norm_relu_grad", "up_conv_norm_relu_grad", "output_tail_grad"):
+        monkeypatch.setattr(ops, name, partial(recorded, name, getattr(ops, name)))
+    for name in ("data_gradient", "weight_gradient"):
+        monkeypatch.setattr(convolution, name, partial(configured, getattr(convolution, name)))
+
+    def choose(how: str) -> Asked:
+        def config(kind: str, pixels: int, dtype: torch.dtype) -> ConvConfig | None:
+            if kind == "head":
+                return ConvConfig(32, 64, 32)
+            return None if how == "library" else ConvConfig(32 if "head" in kind else 16, 16, 16, form=how)
+
+        capable = KERNEL_DEVICE.type == "cpu" or torch.cuda.get_device_capability() >= (9, 0)
+        if how == "tma" and not capable:
+            pytest.skip("tma needs compute capability 9.0")
+        monkeypatch.setattr(ops, "choice", lambda gpu: config)
+        return asked
+
+    return choose
+
+
+def tensors(arguments: Arguments) -> list[Tensor]:
+    return [a for a in arguments if isinstance(a, Tensor)]
+
+
+def gradients_of(op: str, arguments: Arguments, grad: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(getattr(ops, op)(*arguments), tensors(arguments), grad)
+
+
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
+@pytest.mark.parametrize("name", LAYERS)
+def test_gradients_by_kernels(name: str, dtype: torch.dtype, chosen: Callable[[str], Asked], poisoned: None) -> None:
+    layer = LAYERS[name]
+    asked = chosen(layer.how)
+    arguments = changed(layer.arguments, lambda a: a.to(KERNEL_DEVICE, dtype, copy=True).requires_grad_())
+    exact = changed(arguments, lambda a: a.detach().double().requires_grad_())
+    sure = certain(layer, exact)
+    grad = some(*sure.shape, seed=9).to(KERNEL_DEVICE, dtype) * sure
+    wanted = gradients_of(layer.op, exact, grad.double())
+    assert asked == ([], [])
+    got = gradients_of(layer.op, arguments, grad)
+    assert asked == ([f"{layer.op}_grad"], [*layer.ours])
+    assert got[0].is_contiguous(memory_format=torch.channels_last)
+    for i, (argument, ours, truth) in enumerate(zip(tensors(arguments), got, wanted, strict=True)):
+        assert ours.dtype == dtype
+        if layer.op != "output_tail" and argument.dim() == 1:
+            assert (ours == 0).all(), "the norm subtracts a bias"
+        else:
+            assert_matches(ours, truth, name=f"gradient of argument {i}")
+    for ours, again in zip(got, gradients_of(layer.op, arguments, grad), strict=True):
+        assert torch.equal(ours, again), "not deterministic"
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_gradients_by_kernels_of_one_argument(name: str, chosen: Callable[[str], Asked], poisoned: None) -> None:
+    layer = LAYERS[name]
+    asked = chosen(layer.how)
+    arguments = changed(layer.arguments, lambda a: a.to(KERNEL_DEVICE))
+    places = [i for i, a in enumerate(arguments) if isinstance(a, Tensor)]
+    every = changed(arguments, lambda a: a.clone().requires_grad_())
+    y = getattr(ops, layer.op)(*every)
+    grad = some(*y.shape, seed=9).to(y)
+    wanted = torch.autograd.grad(y, tensors(every), grad)
+    for i, truth in zip(places, wanted, strict=True):
+        asked.ops.clear()
+        asked.configs.clear()
+        alone = arguments[i].clone().requires_grad_()
+        y = getattr(ops, layer.op)(*arguments[:i], alone, *arguments[i + 1 :])
+        (got,) = torch.autograd.grad(y, alone, grad)
+        assert torch.equal(got, truth)
+        convolved = i == 0 or i == (2 if layer.op == "output_tail" else 1)
+        assert len(asked.configs) == convolved, "more was made than is wanted"
+        assert len(asked.ops) == (convolved or layer.op == "output_tail")
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_gradients_by_kernels_of_scattered_memory(name: str, chosen: Callable[[str], Asked], poisoned: None) -> None:
+    layer = LAYERS[name]
+    chosen(layer.how)
+    dense = changed(layer.arguments, lambda a: a.to(KERNEL_DEVICE, copy=True).requires_grad_())
+    y = getattr(ops, layer.op)(*dense)
+    grad = some(*y.shape, seed=9).to(y)
+    wanted = torch.autograd.grad(y, tensors(dense), grad)
+    scattered = changed(dense, lambda a: a.detach().repeat_interleave(2, -1)[..., ::2].requires_grad_())
+    got = gradients_of(layer.op, scattered, grad.repeat_interleave(2, -1)[..., ::2])
+    for ours, truth in zip(got, wanted, strict=True):
+        assert torch.equal(ours, truth)
+    ones = gradients_of(layer.op, scattered, grad.new_ones(()).expand(grad.shape))
+    for ours, truth in zip(ones, gradients_of(layer.op, dense, torch.ones_like(grad)), strict=True):
+        assert torch.equal(ours, truth)
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_layers_can_be_differentiated_twice(name: str, chosen: Callable[[str], Asked]) -> None:
+    layer = LAYERS[name]
+    asked = chosen(layer.how)
+
+    def second(arguments: Arguments) -> list[Tensor]:
+        inputs = changed(arguments, lambda a: a.clone().requires_grad_())
+        y = getattr(ops, layer.op)(*inputs)
+        first = torch.autograd.grad(y, tensors(inputs)[:2], some(*y.shape, seed=9).to(y), create_graph=True)
+        total = sum((g * some(*g.shape, seed=i).to(g)).sum() for i, g in enumerate(first))
+        return list(torch.autograd.grad(total, tensors(inputs)[:1]))
+
+    arguments = changed(layer.arguments, lambda a: a.to(KERNEL_DEVICE))
+    for got, wanted in zip(second(arguments), second(changed(arguments, Tensor.double)), strict=True):
+        assert_matches(got, wanted)
+    assert asked == ([], [])
+
+
+def test_a_tail_too_wide_for_the_kernels(chosen: Callable[[str], Asked]) -> None:
+    asked = chosen("pointer")
+    layer = tail((1, 8, 5, 6), 9, 3, "zero")
+    arguments = changed(layer.arguments, lambda a: a.to(KERNEL_DEVICE, copy=True).requires_grad_())
+    exact = changed(arguments, lambda a: a.detach().double().requires_grad_())
+    grad = some(1, 9, 5, 6, seed=9).to(KERNEL_DEVICE)
+    wanted = gradients_of(layer.op, exact, grad.double())
+    for ours, truth in zip(gradients_of(layer.op, arguments, grad), wanted, strict=True):
+        assert_matches(ours, truth)
+    assert asked == ([], [])
+    x, image, weight, bias = tensors(changed(arguments, Tensor.detach))
+    with pytest.raises(ValueError, match=r"weight must be at most \[8, k, 7, 7\], got \(9, 8, 3, 3\)"):
+        torch.ops.deblurgan.output_tail_grad(grad, x, image, weight, bias, "zero", [True] * 4)
+
+
+@pytest.mark.parametrize("flags", [[True, True, True, True], [False, True, True, False]], ids=str)
+@pytest.mark.parametrize("name", SOME)
+def test_gradients_of_layers_pass_opcheck(name: str, flags: list[bool], chosen: Callable[[str], Asked]) -> None:
+    layer = LAYERS[name]
+    chosen(layer.how)
+    arguments = changed(layer.arguments, lambda a: a.to(KERNEL_DEVICE))
+    grad = getattr(ops, layer.op)(*arguments)
+    op = getattr(torch.ops.deblurgan, f"{layer.op}_grad").default
+    if layer.op == "output_tail":
+        torch.library.opcheck(op, (grad, *arguments, flags))
+    else:
+        torch.library.opcheck(op, (grad, *arguments[:2], *arguments[4:], flags[:2]))
+
+
+def test_compiled_layers_train_in_kernels(chosen: Callable[[str], Asked]) -> None:
+    chosen("library")
+    seen: list[str] = []
+
+    def kept(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        seen.extend(str(node.target) for node in graph.graph.nodes)
+        return make_boxed_func(graph.forward)
+
+    inputs = changed(layer_inputs(), lambda a: a.to(KERNEL_DEVICE, copy=True).requires_grad_())
+    backend = aot_autograd(fw_compiler=kept, bw_compiler=kept)
+    y = torch.compile(Layers(), fullgraph=True, backend=backend)(*inputs)
+    got = torch.autograd.grad(y.square().sum(), inputs)
+    wanted = torch.autograd.grad(Layers()(*inputs).square().sum(), inputs)
+    torch.testing.assert_close(got, wanted)
+    names = ("conv_norm_relu_grad", "norm_act_grad", "up_conv_norm_relu_grad", "output_tail_grad")
+    assert {f"deblurgan.{name}.default" for name in names} <= set(seen)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_opcheck(name: str) -> None:
     op, arguments = cases(2, 9, 11)[name]
@@ -248,7 +519,8 @@ def test_export_round_trip() -> None:
     torch.testing.assert_close(program.module()(*inputs), Layers()(*inputs))
 
 
-X, W = torch.rand(2, 8, 6, 6), torch.rand(4, 8, 3, 3)
+X, W, UP = torch.rand(2, 8, 6, 6), torch.rand(4, 8, 3, 3), torch.rand(2, 4, 12, 12)
+CONV_GRAD, UP_GRAD, TAIL_GRAD = ops.conv_norm_relu_grad, ops.up_conv_norm_relu_grad, ops.output_tail_grad
 
 
 @pytest.mark.parametrize(
@@ -270,6 +542,30 @@ X, W = torch.rand(2, 8, 6, 6), torch.rand(4, 8, 3, 3)
         (lambda: ops.up_conv_norm_relu(X, torch.rand(8, 4, 4, 4)), r"weight must be \[c, k, 3, 3\]"),
         (lambda: ops.output_tail(X, X, W, torch.rand(4), "zero"), r"image must be floats \(2, 4, 6, 6\)"),
         (lambda: ops.output_tail(X, X[:, :4], W, torch.rand(4), "none"), "border must be one of reflect, zero"),
+        (
+            lambda: ops.output_tail(X, X[:, :4], W[..., :2], torch.rand(4), "zero"),
+            r"weight must be \[c, k, s, s\] with",
+        ),
+        (
+            lambda: CONV_GRAD(X, X, W, 1, "zero", "relu", [True] * 2),
+            r"grad must be torch.float32 \(2, 4, 6, 6\) on cpu",
+        ),
+        (lambda: CONV_GRAD(X[:, :4].half(), X, W, 1, "zero", "relu", [True] * 2), "grad must be torch.float32"),
+        (lambda: CONV_GRAD(X[:, :4], X, W, 1, "zero", "relu", [True]), "wanted must be 2 flags, for x weight, got 1"),
+        (lambda: CONV_GRAD(X[:, :4], X, W, 1, "zero", "relu", [True] * 2), "x must be where the kernels run, got"),
+        (lambda: UP_GRAD(X, X, torch.rand(8, 4, 3, 3), [True] * 2), r"grad must be torch.float32 \(2, 4, 12, 12\)"),
+        (lambda: UP_GRAD(UP, X, torch.rand(8, 4, 3, 3), [True] * 3), "wanted must be 2 flags"),
+        (lambda: UP_GRAD(UP, X, torch.rand(8, 4, 3, 3), [True] * 2), "x must be where the kernels run, got"),
+        (
+            lambda: TAIL_GRAD(X, X, X[:, :4], W, W[:, 0, 0, 0], "zero", [True] * 4),
+            r"grad must be torch.float32 \(2, 4, 6",
+        ),
+        (
+            lambda: TAIL_GRAD(UP, X, X[:, :4], W, W[:, 0, 0, 0], "zero", []),
+            r"grad must be torch.float32 \(2, 4, 6, 6\)",
+        ),
+        (lambda: TAIL_GRAD(X[:, :4], X, X[:, :4], W, W[:, 0, 0, 0], "zero", []), "wanted must be 4 flags"),
+        (lambda: TAIL_GRAD(X[:, :4], X, X[:, :4], W, W[:, 0, 0, 0], "zero", [True] * 4), "x must be where the kernels"),
     ],
 )
 def test_bad_input_is_named(call: Callable[[], Any], message: str) -> None:
