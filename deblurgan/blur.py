@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from deblurgan import ops, reference
+from deblurgan import blur_ops, reference
 
 RELEASED_ANXIETIES = (0.01, 0.009, 0.008, 0.007, 0.005, 0.003)
 
@@ -38,8 +38,10 @@ def _between(ends: float | tuple[float, float], uniform: Tensor) -> Tensor:
 
 def _check_anxiety(anxiety: Anxiety) -> None:
     low, high = anxiety if isinstance(anxiety, tuple) else (anxiety or 0.0, anxiety or 0.0)
-    if not 0 <= low <= high <= ops.MAX_ANXIETY:
-        raise ValueError(f"anxiety must be in [0, {ops.MAX_ANXIETY:g}], or a (low, high) pair in it, got {anxiety}")
+    if not 0 <= low <= high <= blur_ops.MAX_ANXIETY:
+        raise ValueError(
+            f"anxiety must be in [0, {blur_ops.MAX_ANXIETY:g}], or a (low, high) pair in it, got {anxiety}"
+        )
 
 
 def random_trajectories(
@@ -61,9 +63,9 @@ def random_trajectories(
     if n < 0:
         raise ValueError(f"n must be >= 0, got {n}")
     _check_anxiety(anxiety)
-    uniform = ops.choices(n, seed=seed, first=first, device=device)[:, 0]
+    uniform = blur_ops.choices(n, seed=seed, first=first, device=device)[:, 0]
     shakes = _picked(_table(RELEASED_ANXIETIES), uniform) if anxiety is None else _between(anxiety, uniform)
-    return ops.random_trajectories(shakes, seed, first, steps, length)
+    return blur_ops.random_trajectories(shakes, seed, first, steps, length)
 
 
 def rasterize_psf(
@@ -83,9 +85,9 @@ def rasterize_psf(
         shares = exposure.to(trajectories.device, torch.float32).expand(n)
     else:
         shares = torch.full((n,), exposure, dtype=torch.float32, device=trajectories.device)
-    psf = ops.rasterize_psf(trajectories, shares, size, mode)
+    psf = blur_ops.rasterize_psf(trajectories, shares, size, mode)
     if psf.is_cuda and not torch.cuda.is_current_stream_capturing():
-        ops.check_canvas(psf)
+        blur_ops.check_canvas(psf)
     return psf
 
 
@@ -111,9 +113,9 @@ def psf_taps(psf: Tensor, *, capacity: int | None = None) -> Taps:
         raise ValueError(f"psf must be [n, k, k], got {tuple(psf.shape)}")
     if capacity is None:
         capacity = max(1, psf.shape[-1] ** 2)
-    taps = Taps(*ops.psf_taps(psf, capacity))
+    taps = Taps(*blur_ops.psf_taps(psf, capacity))
     if psf.is_cuda and not torch.cuda.is_current_stream_capturing():
-        ops.check_capacity(taps.counts, capacity)
+        blur_ops.check_capacity(taps.counts, capacity)
     return taps
 
 
@@ -134,7 +136,7 @@ def random_windows(
     """
     if n < 0:
         raise ValueError(f"n must be >= 0, got {n}")
-    return ops.random_windows(n, picture=picture, size=size, flip=flip, seed=seed, first=first, device=device)
+    return blur_ops.random_windows(n, picture=picture, size=size, flip=flip, seed=seed, first=first, device=device)
 
 
 def apply_psf(
@@ -175,7 +177,7 @@ def apply_psf(
     else:
         deviation = torch.full((n,), float(noise), device=x.device) if noise != 0 else None
     part = None if size is None else list(size)
-    y = ops.apply_psf(pictures, kernels, padding, gamma, windows, part, deviation, seed, first, None, signed)
+    y = blur_ops.apply_psf(pictures, kernels, padding, gamma, windows, part, deviation, seed, first, None, signed)
     return y if x.dim() == 4 else y[0]
 
 
@@ -252,26 +254,26 @@ class MotionBlur(nn.Module):
             raise ValueError(f"exposure must be one or more shares in (0, 1], got {exposure}")
         if not 0 <= p <= 1:
             raise ValueError(f"p must be in [0, 1], got {p}")
-        if not 0 < length <= ops.MAX_LENGTH:
-            raise ValueError(f"length must be in (0, {ops.MAX_LENGTH:g}] px, got {length}")
+        if not 0 < length <= blur_ops.MAX_LENGTH:
+            raise ValueError(f"length must be in (0, {blur_ops.MAX_LENGTH:g}] px, got {length}")
         if mode not in get_args(Mode):
             raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
-        if padding not in ops.PADDINGS:
-            raise ValueError(f"padding must be one of {', '.join(ops.PADDINGS)}, got {padding!r}")
+        if padding not in blur_ops.PADDINGS:
+            raise ValueError(f"padding must be one of {', '.join(blur_ops.PADDINGS)}, got {padding!r}")
         if not 0.1 <= gamma <= 10:
             raise ValueError(f"gamma must be in [0.1, 10], got {gamma}")
         low, high = (noise, noise) if isinstance(noise, float | int) else noise
         if not 0 <= low <= high < math.inf:
             raise ValueError(f"noise must be >= 0, or a (low, high) pair of such, got {noise}")
-        ops.check_seed(seed, 0)
+        blur_ops.check_seed(seed, 0)
         _check_anxiety(anxiety)
         # no point of a path is further than length / 2 from its centroid, and none further than length from another
         enough = 2 * math.ceil(length / 2) + 5 if mode == "centered" else math.ceil(length) + 5
         if size is None:
             as_released = mode == "released" and length == 60  # 64: all but a straight path fit
             size = 64 if as_released else enough
-        if not 3 <= size <= ops.MAX_SIZE:
-            raise ValueError(f"size must be in [3, {ops.MAX_SIZE}], got {size}")
+        if not 3 <= size <= blur_ops.MAX_SIZE:
+            raise ValueError(f"size must be in [3, {blur_ops.MAX_SIZE}], got {size}")
         self.length, self.steps, self.anxiety = length, steps, anxiety
         self.size, self.holds_all = size, size >= enough
         self.exposure, self.mode, self.padding, self.p, self.same_on_batch = shares, mode, padding, p, same_on_batch
@@ -296,15 +298,15 @@ class MotionBlur(nn.Module):
 
     def _choices(self, n: int, draws: Draws, device: torch.device) -> Tensor:
         """Uniform numbers [n, 4]: for the anxiety, the exposure, whether to blur, and the noise."""
-        return ops.choices(n, seed=draws.seed, first=draws.first, counter=draws.counter, device=device)
+        return blur_ops.choices(n, seed=draws.seed, first=draws.first, counter=draws.counter, device=device)
 
     def _psf(self, n: int, draws: Draws, uniform: Tensor) -> Tensor:
         kernels = uniform[: min(n, 1)] if self.same_on_batch else uniform
         anxiety = self._anxieties(kernels[:, 0])
         exposure = _picked(self.exposures, kernels[:, 1])
-        paths = ops.random_trajectories(anxiety, draws.seed, draws.first, self.steps, self.length, draws.counter)
+        paths = blur_ops.random_trajectories(anxiety, draws.seed, draws.first, self.steps, self.length, draws.counter)
         if self.holds_all:
-            psf = ops.rasterize_psf(paths, exposure, self.size, self.mode)
+            psf = blur_ops.rasterize_psf(paths, exposure, self.size, self.mode)
         else:
             psf = rasterize_psf(paths, size=self.size, exposure=exposure, mode=self.mode)
         if self.p < 1:
@@ -363,7 +365,7 @@ class MotionBlur(nn.Module):
             if psf is None:
                 psf, capacity = self._psf(n, draws, uniform), tap_capacity(self.length)
         pictures, kernels = _batched(x, psf)
-        y = ops.apply_psf(
+        y = blur_ops.apply_psf(
             pictures,
             kernels,
             self.padding,

@@ -1,21 +1,13 @@
 """torch.library operators: they check, allocate and choose the path. torch.ops.deblurgan.* are the same functions.
 
-The C++ of `deblurgan._C` works on CPU tensors, its CUDA kernels on CUDA tensors where they were built; elsewhere draws
-are made on the CPU and `deblurgan.reference` applies the PSFs, as it does to fp64. CUDA work is queued on torch's
-current stream and never waited for, so that it can be captured in a CUDA graph; what depends on the values of a tensor
-is therefore checked on the CPU only.
-
-The networks' ops and their gradients run in our Triton kernels on CUDA (see `kernels.table.why_not`), in `reference`
-elsewhere. A gradient is made anew from the op's inputs: by an op of its own, `norm_act_grad` and its like, which is
-deterministic as far as cuDNN is, and not differentiable; by `reference` where it is to be differentiated again.
-
-Draws are named by a seed and the index of the first picture. `counter`, int64 [2] on the device, holds both instead:
-a captured graph reads it at each replay.
+Those of csrc/ stand in `blur_ops` and are names here too. The networks' ops and their gradients run in our Triton
+kernels on CUDA (see `kernels.table.why_not`), in `reference` elsewhere. A gradient is made anew from the op's inputs:
+by an op of its own, `norm_act_grad` and its like, which is deterministic as far as cuDNN is, and not differentiable; by
+`reference` where it is to be differentiated again.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast, get_args
 
@@ -23,458 +15,47 @@ import torch
 from torch import Tensor
 
 from deblurgan import convolution, penalty, reference
+from deblurgan.blur_ops import (
+    apply_psf,
+    check_counter,
+    check_seed,
+    choices,
+    dropout_mask,
+    is_native,
+    psf_taps,
+    random_trajectories,
+    random_windows,
+    rasterize_psf,
+    require,
+)
 from deblurgan.config import Norm
 from deblurgan.kernels.table import Choose, choice, why_not
 
-try:
-    from deblurgan import _C
-except ImportError as error:
-    raise ImportError("deblurgan._C is not built: run `pip install -e .` in the checkout") from error
+__all__ = [
+    "apply_psf",
+    "check_counter",
+    "check_seed",
+    "choices",
+    "conv_norm_relu",
+    "conv_norm_relu_grad",
+    "dropout_mask",
+    "gradient_penalty",
+    "is_native",
+    "norm_act",
+    "norm_act_grad",
+    "output_tail",
+    "output_tail_grad",
+    "psf_taps",
+    "random_trajectories",
+    "random_windows",
+    "rasterize_psf",
+    "up_conv_norm_relu",
+    "up_conv_norm_relu_grad",
+]
 
-MAX_ANXIETY, MAX_LENGTH = 1e3, 1e6  # far beyond any shake, and fp32 holds all that follows from them
-SMALLEST, LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
-MAX_STEPS, MAX_SIZE = 2**22, 2**15  # integer sums over a path, and taps in a PSF, stay within their types
-PADDINGS: tuple[str, ...] = get_args(reference.Padding)
 BORDERS: tuple[str, ...] = get_args(reference.Border)
 ACTS: tuple[str, ...] = get_args(reference.Act)
 NORMS: tuple[str, ...] = get_args(Norm)
-PIXEL_TYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32)  # in the order of csrc's DType
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
-def is_native(device: torch.device) -> bool:
-    """Whether csrc/ works on this device's memory."""
-    return device.type == "cpu" or (device.type == "cuda" and _C.built_with_cuda)
-
-
-def _home(device: torch.device) -> torch.device:
-    """Where csrc/ makes what is wanted on `device`."""
-    return device if is_native(device) else torch.device("cpu")
-
-
-def _place(device: torch.device) -> tuple[int, int]:
-    if device.type == "cpu":
-        return -1, torch.get_num_threads()
-    stream = torch.cuda.current_stream(device)
-    return stream.device.index, stream.cuda_stream
-
-
-def _within(values: Tensor, low: float, high: float) -> bool:
-    """Whether all of a contiguous fp32 tensor on the CPU lies in [low, high]; NaN does not."""
-    return _C.all_within(values.data_ptr(), values.numel(), low, high)
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
-def check_seed(seed: int, first: int) -> None:
-    """Raises ValueError unless both are in [0, 2^63)."""
-    _require(0 <= seed < 2**63, f"seed must be in [0, 2^63), got {seed}")
-    _require(0 <= first < 2**63, f"first index must be in [0, 2^63), got {first}")
-
-
-def _check_draws(seed: int, first: int, counter: Tensor | None, device: torch.device) -> None:
-    check_seed(seed, first)
-    if counter is not None:
-        check_counter(counter, device)
-
-
-def check_counter(counter: Tensor, device: torch.device) -> None:
-    """Raises ValueError unless counter is int64 [2] on the device."""
-    _require(
-        counter.dtype == torch.int64 and tuple(counter.shape) == (2,) and counter.is_contiguous(),
-        f"counter must be int64 [2], got {counter.dtype} {tuple(counter.shape)}",
-    )
-    _require(counter.device == device, f"counter must be on {device}, got {counter.device}")
-
-
-def choices(
-    n: int,
-    *,
-    seed: int = 0,
-    first: int = 0,
-    counter: Tensor | None = None,
-    device: torch.device | str | None = None,
-) -> Tensor:
-    """Four uniform numbers in [0, 1) for each of the indices first ... first + n - 1: fp32 [n, 4]."""
-    wanted = torch.device(device or "cpu") if counter is None else counter.device
-    home = _home(wanted)
-    _require(n >= 0, f"n must be >= 0, got {n}")
-    _check_draws(seed, first, counter, home)
-    out = torch.empty(n, 4, device=home)
-    _C.choices(seed, first, _address(counter), out.data_ptr(), n, _place(out.device))
-    return out.to(wanted)
-
-
-def random_windows(
-    n: int,
-    *,
-    picture: tuple[int, int],
-    size: tuple[int, int],
-    flip: bool = True,
-    seed: int = 0,
-    first: int = 0,
-    counter: Tensor | None = None,
-    device: torch.device | str | None = None,
-) -> Tensor:
-    """int64 [n, 3], see `reference.random_windows`."""
-    wanted = torch.device(device or "cpu") if counter is None else counter.device
-    home = _home(wanted)
-    _require(n >= 0, f"n must be >= 0, got {n}")
-    _check_draws(seed, first, counter, home)
-    fits = all(1 <= part <= full < 2**31 for part, full in zip(size, picture, strict=True))
-    _require(fits, f"size must fit into the picture {tuple(picture)}, got {tuple(size)}")
-    out = torch.empty(n, 3, dtype=torch.int64, device=home)
-    _C.random_windows(seed, first, _address(counter), out.data_ptr(), n, *picture, *size, flip, _place(home))
-    return out.to(wanted)
-
-
-@torch.library.custom_op("deblurgan::dropout_mask", mutates_args=())
-def dropout_mask(shape: list[int], p: float, counter: Tensor, stream: int = 0) -> Tensor:
-    """Whether dropout keeps each element of [n, c, h, w], bool in channels_last on counter's device. See reference.
-
-    counter, int64 [2]: the seed and the index of the first picture; `stream` tells masks of one network apart.
-    """
-    _check_mask(shape, p, counter, stream)
-    n, c, h, w = shape
-    home = _home(counter.device)
-    numbers = counter.to(home)
-    out = torch.empty(n, h, w, c, dtype=torch.bool, device=home)
-    if out.numel():
-        threshold = reference.keep_threshold(p)
-        _C.dropout_mask(numbers.data_ptr(), out.data_ptr(), n, c * h * w, threshold, stream, _place(home))
-    return out.to(counter.device).permute(0, 3, 1, 2)
-
-
-def _check_mask(shape: list[int], p: float, counter: Tensor, stream: int) -> None:
-    _require(len(shape) == 4 and min(shape) >= 0, f"shape must be [n, c, h, w], got {list(shape)}")
-    _require(math.prod(shape[1:]) <= 2**34, f"shape must have at most 2^34 elements a picture, got {list(shape)}")
-    _require(0 <= p < 1, f"p must be in [0, 1), got {p}")
-    _require(0 <= stream < 2**31, f"stream must be in [0, 2^31), got {stream}")
-    check_counter(counter, counter.device)
-
-
-@dropout_mask.register_fake
-def _(shape: list[int], p: float, counter: Tensor, stream: int = 0) -> Tensor:
-    n, c, h, w = shape
-    return counter.new_empty((n, h, w, c), dtype=torch.bool).permute(0, 3, 1, 2)
-
-
-@torch.library.custom_op("deblurgan::random_trajectories", mutates_args=())
-def random_trajectories(
-    anxiety: Tensor, seed: int, first: int, steps: int, length: float, counter: Tensor | None = None
-) -> Tensor:
-    """anxiety [n] >= 0 -> fp32 [n, steps, 2] on anxiety's device. See reference."""
-    _require(anxiety.dim() == 1, f"anxiety must be [n], got {tuple(anxiety.shape)}")
-    _require(2 <= steps <= MAX_STEPS, f"steps must be in [2, {MAX_STEPS}], got {steps}")
-    _require(0 < length <= MAX_LENGTH, f"length must be in (0, {MAX_LENGTH:g}] px, got {length}")
-    home = _home(anxiety.device)
-    _check_draws(seed, first, counter, home)
-    shakes = anxiety.detach().to(home, torch.float32).contiguous()
-    if home.type == "cpu":
-        _require(_within(shakes, 0, MAX_ANXIETY), f"anxiety must be in [0, {MAX_ANXIETY:g}]")
-    n = shakes.shape[0]
-    out = torch.empty(n, steps, 2, device=home)
-    _C.random_trajectories(
-        seed, first, _address(counter), shakes.data_ptr(), out.data_ptr(), n, steps, length, _place(home)
-    )
-    return out.to(anxiety.device)
-
-
-@random_trajectories.register_fake
-def _(anxiety: Tensor, seed: int, first: int, steps: int, length: float, counter: Tensor | None = None) -> Tensor:
-    return anxiety.new_empty((anxiety.shape[0], steps, 2), dtype=torch.float32)
-
-
-@torch.library.custom_op("deblurgan::rasterize_psf", mutates_args=())
-def rasterize_psf(trajectories: Tensor, exposure: Tensor, size: int, mode: str) -> Tensor:
-    """[n, steps, 2] and [n] -> fp32 [n, size, size] on trajectories' device. See reference.
-
-    A path that leaves the canvas is an error on the CPU and a PSF of NaN on CUDA.
-    """
-    shape = tuple(trajectories.shape)
-    _require(len(shape) == 3 and shape[2] == 2, f"trajectories must be [n, steps, 2], got {shape}")
-    _require(2 <= shape[1] <= MAX_STEPS, f"trajectories must have 2 to {MAX_STEPS} steps, got {shape[1]}")
-    _require(tuple(exposure.shape) == shape[:1], f"exposure must be [{shape[0]}], got {tuple(exposure.shape)}")
-    _require(3 <= size <= MAX_SIZE, f"size must be in [3, {MAX_SIZE}], got {size}")
-    _require(mode in ("centered", "released"), f"mode must be 'centered' or 'released', got {mode!r}")
-    home = _home(trajectories.device)
-    path = trajectories.detach().to(home, torch.float32).contiguous()
-    shares = exposure.detach().to(home, torch.float32).contiguous()
-    if home.type == "cpu":
-        _require(_within(shares, SMALLEST, 1), "exposure must be in (0, 1]")
-    n, steps, _ = shape
-    out = torch.empty(n, size, size, device=home)
-    canvas = None if home.type == "cpu" else torch.zeros(n, size, size, dtype=torch.int64, device=home)
-    _C.rasterize_psf(
-        path.data_ptr(),
-        shares.data_ptr(),
-        out.data_ptr(),
-        _address(canvas),
-        n,
-        steps,
-        size,
-        mode == "centered",
-        _place(home),
-    )
-    if home.type == "cpu" and not _within(out, 0, math.inf):
-        check_canvas(out)
-    return out.to(trajectories.device)
-
-
-def check_canvas(psf: Tensor) -> None:
-    """Raises ValueError where a path has left its canvas; waits for a GPU."""
-    outside, (n, size, _) = int(psf[:, 0, 0].isnan().sum()), psf.shape
-    _require(outside == 0, f"size must hold the whole path: {outside} of {n} paths leave a canvas of {size}")
-
-
-@rasterize_psf.register_fake
-def _(trajectories: Tensor, exposure: Tensor, size: int, mode: str) -> Tensor:
-    return trajectories.new_empty((trajectories.shape[0], size, size), dtype=torch.float32)
-
-
-def _check_psf(psf: Tensor) -> None:
-    shape = tuple(psf.shape)
-    _require(len(shape) == 3 and shape[1] == shape[2], f"psf must be [n, k, k], got {shape}")
-    _require(0 < shape[1] <= MAX_SIZE, f"psf must not be empty, nor wider than {MAX_SIZE}, got {shape}")
-    _require(psf.is_floating_point(), f"psf must be floating point, got {psf.dtype}")
-
-
-@torch.library.custom_op("deblurgan::psf_taps", mutates_args=())
-def psf_taps(psf: Tensor, capacity: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The non-zero cells of psf [n, k, k]: int32 [n, capacity, 2] (dy, dx), fp32 [n, capacity] and int32 [n], how many.
-
-    Taps are in the order of the PSF's rows; what lies behind the last is undefined. More than `capacity` of them are an
-    error on the CPU; on CUDA the number shows it, and `apply_psf` uses those that were stored.
-    """
-    _check_psf(psf)
-    _require(capacity >= 1, f"capacity must be at least 1, got {capacity}")
-    home = _home(psf.device)
-    offset, weight, count = _taps(psf.detach().to(home, torch.float32).contiguous(), capacity)
-    if home.type == "cpu":
-        check_capacity(count, capacity)
-    return offset.to(psf.device), weight.to(psf.device), count.to(psf.device)
-
-
-def _taps(cells: Tensor, capacity: int) -> tuple[Tensor, Tensor, Tensor]:
-    n, size, _ = cells.shape
-    offset = torch.empty(n, capacity, 2, dtype=torch.int32, device=cells.device)
-    weight = torch.empty(n, capacity, device=cells.device)
-    count = torch.empty(n, dtype=torch.int32, device=cells.device)
-    addresses = (cells.data_ptr(), offset.data_ptr(), weight.data_ptr(), count.data_ptr())
-    _C.psf_taps(*addresses, n, size, capacity, _place(cells.device))
-    return offset, weight, count
-
-
-def check_capacity(count: Tensor, capacity: int) -> None:
-    """Raises ValueError where a PSF has more taps than were stored; waits for a GPU."""
-    over = int((count > capacity).sum())
-    _require(over == 0, f"capacity must hold all taps: {over} of {count.shape[0]} PSFs have more than {capacity}")
-
-
-@psf_taps.register_fake
-def _(psf: Tensor, capacity: int) -> tuple[Tensor, Tensor, Tensor]:
-    n = psf.shape[0]
-    return (
-        psf.new_empty((n, capacity, 2), dtype=torch.int32),
-        psf.new_empty((n, capacity), dtype=torch.float32),
-        psf.new_empty((n,), dtype=torch.int32),
-    )
-
-
-def _check_apply(
-    x: Tensor,
-    psf: Tensor,
-    padding: str,
-    gamma: float,
-    windows: Tensor | None,
-    size: list[int] | None,
-    noise: Tensor | None,
-    signed: torch.dtype | None,
-) -> None:
-    _require(x.dim() == 4, f"image must be [n, c, h, w], got {tuple(x.shape)}")
-    _require(x.dtype == torch.uint8 or x.is_floating_point(), f"image must be uint8 or floating point, got {x.dtype}")
-    n, _, h, w = x.shape
-    _check_psf(psf)
-    _require(psf.shape[0] == n, f"psf must hold one kernel a picture, {n}, got {psf.shape[0]}")
-    _require(psf.device == x.device, f"psf must be on the picture's device {x.device}, got {psf.device}")
-    _require(padding in PADDINGS, f"padding must be one of {', '.join(PADDINGS)}, got {padding!r}")
-    _require(0.1 <= gamma <= 10, f"gamma must be in [0.1, 10], got {gamma}")
-    for name, given, shape, dtypes in (
-        ("windows", windows, (n, 3), (torch.int64,)),
-        ("noise", noise, (n,), (torch.float32, torch.float64)),
-    ):
-        if given is not None:
-            got = f"{given.dtype} {tuple(given.shape)}"
-            wanted = f"{dtypes[0]} {list(shape)}".removeprefix("torch.")
-            _require(tuple(given.shape) == shape and given.dtype in dtypes, f"{name} must be {wanted}, got {got}")
-            _require(given.device == x.device, f"{name} must be on {x.device}, got {given.device}")
-    _require((windows is None) == (size is None), "size must be given with windows, and only then")
-    if size is not None:
-        fits = len(size) == 2 and 1 <= size[0] <= h and 1 <= size[1] <= w
-        _require(fits, f"size must fit into the picture {(h, w)}, got {tuple(size)}")
-    _require(signed is None or signed.is_floating_point, f"signed must be a floating-point type, got {signed}")
-
-
-def _check_values(x: Tensor, psf: Tensor, windows: Tensor | None, size: list[int] | None, noise: Tensor | None) -> None:
-    _require(bool(psf.float().isfinite().all()), "psf must be finite in fp32")
-    if windows is not None and size is not None:
-        h, w = x.shape[2:]
-        room = torch.tensor([h - size[0], w - size[1], 1])
-        _require(bool(((windows >= 0) & (windows <= room)).all()), f"windows must lie in the picture {(h, w)}")
-    if noise is not None:
-        _require(_within(noise.float().contiguous(), 0, LARGEST), "noise must be finite and >= 0")
-
-
-def _new_output(x: Tensor, size: list[int] | None, signed: torch.dtype | None) -> Tensor:
-    h, w = size or x.shape[2:]
-    channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty((*x.shape[:2], h, w), dtype=signed or x.dtype, device=x.device, memory_format=layout)
-
-
-def _strides(x: Tensor, channels_last: bool) -> tuple[int, int, int, int]:
-    """Of n, c, h, w; those of torch are arbitrary where a side is 1."""
-    _, c, h, w = x.shape
-    return (c * h * w, 1, w * c, c) if channels_last else (c * h * w, h * w, w, 1)
-
-
-@torch.library.custom_op("deblurgan::apply_psf", mutates_args=())
-def apply_psf(
-    x: Tensor,
-    psf: Tensor,
-    padding: str,
-    gamma: float = 1.0,
-    windows: Tensor | None = None,
-    size: list[int] | None = None,
-    noise: Tensor | None = None,
-    seed: int = 0,
-    first: int = 0,
-    counter: Tensor | None = None,
-    signed: torch.dtype | None = None,
-    capacity: int = 0,
-) -> Tensor:
-    """True convolution of x [n, c, h, w] with psf [n, k, k], same dtype and layout as x. See reference.
-
-    `capacity` bounds the taps of a PSF on CUDA, k^2 if 0. Differentiable in x.
-    """
-    _check_apply(x, psf, padding, gamma, windows, size, noise, signed)
-    _check_draws(seed, first, counter, x.device)
-    if x.device.type == "cpu":
-        _check_values(x, psf, windows, size, noise)
-    out = _new_output(x, size, signed)
-    if out.numel() == 0:
-        return out
-    if not (is_native(x.device) and x.dtype in PIXEL_TYPES and out.dtype in PIXEL_TYPES):
-        if counter is not None:
-            seed, first = counter.tolist()
-        place = cast(reference.Padding, padding)
-        more = {"gamma": gamma, "windows": windows, "size": size, "noise": noise, "signed": signed}
-        return out.copy_(reference.apply_psf(x, psf, place, seed=seed, first=first, **more))  # type: ignore[arg-type]
-    channels_last = not out.is_contiguous()
-    image = x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-    white = 255.0 if x.dtype == torch.uint8 else 1.0
-    linear = gamma != 1 and x.device.type != "cpu"
-    if linear:
-        image = (image.float() / white).clamp(min=0).pow(gamma)
-    cells = psf.float().contiguous()
-    n, c, h, w = x.shape
-    if x.device.type == "cpu":
-        capacity = max(1, _C.max_taps(cells.data_ptr(), n, cells.shape[-1]))
-    offset, weight, count = _taps(cells, capacity or cells.shape[-1] ** 2)
-    places = None if windows is None else windows.contiguous()
-    deviation = None if noise is None else noise.float().contiguous()
-    _C.apply_psf(
-        image.data_ptr(),
-        out.data_ptr(),
-        _strides(image, channels_last),
-        _strides(out, channels_last),
-        PIXEL_TYPES.index(image.dtype),
-        PIXEL_TYPES.index(out.dtype),
-        n,
-        c,
-        h,
-        w,
-        out.shape[2],
-        out.shape[3],
-        _address(offset),
-        _address(weight),
-        _address(count),
-        offset.shape[1],
-        PADDINGS.index(padding),
-        _address(places),
-        white,
-        gamma,
-        linear,
-        _address(deviation),
-        seed,
-        first,
-        _address(counter),
-        signed is not None,
-        _place(x.device),
-    )
-    return out
-
-
-@apply_psf.register_fake
-def _(
-    x: Tensor,
-    psf: Tensor,
-    padding: str,
-    gamma: float = 1.0,
-    windows: Tensor | None = None,
-    size: list[int] | None = None,
-    noise: Tensor | None = None,
-    seed: int = 0,
-    first: int = 0,
-    counter: Tensor | None = None,
-    signed: torch.dtype | None = None,
-    capacity: int = 0,
-) -> Tensor:
-    _check_apply(x, psf, padding, gamma, windows, size, noise, signed)
-    return _new_output(x, size, signed)
-
-
-def _apply_psf_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    x, psf, ctx.padding, ctx.gamma, windows, ctx.size, noise, ctx.seed, ctx.first, counter, ctx.signed, _ = inputs
-    _require(not ctx.needs_input_grad[1], "psf must not require a gradient: reference.apply_psf differentiates by it")
-    linear = ctx.gamma == 1 and ctx.signed is None
-    repeatable = linear or counter is None or noise is None
-    _require(repeatable, "noise drawn by a counter has no gradient where it matters: give a seed and an index")
-    ctx.shape, ctx.dtype = x.shape, x.dtype
-    ctx.save_for_backward(None if linear else x, psf, windows, noise)
-
-
-def _apply_psf_backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
-    """The adjoint, borders included, by the reference. Where the op is linear in x any x serves as well as the one."""
-    x, psf, windows, noise = ctx.saved_tensors
-    differentiable = torch.is_grad_enabled()
-    with torch.enable_grad():
-        if x is None:
-            x, noise = torch.zeros(ctx.shape, dtype=ctx.dtype, device=grad.device, requires_grad=True), None
-        elif not differentiable:
-            x = x.detach().requires_grad_()
-        y = reference.apply_psf(
-            x,
-            psf,
-            ctx.padding,
-            gamma=ctx.gamma,
-            windows=windows,
-            size=ctx.size,
-            noise=noise,
-            seed=ctx.seed,
-            first=ctx.first,
-            signed=ctx.signed,
-        )
-    return torch.autograd.grad(y, x, grad, create_graph=differentiable)[0], *[None] * 11
-
-
-apply_psf.register_autograd(_apply_psf_backward, setup_context=_apply_psf_setup)
 
 
 def _differentiable(
@@ -531,43 +112,43 @@ def _empty_gradients(wanted: Sequence[bool], x: Tensor, *others: Tensor) -> list
 
 
 def _check_planes(x: Tensor, residual: Tensor | None, shape: tuple[int, ...]) -> None:
-    _require(x.dim() == 4, f"x must be [n, c, h, w], got {tuple(x.shape)}")
-    _require(x.is_floating_point(), f"x must be floating point, got {x.dtype}")
+    require(x.dim() == 4, f"x must be [n, c, h, w], got {tuple(x.shape)}")
+    require(x.is_floating_point(), f"x must be floating point, got {x.dtype}")
     if residual is not None:
         got = f"{residual.dtype} {tuple(residual.shape)} on {residual.device}"
         same = tuple(residual.shape) == shape and residual.dtype == x.dtype and residual.device == x.device
-        _require(same, f"residual must be {x.dtype} {shape} on {x.device}, got {got}")
+        require(same, f"residual must be {x.dtype} {shape} on {x.device}, got {got}")
 
 
 def _check_grad(grad: Tensor, like: Tensor, shape: tuple[int, ...]) -> None:
     got = f"{grad.dtype} {tuple(grad.shape)} on {grad.device}"
     same = tuple(grad.shape) == shape and grad.dtype == like.dtype and grad.device == like.device
-    _require(same, f"grad must be {like.dtype} {shape} on {like.device}, got {got}")
+    require(same, f"grad must be {like.dtype} {shape} on {like.device}, got {got}")
 
 
 def _check_wanted(wanted: Sequence[bool], names: str) -> None:
     count = len(names.split())
-    _require(len(wanted) == count, f"wanted must be {count} flags, for {names}, got {len(wanted)}")
+    require(len(wanted) == count, f"wanted must be {count} flags, for {names}, got {len(wanted)}")
 
 
 def _check_weight(x: Tensor, weight: Tensor, channels: int, bias: Tensor | None, outputs: int) -> None:
-    _require(weight.dim() == 4, f"weight must have 4 axes, got {tuple(weight.shape)}")
-    _require(channels == x.shape[1], f"weight must take the {x.shape[1]} channels of x, got {tuple(weight.shape)}")
+    require(weight.dim() == 4, f"weight must have 4 axes, got {tuple(weight.shape)}")
+    require(channels == x.shape[1], f"weight must take the {x.shape[1]} channels of x, got {tuple(weight.shape)}")
     for name, given in (("weight", weight), ("bias", bias)):
         if given is not None:
             same = given.dtype == x.dtype and given.device == x.device
-            _require(same, f"{name} must be {x.dtype} on {x.device}, got {given.dtype} on {given.device}")
+            require(same, f"{name} must be {x.dtype} on {x.device}, got {given.dtype} on {given.device}")
     if bias is not None:
-        _require(tuple(bias.shape) == (outputs,), f"bias must be [{outputs}], got {tuple(bias.shape)}")
+        require(tuple(bias.shape) == (outputs,), f"bias must be [{outputs}], got {tuple(bias.shape)}")
 
 
 def _check_odd(weight: Tensor, axes: str) -> None:
     rows, columns = weight.shape[2:]
-    _require(rows == columns and rows % 2 == 1, f"weight must be {axes} with s odd, got {tuple(weight.shape)}")
+    require(rows == columns and rows % 2 == 1, f"weight must be {axes} with s odd, got {tuple(weight.shape)}")
 
 
 def _check_choice(name: str, given: str, choices: tuple[str, ...]) -> None:
-    _require(given in choices, f"{name} must be one of {', '.join(choices)}, got {given!r}")
+    require(given in choices, f"{name} must be one of {', '.join(choices)}, got {given!r}")
 
 
 def _runs_kernels(x: Tensor) -> bool:
@@ -575,7 +156,7 @@ def _runs_kernels(x: Tensor) -> bool:
 
 
 def _require_kernels(x: Tensor) -> None:
-    _require(_runs_kernels(x), f"x must be where the kernels run, got {x.dtype} {tuple(x.shape)} on {x.device}")
+    require(_runs_kernels(x), f"x must be where the kernels run, got {x.dtype} {tuple(x.shape)} on {x.device}")
 
 
 def _choose(device: torch.device) -> Choose:
@@ -785,7 +366,7 @@ def _reference_conv(
 def _check_conv(
     x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, stride: int, border: str, act: str
 ) -> None:
-    _require(stride in (1, 2), f"stride must be 1 or 2, got {stride}")
+    require(stride in (1, 2), f"stride must be 1 or 2, got {stride}")
     _check_planes(x, None, ())
     _check_weight(x, weight, weight.shape[1], bias, weight.shape[0])
     _check_odd(weight, "[k, c, s, s]")
@@ -877,7 +458,7 @@ def _up_shape(x: Tensor, weight: Tensor) -> tuple[int, int, int, int]:
 def _check_up_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     _check_planes(x, None, ())
     _check_weight(x, weight, weight.shape[0], bias, weight.shape[1])
-    _require(tuple(weight.shape[2:]) == (3, 3), f"weight must be [c, k, 3, 3], got {tuple(weight.shape)}")
+    require(tuple(weight.shape[2:]) == (3, 3), f"weight must be [c, k, 3, 3], got {tuple(weight.shape)}")
 
 
 @up_conv_norm_relu.register_fake
@@ -958,8 +539,8 @@ def _check_tail(x: Tensor, image: Tensor, weight: Tensor, bias: Tensor, border: 
     _check_odd(weight, "[c, k, s, s]")
     shape = (x.shape[0], weight.shape[0], *x.shape[2:])
     got = tuple(image.shape)
-    _require(got == shape and image.is_floating_point(), f"image must be floats {shape}, got {image.dtype} {got}")
-    _require(image.device == x.device, f"image must be on {x.device}, got {image.device}")
+    require(got == shape and image.is_floating_point(), f"image must be floats {shape}, got {image.dtype} {got}")
+    require(image.device == x.device, f"image must be on {x.device}, got {image.device}")
     _check_choice("border", border, BORDERS)
 
 
@@ -980,7 +561,7 @@ def output_tail_grad(
     """
     _check_tail_grad(grad, x, image, weight, bias, border, wanted)
     _require_kernels(x)
-    _require(_runs_tail(x, image, weight, bias), f"weight must be at most [8, k, 7, 7], got {tuple(weight.shape)}")
+    require(_runs_tail(x, image, weight, bias), f"weight must be at most [8, k, 7, 7], got {tuple(weight.shape)}")
     from deblurgan.kernels import output_tail_grad as kernels
 
     edge, (n, _, h, w) = cast(reference.Border, border), image.shape
@@ -1046,17 +627,17 @@ def _check_penalty(
     x: Tensor, weights: Sequence[Tensor], bias: Tensor, padding: int, norm: str, dtype: torch.dtype | None
 ) -> None:
     _check_planes(x, None, ())
-    _require(len(weights) >= 3, f"weights must be of 3 convolutions or more, got {len(weights)}")
+    require(len(weights) >= 3, f"weights must be of 3 convolutions or more, got {len(weights)}")
     for before, weight in zip([x, *weights], weights, strict=False):
         channels = before.shape[1 if before is x else 0]
         got = tuple(weight.shape)
-        _require(got[1:] == (channels, 4, 4), f"weights must be [k, c, 4, 4] with c = {channels}, got {got}")
+        require(got[1:] == (channels, 4, 4), f"weights must be [k, c, 4, 4] with c = {channels}, got {got}")
         _check_weight(x, weight, x.shape[1], None, 0)
     _check_weight(x, weights[0], x.shape[1], bias, weights[0].shape[0])
-    _require(weights[-1].shape[0] == 1, f"weights must end in one channel of scores, got {weights[-1].shape[0]}")
-    _require(padding in (1, 2), f"padding must be 1 or 2, got {padding}")
+    require(weights[-1].shape[0] == 1, f"weights must end in one channel of scores, got {weights[-1].shape[0]}")
+    require(padding in (1, 2), f"padding must be 1 or 2, got {padding}")
     _check_choice("norm", norm, NORMS)
-    _require(dtype is None or dtype.is_floating_point, f"dtype must be a floating-point type, got {dtype}")
+    require(dtype is None or dtype.is_floating_point, f"dtype must be a floating-point type, got {dtype}")
 
 
 @gradient_penalty.register_fake
@@ -1075,7 +656,7 @@ def _(
 
 
 def _gradient_penalty_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    _require(not ctx.needs_input_grad[0], "x must not require a gradient, and none is known by it")
+    require(not ctx.needs_input_grad[0], "x must not require a gradient, and none is known by it")
     _, gradients, of_bias = output
     ctx.mark_non_differentiable(*gradients, of_bias)
     ctx.save_for_backward(*gradients, of_bias)

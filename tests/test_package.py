@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 # Each floor imports only from those before it. `deblurgan` itself is the door to all of them.
 FLOORS = [
     {"_C", "kernels", "config", "reference", "images", "metrics"},
-    {"convolution", "penalty", "cache", "memory", "capture"},
+    {"convolution", "penalty", "cache", "memory", "capture", "blur_ops"},
     {"ops"},
     {"engine", "blur"},
     {"tape"},
