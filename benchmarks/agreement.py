@@ -200,9 +200,13 @@ def main() -> None:
     head = f"{args.steps} steps, batch {BATCH}, crops of {SIDE}, generator of width 8, critic of width 16, {device}"
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "agreement.json").write_text(json.dumps(facts) + "\n")
-    (args.out / "agreement.md").write_text(
-        "\n".join(["# Loss curves", "", head, "", *means(curves, args.steps)]) + "\n"
-    )
+    sections = {
+        "Relative errors against fp64, forward": forward_lines(errors),
+        "Gradients of the generator's parameters, kernels against fp64": gradient_lines(table),
+        "Loss curves": [head, "", *means(curves, args.steps)],
+    }
+    lines = [line for title, part in sections.items() for line in (f"# {title}", "", *part, "")]
+    (args.out / "agreement.md").write_text("\n".join(lines))
 
 
 if __name__ == "__main__":
