@@ -68,7 +68,8 @@ class Step:
     On CUDA a step has fewer launches where the networks are in channels_last.
 
     Weights, Adam's moments, statistics and losses are fp32; the networks compute in the config's precision under
-    autocast. Each update that is not finite is left out, and so are those after it in the same step.
+    autocast, the frozen features' own weights included. Each update that is not finite is left out, and so are those
+    after it in the same step.
     """
 
     def __init__(self, config: TrainConfig, networks: Networks) -> None:
@@ -207,6 +208,7 @@ class Step:
         return terms
 
     def sweeps(self, critic: Critic) -> bool:
+        """Whether the critic's gradients come in one sweep, which leaves out what others hung on it."""
         hooked = any(p._backward_hooks or p._post_accumulate_grad_hooks for p in critic.parameters())
         return self.config.backend == "auto" and self.scale is None and losses.is_plain(critic) and not hooked
 
