@@ -23,12 +23,14 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton
 
 from benchmarks.harness import machine
-from deblurgan import ops, tape
+from deblurgan import ops
 from deblurgan.config import train_config
-from deblurgan.engine import Engine
+from deblurgan.device import assume_kernels, pick_device
+from deblurgan.generator import tape
+from deblurgan.generator.engine import Engine
 from deblurgan.kernels.conv_stats import ConvConfig
-from deblurgan.nn import Critic, Generator, PerceptualFeatures, pick_device
-from deblurgan.step import LOSSES, Networks, Step
+from deblurgan.nn import Critic, Generator, PerceptualFeatures
+from deblurgan.training.step import LOSSES, Networks, Step
 
 SIDE, BATCH = 64, 2
 NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
@@ -120,8 +122,8 @@ def forward_errors(device: torch.device) -> list[dict[str, Any]]:
         for dtype in KERNEL_DTYPES:
             given = [a.to(dtype) if isinstance(a, Tensor) else a for a in arguments]
             rows.append({"name": name, "dtype": NAMES[dtype]})
-            for who, why in (("kernels", lambda device: None), ("torch", lambda device: "plain torch is wanted")):
-                with patch.object(ops, "why_not", why), patch.object(ops, "_config", configuration), torch.no_grad():
+            for who, available in (("kernels", True), ("torch", False)):
+                with assume_kernels(available), patch.object(ops, "_config", configuration), torch.no_grad():
                     rows[-1][who] = relative_error(op(*given), op(*arguments))
     return rows + network_errors(device)
 

@@ -13,9 +13,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from deblurgan.cache import PictureCache
 from deblurgan.data import Batch, Batches, Crops, Plan, SharpFolder, finish, stage
-from deblurgan.prefetch import Prefetcher
+from deblurgan.data.cache import PictureCache
+from deblurgan.data.prefetch import Prefetcher
 
 FILES, HEIGHT, WIDTH = 12, 1500, 2000
 STEP_S = 2.5e-3  # a training step on a fast GPU, which batches of 1 have to keep up with

@@ -15,7 +15,8 @@ from roofline import H200, generator_kernels, net_floors, predict_net, total
 from torch import Tensor
 
 from deblurgan import Deblurrer
-from deblurgan.nn import PRESETS, Generator
+from deblurgan.nn import Generator
+from deblurgan.spec import PRESETS
 
 FP32, BF16 = torch.float32, torch.bfloat16
 NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}

@@ -15,7 +15,7 @@ from roofline import H200
 from torch import Tensor
 
 from deblurgan import reference
-from deblurgan.nn import PRESETS
+from deblurgan.spec import PRESETS
 
 sys.path.append(str(Path(__file__).parent.parent))  # where benchmarks.tune is found
 

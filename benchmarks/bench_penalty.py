@@ -16,8 +16,9 @@ from harness import Work, measure
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from deblurgan import losses, penalty, reference
+from deblurgan import losses, reference
 from deblurgan.nn import Critic
+from deblurgan.ops import critic_gradients as penalty
 
 FP32, BF16 = torch.float32, torch.bfloat16
 NAMES = {FP32: "fp32", BF16: "bf16"}

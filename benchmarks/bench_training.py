@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from deblurgan import losses, memory
-from deblurgan.capture import captured
 from deblurgan.config import train_config
+from deblurgan.generator.graphs import captured
 from deblurgan.nn import Critic, Generator, PerceptualFeatures, trained_parameters
-from deblurgan.step import LOSSES, Networks, Step, pick_precision, to_network
+from deblurgan.training.step import LOSSES, Networks, Step, pick_precision, to_network
 
 SIDE = 256
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -29,11 +29,12 @@ from unittest import mock
 
 import torch
 
-from deblurgan import _C, tape
-from deblurgan.engine import Engine, Trunk
+from deblurgan import _C
+from deblurgan.generator import tape
+from deblurgan.generator.engine import Engine, Trunk
 from deblurgan.kernels.table import Choose, from_table
 from deblurgan.nn import Generator
-from deblurgan.penalty import KernelNormAct
+from deblurgan.ops.critic_gradients import KernelNormAct
 
 Row = dict[str, Any]
 

@@ -18,9 +18,11 @@ from unittest import mock
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from deblurgan import nn, ops, penalty, tape
+from deblurgan import nn
 from deblurgan.config import train_config
-from deblurgan.step import Networks, Step
+from deblurgan.device import assume_kernels
+from deblurgan.generator import tape
+from deblurgan.training.step import Networks, Step
 
 WIDTH, SIDE = 8, 32
 # Operations that launch nothing: views, memory, and what belongs to the host
@@ -57,11 +59,8 @@ def counted_kernels() -> Iterator[Counter[str]]:
 
     with (
         mock.patch.object(InterpretedFunction, "__getitem__", launch),
-        mock.patch.object(nn, "why_not", lambda device: None),
-        mock.patch.object(ops, "why_not", lambda device: None),
-        mock.patch.object(penalty, "why_not", lambda device: None),
+        assume_kernels(),
         mock.patch.object(tape, "choice", lambda gpu: from_table(gpu, [])),
-        mock.patch.object(torch.cuda, "get_device_name", lambda device=None: "none"),
     ):
         yield counts
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from deblurgan.nn import PRESETS, GeneratorSpec
+from deblurgan.spec import PRESETS, GeneratorSpec
 
 Kind = Literal["stem", "down", "trunk", "trunk8", "up", "head", "norm"]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from deblurgan import Deblurrer
-from deblurgan.engine import Engine, Graph
+from deblurgan.generator.engine import Engine, Graph
 from deblurgan.nn import Generator
 
 Call = Callable[[], Tensor]

@@ -27,15 +27,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.roofline import H200, Kernel, generator_kernels
-from deblurgan import convolution, reference, tape
-from deblurgan.capture import captured
-from deblurgan.convolution import Layer
-from deblurgan.engine import REACH, Engine, Trunk
+from deblurgan import reference
+from deblurgan.device import why_no_kernels
+from deblurgan.generator import tape
+from deblurgan.generator.engine import REACH, Engine, Trunk
+from deblurgan.generator.graphs import captured
 from deblurgan.kernels.conv_stats import ConvConfig
 from deblurgan.kernels.norm_act_grad import norm_act_reduce
 from deblurgan.kernels.output_tail import folded, output_tail
-from deblurgan.kernels.table import why_not
-from deblurgan.nn import PRESETS, Generator, GeneratorSpec
+from deblurgan.nn import Generator
+from deblurgan.ops import convolution
+from deblurgan.ops.convolution import Layer
+from deblurgan.spec import PRESETS, GeneratorSpec
 
 Row = dict[str, Any]
 Size = tuple[int, int, int]  # pictures, height, width
@@ -542,7 +545,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="every time that was measured")
     args = parser.parse_args()
     device = torch.device("cuda")
-    why = "torch sees no CUDA device" if not torch.cuda.is_available() else why_not(device)
+    why = "torch sees no CUDA device" if not torch.cuda.is_available() else why_no_kernels(device)
     if why:
         print(f"nothing to tune for: {why}", file=sys.stderr)
         return 1

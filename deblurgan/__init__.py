@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from deblurgan.blur import MotionBlur
     from deblurgan.checkpoint import load_generator, save_generator, save_released
     from deblurgan.config import TrainConfig
+    from deblurgan.diagnosis import info
     from deblurgan.evaluation import Report, evaluate
     from deblurgan.images import ImageError
-    from deblurgan.inference import Deblurrer, info
+    from deblurgan.inference import Deblurrer
     from deblurgan.nn import Critic, Generator, PerceptualFeatures
     from deblurgan.training import Trainer, TrainResult, train
 
@@ -32,7 +33,7 @@ _NAMES = {
     "TrainResult": "training",
     "Trainer": "training",
     "evaluate": "evaluation",
-    "info": "inference",
+    "info": "diagnosis",
     "load_generator": "checkpoint",
     "save_generator": "checkpoint",
     "save_released": "checkpoint",

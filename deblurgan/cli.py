@@ -288,7 +288,7 @@ def _demo(options: DemoConfig) -> int:
 
 
 def _info(options: InfoConfig) -> int:
-    from deblurgan.inference import info
+    from deblurgan.diagnosis import info
 
     _say(info())
     return 0

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deblurgan import ops, penalty
+from deblurgan import ops
 from deblurgan.config import Gan, Norm, Pixel
 from deblurgan.nn import Critic
+from deblurgan.ops import critic_gradients as penalty
 
 Form = Literal["auto", "double"]
 
@@ -59,7 +60,7 @@ def gradient_penalty(
     own gradient counts as 0, not NaN. Differentiable once more, with respect to the critic.
 
     form "auto": for an `nn.Critic` as it was built, without hooks, the weights' gradients come with the value (see
-    `deblurgan.penalty`), in the type of autocast where that is active; for any other critic, and with form "double",
+    `ops.critic_gradients`), in the type of autocast where that is active; for any other critic, and with form "double",
     by autograd's double backward, which alone can be differentiated again.
     Raises ValueError where shapes differ.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,29 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deblurgan import engine, ops, reference, tape
-from deblurgan.kernels.table import why_not
+from deblurgan import ops, reference
+from deblurgan.device import kernels_available, why_no_kernels
+from deblurgan.generator import engine, tape
+from deblurgan.spec import PRESETS, GeneratorSpec
 
 Backend = Literal["auto", "reference"]
-
-
-@dataclass(frozen=True)
-class GeneratorSpec:
-    """What a Generator is, but for its weights."""
-
-    width: int = 64
-    blocks: int = 9
-    convs: int = 2  # convolutions a residual block
-    border: reference.Border = "reflect"  # of the blocks and the 7x7 convolutions; stride-2 ones pad with zeros
-    bias: bool = True  # on every convolution; else on the first and last only
-    dropout: float = 0.5  # after the first ReLU of a block, in training
-
-
-PRESETS: dict[str, GeneratorSpec] = {
-    "paper": GeneratorSpec(),
-    "article": GeneratorSpec(convs=1, border="zero", bias=False, dropout=0.0),
-    "tiny": GeneratorSpec(width=24, blocks=6, dropout=0.0),
-}
 
 
 class ConvNormReLU(nn.Conv2d):
@@ -117,13 +100,14 @@ class Generator(nn.Module):
         border: reference.Border | None = None,
         bias: bool | None = None,
         dropout: float | None = None,
+        downsamplings: int | None = None,
     ) -> None:
         super().__init__()
         if preset not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
         overrides = dict(width=width, blocks=blocks, convs=convs, border=border, bias=bias, dropout=dropout)
+        overrides["downsamplings"] = downsamplings
         spec = replace(PRESETS[preset], **{k: v for k, v in overrides.items() if v is not None})  # type: ignore[arg-type]
-        _check_spec(spec)
         self.spec = spec
         w = spec.width
         self.stem = ConvNormReLU(3, w, 7, border=spec.border)
@@ -191,7 +175,7 @@ class Generator(nn.Module):
             return f"it does not compute in {self._compute_type()}"
         if x.shape[0] == 0 and self._wants_gradient(x):
             return "a gradient of no pictures is wanted"
-        return why_not(x.device)
+        return why_no_kernels(x.device)
 
     def _wants_gradient(self, x: Tensor) -> bool:
         return torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters()))
@@ -256,7 +240,7 @@ class Critic(nn.Module):
         On CUDA `ops.norm_act` normalises, in channels_last, but torch.compile sees plain torch.
         """
         _check_picture(x)
-        kernels = why_not(x.device) is None and not torch.compiler.is_compiling()
+        kernels = kernels_available(x.device) and not torch.compiler.is_compiling()
         if kernels:
             x = x.contiguous(memory_format=torch.channels_last)
         last = len(self.convs) - 1
@@ -316,38 +300,6 @@ class PerceptualFeatures(nn.Module):
         return y / 127.5 if self.preset == "vgg16" else y
 
 
-def pick_device(name: str | torch.device) -> torch.device:
-    """The device of that name; "auto" is CUDA where torch sees a GPU, else the CPU.
-
-    Raises ValueError for a name that torch does not know, and for CUDA where there is none.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device must be auto, cpu, cuda or another of torch's, got {name!r}") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device must be there, got {name!r}, but torch sees no CUDA device")
-    return device
-
-
-def why_not_bf16(device: torch.device) -> str | None:
-    """Why bf16 is not the faster type on this device; None where it is."""
-    if device.type == "cuda":
-        old = torch.cuda.get_device_capability(device) < (8, 0)
-        return "this GPU is older than compute capability 8.0" if old else None
-    if device.type != "cpu":
-        return f"half types are not tried on {device.type}"
-    if not torch.backends.mkldnn.is_available():
-        return "this torch has no oneDNN, which computes in bf16"
-    ask = getattr(torch.cpu, "get_capabilities", None)  # newer than the oldest torch taken
-    if ask is None:
-        return "this torch does not tell whether the CPU computes in bf16"
-    has = any(ask().get(name, False) for name in ("amx_bf16", "avx512_bf16"))
-    return None if has else "this CPU has no AMX or AVX512-BF16"
-
-
 def trained_parameters(net: Generator | Critic) -> list[nn.Parameter]:
     """All parameters but the idle biases, which have no effect and no gradient but rounding."""
     idle = net.idle_biases()
@@ -360,19 +312,6 @@ def _init_weights(module: nn.Module) -> None:
         nn.init.normal_(module.weight, 0.0, 0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-def _check_spec(spec: GeneratorSpec) -> None:
-    if spec.width < 1 or spec.blocks < 0:
-        raise ValueError(f"width must be >= 1 and blocks >= 0, got {spec.width} and {spec.blocks}")
-    if spec.convs not in (1, 2):
-        raise ValueError(f"convs must be 1 or 2, got {spec.convs}")
-    if spec.border not in ("reflect", "zero"):
-        raise ValueError(f"border must be 'reflect' or 'zero', got {spec.border!r}")
-    if not 0 <= spec.dropout < 1:
-        raise ValueError(f"dropout must be in [0, 1), got {spec.dropout}")
-    if spec.dropout and spec.convs == 1:
-        raise ValueError(f"dropout must be 0 without a second convolution to stand before, got {spec.dropout}")
 
 
 def _check_picture(x: Tensor) -> None:

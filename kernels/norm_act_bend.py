@@ -1,5 +1,5 @@
 """What the gradient penalty needs of norm_act beside its gradient: its derivative along a tangent, and how its gradient
-bends, that is how it changes with what norm_act read. See `deblurgan.penalty`.
+bends, that is how it changes with what norm_act read. See `deblurgan.ops.critic_gradients`.
 
 norm_act here is act(xhat) with xhat = (y - mean) / std and act(v) = max(v, leak v), leak in (0, 1); s is 1 where
 xhat > 0, else leak. J v = (v - mean(v) - xhat mean(xhat v)) / std is the norm's Jacobian, which is symmetric.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 from collections.abc import Callable
@@ -15,17 +14,6 @@ import torch
 # A layer's kind ("stem", "down", "trunk", "up", "head"), output pixels and type -> ConvConfig, or None for cuDNN.
 # Gradients have kinds of their own at the same pixels: "trunk.dgrad" of what a layer read, "trunk.wgrad" of its weight
 Choose = Callable[[str, int, torch.dtype], Any]
-
-
-def why_not(device: torch.device) -> str | None:
-    """Why the kernels cannot run on this device; None where they can."""
-    if device.type != "cuda":
-        return "it needs a CUDA device"
-    if importlib.util.find_spec("triton") is None:
-        return "triton is not installed"
-    if torch.cuda.get_device_capability(device) < (8, 0):
-        return "it needs a GPU of compute capability 8.0 or newer"
-    return None
 
 
 def eight_bit_config(channels: int) -> Any:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from deblurgan import images
+from deblurgan.device import assume_kernels
 from deblurgan.nn import Generator
 
 # Without a GPU the Triton kernels run in its interpreter, which must be chosen before anything imports triton. It
@@ -71,6 +72,14 @@ def poisoned() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def kernels() -> Iterator[None]:
+    """Ops and networks run in our kernels on the CPU too, in Triton's interpreter."""
+    pytest.importorskip("triton")
+    with assume_kernels():
+        yield
 
 
 @pytest.fixture

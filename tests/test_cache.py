@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from conftest import texture
-from deblurgan import cache, images
-from deblurgan.cache import PictureCache, spill_folder
+from deblurgan import images
+from deblurgan.data import cache
+from deblurgan.data.cache import PictureCache, spill_folder
 
 SIZE = 72 * 96 * 3  # bytes of one of `photos`
 

@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 from conftest import texture
 from deblurgan import images
 from deblurgan.blur import MotionBlur, apply_psf
-from deblurgan.cache import PictureCache
 from deblurgan.data import (
     Batches,
     Crops,
@@ -27,6 +26,7 @@ from deblurgan.data import (
     derived_seed,
     open_dataset,
 )
+from deblurgan.data.cache import PictureCache
 
 SMALL = Crops(32)
 

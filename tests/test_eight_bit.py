@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 import deblurgan
 from conftest import KERNEL_DEVICE, KERNEL_DTYPES, relative_error, texture
-from deblurgan import convolution, images, metrics, reference
+from deblurgan import images, metrics, reference
 from deblurgan.blur import MotionBlur
 from deblurgan.checkpoint import DEFAULT_WEIGHTS, load_generator
-from deblurgan.engine import REACH, Engine, Trunk
+from deblurgan.generator.engine import REACH, Engine, Trunk
 from deblurgan.nn import ConvNormReLU, Generator
+from deblurgan.ops import convolution
 
 DEMO = Path(deblurgan.__file__).parent / "assets" / "demo.png"
 

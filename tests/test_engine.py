@@ -16,15 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from conftest import KERNEL_DEVICE, KERNEL_DTYPES, NET_TOLERANCE, lively, relative_error, textures
-from deblurgan import convolution, engine, inference, nn, reference
-from deblurgan.engine import Engine, Workspace
+from deblurgan import device, reference
+from deblurgan.device import assume_kernels
+from deblurgan.generator import engine
+from deblurgan.generator.engine import Engine, Workspace
 from deblurgan.inference import Deblurrer
-from deblurgan.kernels import table
-from deblurgan.nn import PRESETS, Generator
+from deblurgan.nn import Generator
+from deblurgan.ops import convolution
+from deblurgan.spec import PRESETS
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from deblurgan.kernels import merge_stats, norm_act, output_tail
+from deblurgan.kernels import merge_stats, norm_act, output_tail, table
 from deblurgan.kernels.conv_stats import ConvConfig
 
 HEAD = ConvConfig(64, 64, 64)
@@ -316,12 +319,9 @@ def test_folded_weights_are_torch_s_layer(k: int, size: int, block_n: int, lines
 
 
 @pytest.fixture
-def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+def fast(kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Generators take the engine on the CPU too."""
-    monkeypatch.setattr(nn, "why_not", lambda device: None)
     monkeypatch.setattr(engine, "from_table", lambda gpu: library)
-    if KERNEL_DEVICE.type == "cpu":
-        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "none")
 
 
 def test_generator_takes_the_engine(fast: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -396,8 +396,8 @@ def test_why_reference_names_the_reason(monkeypatch: pytest.MonkeyPatch) -> None
     generator.float().backend = "reference"
     assert generator.why_reference(x) == "the backend is 'reference'"
     generator.backend = "auto"
-    monkeypatch.setattr(nn, "why_not", lambda device: None)
-    assert generator.why_reference(x) is None
+    with assume_kernels():
+        assert generator.why_reference(x) is None
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert generator.why_reference(x) == "torch.compile sees plain torch"
 
@@ -417,21 +417,21 @@ def test_deblurrer_takes_an_8_bit_trunk_where_kernels_run(monkeypatch: pytest.Mo
         Deblurrer(generator, device="cpu", trunk="int4")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match='without the GPU kernels, got "int8": it needs a CUDA device'):
         Deblurrer(generator, device="cpu", trunk="int8")
-    monkeypatch.setattr(inference, "why_not", lambda device: None)
-    assert Deblurrer(generator, device="cpu", trunk="fp8").generator.trunk == "fp8"
+    with assume_kernels():
+        assert Deblurrer(generator, device="cpu", trunk="fp8").generator.trunk == "fp8"
     with pytest.raises(ValueError, match=r"torch\.compile takes the kernels' place"):
         Deblurrer(generator, device="cpu", trunk="fp8", compile=True)
 
 
-def test_why_not_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_why_no_kernels_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-    assert table.why_not(cuda) is None
+    assert device.why_no_kernels(cuda) is None
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    assert table.why_not(cuda) == "it needs a GPU of compute capability 8.0 or newer"
-    monkeypatch.setattr(table.importlib.util, "find_spec", lambda name: None)
-    assert table.why_not(cuda) == "triton is not installed"
-    assert table.why_not(torch.device("cpu")) == "it needs a CUDA device"
+    assert device.why_no_kernels(cuda) == "it needs a GPU of compute capability 8.0 or newer"
+    monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: None)
+    assert device.why_no_kernels(cuda) == "triton is not installed"
+    assert device.why_no_kernels(torch.device("cpu")) == "it needs a CUDA device"
 
 
 def test_engine_is_no_part_of_what_is_saved(fast: None, tmp_path: Path) -> None:

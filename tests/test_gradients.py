@@ -23,9 +23,11 @@ from conftest import (
     relative_error,
     textures,
 )
-from deblurgan import convolution, nn, ops, reference, tape
+from deblurgan import ops, reference
+from deblurgan.generator import tape
 from deblurgan.kernels.table import Choose
 from deblurgan.nn import Generator
+from deblurgan.ops import convolution
 
 pytest.importorskip("triton", reason="triton is not installed")
 
@@ -638,12 +640,9 @@ def test_changed_weights_are_noticed() -> None:
 
 
 @pytest.fixture
-def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+def fast(kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Generators take the tape on the CPU too."""
-    monkeypatch.setattr(nn, "why_not", lambda device: None)
     monkeypatch.setattr(tape, "choice", lambda gpu: library)
-    if KERNEL_DEVICE.type == "cpu":
-        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "none")
 
 
 def trained(generator: Generator, x: Tensor, **options: Any) -> Gradients:

@@ -21,11 +21,11 @@ from torch.profiler import ProfilerActivity, profile
 
 import deblurgan
 from conftest import NET_TOLERANCE, relative_error, texture
-from deblurgan import Deblurrer, Generator, ImageError, images, inference, metrics, save_generator
+from deblurgan import Deblurrer, Generator, ImageError, diagnosis, images, metrics, save_generator
 from deblurgan.blur import MotionBlur
 from deblurgan.checkpoint import DEFAULT_WEIGHTS, load_generator
+from deblurgan.device import assume_kernels, auto_dtype, pick_device
 from deblurgan.inference import FilesReport
-from deblurgan.nn import pick_device
 
 DEMO = DEFAULT_WEIGHTS.parent / "demo.png"
 ORIENTATION, MAKER = 0x0112, 0x010F
@@ -361,8 +361,8 @@ def test_auto_is_fp32_without_onednn(small_generator: Generator, monkeypatch: py
 
 
 def test_auto_is_fp16_on_cuda_and_fp32_on_the_unknown() -> None:
-    assert inference._auto_dtype(torch.device("cuda"))[0] == "fp16"
-    assert inference._auto_dtype(torch.device("meta"))[0] == "fp32"
+    assert auto_dtype(torch.device("cuda"))[0] == "fp16"
+    assert auto_dtype(torch.device("meta"))[0] == "fp32"
 
 
 def test_freed_memory_is_kept_where_there_is_plenty(
@@ -694,18 +694,17 @@ def test_info_names_each_part() -> None:
     assert lines["deblurgan"].strip() == deblurgan.__version__
     assert torch.__version__ in lines["torch"]
     assert "parameters" in lines["default weights"]
-    dtype, why = inference._auto_dtype(pick_device("auto"))
+    dtype, why = auto_dtype(pick_device("auto"))
     assert lines["dtype"].strip() == f"auto is {dtype}: {why}"
 
 
-def test_info_says_which_way_the_generator_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_info_says_which_way_the_generator_takes() -> None:
     pytest.importorskip("triton", reason="triton is not installed")
     generator, cpu = Generator("tiny", width=4, blocks=1), torch.device("cpu")
-    way = inference._generator_path(generator, cpu, torch.float32)
+    way = diagnosis._generator_path(generator, cpu, torch.float32)
     assert way == "plain torch, not the engine: it needs a CUDA device"
-    monkeypatch.setattr(Generator, "why_reference", lambda self, x: None)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "none")
-    way = inference._generator_path(generator, cpu, torch.float32)
+    with assume_kernels():
+        way = diagnosis._generator_path(generator, cpu, torch.float32)
     assert way == "engine: stem cuDNN, down.0 cuDNN, down.1 cuDNN, blocks cuDNN, up.0 cuDNN, up.1 cuDNN, head Triton"
     mixed = {"blocks.0.conv1": "Triton ConvConfig()", "blocks.0.conv2": "cuDNN: no row", "head": "Triton ConvConfig()"}
-    assert inference._by_layer(mixed) == "engine: blocks Triton/cuDNN, head Triton"
+    assert diagnosis._by_layer(mixed) == "engine: blocks Triton/cuDNN, head Triton"

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from conftest import KERNEL_DEVICE, KERNEL_DTYPES, OP_TOLERANCE, assert_matches, relative_error
-from deblurgan import convolution, reference
+from deblurgan import reference
+from deblurgan.ops import convolution
 
 pytest.importorskip("triton", reason="triton is not installed")
 
@@ -774,12 +775,12 @@ import torch
 from triton import knobs
 from triton.runtime import driver
 from benchmarks.compile_report import Absent
-from deblurgan.engine import Engine
+from deblurgan.generator.engine import Engine
 from deblurgan.kernels.conv_stats import ConvConfig
 from deblurgan.kernels.table import from_table
 from deblurgan.nn import Generator
-from deblurgan.penalty import KernelNormAct
-from deblurgan.tape import Tape
+from deblurgan.ops.critic_gradients import KernelNormAct
+from deblurgan.generator.tape import Tape
 
 SIZES = (1, 8, 8), (1, 64, 64), (2, 48, 60), (2, 56, 56), (1, 76, 84), (1, 252, 260), (1, 512, 516)
 seen = {}  # what a kernel of such constants takes its integers for

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import deblurgan.nn
 from conftest import KERNEL_DEVICE, KERNEL_DTYPES, NET_TOLERANCE, assert_matches, relative_error
-from deblurgan import losses, ops
-from deblurgan.nn import Critic, Generator, PerceptualFeatures, pick_device, trained_parameters
+from deblurgan import losses
+from deblurgan.device import pick_device
+from deblurgan.nn import Critic, Generator, PerceptualFeatures, trained_parameters
 from transcriptions import article_generator, released_critic, released_generator
 
 
@@ -61,11 +61,8 @@ def test_critic_is_the_released_critic(padding: int) -> None:
 
 
 @pytest.fixture
-def critic_in_kernels(monkeypatch: pytest.MonkeyPatch) -> Critic:
+def critic_in_kernels(kernels: None) -> Critic:
     """In fp64, which is the reference's; in other types our kernels run, here in Triton's interpreter."""
-    pytest.importorskip("triton")
-    for module in (deblurgan.nn, ops):
-        monkeypatch.setattr(module, "why_not", lambda device: None)
     torch.manual_seed(0)
     critic = Critic(width=4).double().to(KERNEL_DEVICE)
     for conv in critic.convs:

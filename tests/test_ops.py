@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 
 from conftest import KERNEL_DEVICE, KERNEL_DTYPES, assert_matches
-from deblurgan import convolution, ops, reference
+from deblurgan import ops, reference
+from deblurgan.ops import convolution
 
 Arguments = tuple[Any, ...]
 
@@ -97,13 +98,6 @@ def test_dropout_mask_passes_opcheck(device: torch.device) -> None:
 def test_dropout_mask_refuses(arguments: Arguments, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         ops.dropout_mask(*arguments)
-
-
-@pytest.fixture
-def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ops run in the kernels here too, in Triton's interpreter."""
-    pytest.importorskip("triton")
-    monkeypatch.setattr(ops, "why_not", lambda device: None)
 
 
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)

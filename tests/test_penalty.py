@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from conftest import KERNEL_DEVICE, NET_TOLERANCE, assert_matches
-from deblurgan import losses, ops, penalty, reference
+from deblurgan import losses, ops, reference
 from deblurgan.nn import Critic
+from deblurgan.ops import critic_gradients as penalty
 
 Norms = pytest.mark.parametrize("norm", ["sample", "pixel"])
 SHAPE = (3, 3, 35, 42)
@@ -60,12 +61,11 @@ def assert_all_match(got: list[Tensor], wanted: list[Tensor], **options: Any) ->
 
 
 @pytest.fixture(params=["plain torch", "kernels"])
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+def path(request: pytest.FixtureRequest) -> torch.device:
     """Where penalties that are not fp64 take this path."""
     if request.param == "plain torch":
         return torch.device("cpu")
-    pytest.importorskip("triton")
-    monkeypatch.setattr(penalty, "why_not", lambda device: None)
+    request.getfixturevalue("kernels")
     return KERNEL_DEVICE
 
 

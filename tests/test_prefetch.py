@@ -14,9 +14,9 @@ import torch
 from conftest import texture
 from deblurgan import images, ops
 from deblurgan.blur import MotionBlur
-from deblurgan.cache import PictureCache
 from deblurgan.data import Batch, Batches, Crops, Mixed, PairDataset, PairedFolder, SharpFolder, SideBySide
-from deblurgan.prefetch import Prefetcher
+from deblurgan.data.cache import PictureCache
+from deblurgan.data.prefetch import Prefetcher
 
 CPU = torch.device("cpu")
 SIZE = 33  # odd, so that nothing that is staged after a crop happens to be aligned

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from deblurgan.nn import PRESETS, Generator, GeneratorSpec
+from deblurgan.nn import Generator
+from deblurgan.spec import PRESETS, GeneratorSpec
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "benchmarks"))  # where pytest finds the benchmarks' own imports, too

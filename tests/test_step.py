@@ -10,8 +10,9 @@ from torch import Tensor
 
 from conftest import KERNEL_DEVICE, relative_error
 from deblurgan.config import train_config
+from deblurgan.device import assume_kernels
 from deblurgan.nn import Critic, Generator, PerceptualFeatures
-from deblurgan.step import FIRST_SCALE, LOSSES, Networks, Step, TrainingError, pick_precision
+from deblurgan.training.step import FIRST_SCALE, LOSSES, Networks, Step, TrainingError, pick_precision
 
 SMALL: dict[str, Any] = {
     "preset": "paper",
@@ -244,7 +245,7 @@ def test_a_step_waits_for_nothing() -> None:
 def test_kernels_and_plain_torch_agree_over_20_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """The generator on the tape and the penalty without double backward, beside neither."""
     pytest.importorskip("triton", reason="triton is not installed")
-    from deblurgan import nn, tape
+    from deblurgan import tape
     from deblurgan.kernels.conv_stats import ConvConfig
 
     device = str(KERNEL_DEVICE)
@@ -254,14 +255,13 @@ def test_kernels_and_plain_torch_agree_over_20_steps(monkeypatch: pytest.MonkeyP
         return torch.stack([step(*batch, number=i, rate=1e-4) for i, batch in enumerate(batches)])
 
     eager = losses(new_step(device, backend="reference"))
-    monkeypatch.setattr(nn, "why_not", lambda device: None)
     head = ConvConfig(64, 32, 16)
     monkeypatch.setattr(tape, "choice", lambda gpu: lambda kind, *_: head if kind == "head" else None)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "none")
     taken = []
     run = tape.restore
     monkeypatch.setattr(tape, "restore", lambda *args, **options: taken.append(1) or run(*args, **options))
-    fast = losses(new_step(device, graphs=False))
+    with assume_kernels():
+        fast = losses(new_step(device, graphs=False))
     assert len(taken) == 20
     used = [i for i in range(len(LOSSES)) if bool(eager[:, i].any())]
     assert len(used) == 4

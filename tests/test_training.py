@@ -287,7 +287,7 @@ def test_not_finite_steps_change_nothing(
         run.generator.head.weight.register_hook(lambda gradient: gradient * float("inf"))
     else:
         monkeypatch.setattr(
-            "deblurgan.step.to_network", lambda pictures: pictures.float().fill_(float("nan")).requires_grad_()
+            "deblurgan.training.step.to_network", lambda pictures: pictures.float().fill_(float("nan")).requires_grad_()
         )
     run.step(run.batches[1])
     assert same(before, run.state_dict())

@@ -24,7 +24,7 @@ from benchmarks.roofline import generator_kernels  # noqa: E402
 from benchmarks.tune import CANDIDATES, Case, Result, candidates, fits, merged  # noqa: E402
 from deblurgan.kernels.conv_stats import ConvConfig  # noqa: E402
 from deblurgan.kernels.table import eight_bit_config, from_table  # noqa: E402
-from deblurgan.nn import PRESETS  # noqa: E402
+from deblurgan.spec import PRESETS  # noqa: E402
 
 ARCHS = [80, 86, 89, 90, 100, 120]
 SHAPES = {  # channels that the kernels read, and columns of the product, of width 64
@@ -196,7 +196,7 @@ def test_a_table_that_cannot_be_written_is_found_before_anything_is_measured(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    monkeypatch.setattr(tune, "why_not", lambda device: None)
+    monkeypatch.setattr(tune, "why_no_kernels", lambda device: None)
     monkeypatch.setattr(sys, "argv", ["tune", "--out", str(tmp_path / "missing" / "table.json")])
     with pytest.raises(SystemExit, match="2"):
         tune.main()
@@ -221,7 +221,7 @@ def test_main_measures_what_the_gpu_has_and_saves_it(tmp_path: Path, monkeypatch
     for name in ("problems", "gradient_problems"):
         monkeypatch.setattr(tune, name, problems(name))
     monkeypatch.setattr(tune, "measure", measure)
-    monkeypatch.setattr(tune, "why_not", lambda device: None)
+    monkeypatch.setattr(tune, "why_no_kernels", lambda device: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))

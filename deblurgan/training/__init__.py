@@ -31,7 +31,6 @@ from torch import Tensor
 
 from deblurgan import checkpoint, images, memory, metrics
 from deblurgan.blur import MotionBlur
-from deblurgan.cache import PictureCache, spill_folder
 from deblurgan.config import TrainConfig, to_mapping, train_config
 from deblurgan.data import (
     Batch,
@@ -44,9 +43,11 @@ from deblurgan.data import (
     SharpFolder,
     open_dataset,
 )
-from deblurgan.nn import Critic, Generator, PerceptualFeatures, pick_device
-from deblurgan.prefetch import Prefetcher
-from deblurgan.step import LOSSES, Networks, Step, TrainingError, to_network
+from deblurgan.data.cache import PictureCache, spill_folder
+from deblurgan.data.prefetch import Prefetcher
+from deblurgan.device import pick_device
+from deblurgan.nn import Critic, Generator, PerceptualFeatures
+from deblurgan.training.step import LOSSES, Networks, Step, TrainingError, to_network
 
 HISTORY = ("step", "epoch", "lr", *LOSSES, "seconds", "blurred_psnr", "val_psnr", "val_ssim")
 MAX_BAD_STEPS = 20  # non-finite steps in a row after which training stops

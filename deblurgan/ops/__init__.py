@@ -1,7 +1,7 @@
 """torch.library operators: they check, allocate and choose the path. torch.ops.deblurgan.* are the same functions.
 
 Those of csrc/ stand in `blur_ops` and are names here too. The networks' ops and their gradients run in our Triton
-kernels on CUDA (see `kernels.table.why_not`), in `reference` elsewhere. A gradient is made anew from the op's inputs:
+kernels on CUDA (see `device.kernels_available`), in `reference` elsewhere. A gradient is made anew from an op's inputs:
 by an op of its own, `norm_act_grad` and its like, which is deterministic as far as cuDNN is, and not differentiable; by
 `reference` where it is to be differentiated again.
 """
@@ -14,11 +14,14 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor
 
-from deblurgan import convolution, penalty, reference
-from deblurgan.blur_ops import (
+from deblurgan import reference
+from deblurgan.config import Norm
+from deblurgan.device import gpu_name, kernels_available
+from deblurgan.kernels.table import Choose, choice
+from deblurgan.ops import convolution
+from deblurgan.ops import critic_gradients as penalty
+from deblurgan.ops.blur_ops import (
     apply_psf,
-    check_counter,
-    check_seed,
     choices,
     dropout_mask,
     is_native,
@@ -26,10 +29,8 @@ from deblurgan.blur_ops import (
     random_trajectories,
     random_windows,
     rasterize_psf,
-    require,
 )
-from deblurgan.config import Norm
-from deblurgan.kernels.table import Choose, choice, why_not
+from deblurgan.ops.common import check_counter, check_seed, require
 
 __all__ = [
     "apply_psf",
@@ -152,7 +153,7 @@ def _check_choice(name: str, given: str, choices: tuple[str, ...]) -> None:
 
 
 def _runs_kernels(x: Tensor) -> bool:
-    return why_not(x.device) is None and x.dtype in (torch.float16, torch.bfloat16, torch.float32) and x.numel() > 0
+    return kernels_available(x.device) and x.dtype in (torch.float16, torch.bfloat16, torch.float32) and x.numel() > 0
 
 
 def _require_kernels(x: Tensor) -> None:
@@ -160,7 +161,7 @@ def _require_kernels(x: Tensor) -> None:
 
 
 def _choose(device: torch.device) -> Choose:
-    return choice(torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu")
+    return choice(gpu_name(device))
 
 
 def _config(kind: str, y: Tensor) -> Any:

@@ -27,7 +27,7 @@ from torch.utils.data import Dataset
 
 from deblurgan import images
 from deblurgan.blur import MotionBlur
-from deblurgan.cache import PictureCache, Pixels
+from deblurgan.data.cache import PictureCache, Pixels
 
 BLURRED_NAMES = ("blur", "blurred", "blurry", "input", "lq", "A")
 SHARP_NAMES = ("sharp", "target", "gt", "groundtruth", "hq", "B")

@@ -14,11 +14,13 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from deblurgan import _C, losses, ops, penalty
-from deblurgan.capture import captured
+from deblurgan import _C, losses, ops
 from deblurgan.config import Gan, TrainConfig
 from deblurgan.data import Stream, derived_seed
-from deblurgan.nn import Critic, Generator, PerceptualFeatures, trained_parameters, why_not_bf16
+from deblurgan.device import pick_precision
+from deblurgan.generator.graphs import captured
+from deblurgan.nn import Critic, Generator, PerceptualFeatures, trained_parameters
+from deblurgan.ops import critic_gradients as penalty
 
 LOSSES = ("critic", "penalty", "adversarial", "content", "pixel", "tv")
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -36,13 +38,6 @@ class Networks(NamedTuple):
     critic: Critic | None
     average: Generator | None
     features: PerceptualFeatures | None
-
-
-def pick_precision(precision: str, device: torch.device) -> str:
-    """ "auto" is bf16 where the device computes in it, else fp32."""
-    if precision != "auto":
-        return precision
-    return "fp32" if why_not_bf16(device) else "bf16"
 
 
 @contextmanager

@@ -17,10 +17,12 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from deblurgan import convolution, reference
-from deblurgan.capture import captured
-from deblurgan.convolution import Layer
+from deblurgan import reference
+from deblurgan.device import gpu_name
+from deblurgan.generator.graphs import captured
 from deblurgan.kernels.table import Choose, eight_bit_config, from_table
+from deblurgan.ops import convolution
+from deblurgan.ops.convolution import Layer
 
 
 class Spec(Protocol):
@@ -142,7 +144,7 @@ class Engine:
             name = torch.cuda.get_device_name(device)
             raise ValueError(f'trunk must be "same" below compute capability 9.0, got "{trunk}" on {name}')
         self.spec, self.dtype, self.trunk, self.tf32 = spec, dtype, trunk, tf32
-        self.choose = choose or from_table(torch.cuda.get_device_name(device))
+        self.choose = choose or from_table(gpu_name(device))
         self._eight_bit_config = None if trunk == "same" else eight_bit_config(4 * spec.width)
         self.layers = _layers(spec, state, dtype, trunk)
         self.head_weight, self.head_bias = state["head.weight"].detach(), state["head.bias"].detach().float()

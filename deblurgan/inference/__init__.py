@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,15 +15,21 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-import deblurgan
-from deblurgan import _C, engine, images, memory
+from deblurgan import images, memory
 from deblurgan.checkpoint import DEFAULT_WEIGHTS, load_generator
-from deblurgan.kernels.table import why_not
-from deblurgan.nn import Generator, pick_device, why_not_bf16
+from deblurgan.device import (
+    DTYPES,
+    auto_dtype,
+    free_memory,
+    kernels_available,
+    pick_device,
+    why_no_kernels,
+)
+from deblurgan.generator import engine
+from deblurgan.nn import Generator
 from deblurgan.reference import border_index
 
 KEPT = 2  # times the memory that a call needs at most when what it frees stays with the process, in pieces
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -74,7 +78,7 @@ class Deblurrer:
         if max_memory != "auto" and (not isinstance(max_memory, int) or max_memory <= 0):
             raise ValueError(f"max_memory must be 'auto' or a positive number of bytes, got {max_memory!r}")
         self.device = pick_device(device)
-        self.dtype = DTYPES[_auto_dtype(self.device)[0] if dtype == "auto" else dtype]
+        self.dtype = DTYPES[auto_dtype(self.device)[0] if dtype == "auto" else dtype]
         self.max_memory = max_memory
         if stochastic and not generator.spec.dropout:
             raise ValueError("stochastic needs a generator with dropout, this one has none")
@@ -82,8 +86,8 @@ class Deblurrer:
             raise ValueError("compile must be off where stochastic is on: torch.compile cannot trace masks with a seed")
         if trunk not in get_args(engine.Trunk):
             raise ValueError(f"trunk must be one of {', '.join(get_args(engine.Trunk))}, got {trunk!r}")
-        if trunk != "same" and (compile or why_not(self.device)):
-            why = "torch.compile takes the kernels' place" if compile else why_not(self.device)
+        if trunk != "same" and (compile or not kernels_available(self.device)):
+            why = "torch.compile takes the kernels' place" if compile else why_no_kernels(self.device)
             raise ValueError(f'trunk must be "same" without the GPU kernels, got "{trunk}": {why}')
         self.seed = seed if stochastic else None
         copy = Generator(**generator.config())
@@ -207,7 +211,7 @@ class Deblurrer:
 
     def _require_memory(self, h: int, w: int) -> bool:
         """Whether there is so much that freed memory may be kept. MemoryError where there is too little."""
-        limit = _free_memory(self.device) if self.max_memory == "auto" else int(self.max_memory)
+        limit = free_memory(self.device) if self.max_memory == "auto" else int(self.max_memory)
         need = _padded(h) * _padded(w) * self.bytes_per_pixel
         if limit is not None and need > limit:
             raise MemoryError(
@@ -287,72 +291,6 @@ def run_plan(
     return report
 
 
-def info() -> str:
-    """Which path each part takes on this machine, and why, as lines of text."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    if _C.built_with_cuda:
-        native = f"C++ and CUDA kernels; the CUDA runtime sees {_C.cuda_device_count()} devices"
-    else:
-        native = "C++ only (no CUDA toolkit when it was built)"
-    on_cuda = "csrc's kernels" if _C.built_with_cuda else "PSFs from the CPU, applied by plain torch"
-    dtype, why = _auto_dtype(pick_device("auto"))
-    generator = load_generator(DEFAULT_WEIGHTS)
-    lines = {
-        "deblurgan": deblurgan.__version__,
-        "python": platform.python_version(),
-        "torch": f"{torch.__version__}, {torch.get_num_threads()} threads",
-        "device": f"cuda: {gpu}" if gpu else "cpu (torch sees no CUDA device)",
-        "deblurgan._C": native,
-        "dtype": f"auto is {dtype}: {why}",
-        "generator": _generator_path(generator, pick_device("auto"), DTYPES[dtype]),
-        "training": _training_path(pick_device("auto")),
-        "blur": f"C++ on the CPU, {on_cuda} on CUDA; fp64 is applied by plain torch",
-        "default weights": _described(DEFAULT_WEIGHTS, generator),
-    }
-    return "\n".join(f"{name + ':':20}{value}" for name, value in lines.items())
-
-
-def _auto_dtype(device: torch.device) -> tuple[str, str]:
-    """The name of the dtype that "auto" is on this device, and why."""
-    if device.type == "cuda":
-        return "fp16", "as fast as bf16 and 8 times more exact"
-    why = why_not_bf16(device)
-    return ("bf16", "this CPU has instructions for it") if why is None else ("fp32", why)
-
-
-def _generator_path(generator: Generator, device: torch.device, dtype: torch.dtype) -> str:
-    """Which way the generator takes in inference, and why not the engine's, or its layers' there."""
-    generator = generator.to(device, dtype).requires_grad_(False)
-    h, w = 720, 1280
-    why = generator.why_reference(torch.empty(1, 3, h, w, device=device))
-    if why is not None:
-        return f"plain torch, not the engine: {why}"
-    return _by_layer(engine.Engine(generator.spec, dict(generator.named_parameters()), dtype=dtype).paths(1, h, w))
-
-
-def _training_path(device: torch.device) -> str:
-    """What a training step is made of here."""
-    precision = "fp32" if why_not_bf16(device) else "bf16"
-    why = why_not(device)
-    if why is not None:
-        return f"{precision}; plain torch, not the kernels: {why}; the penalty without double backward"
-    step = "one CUDA graph" if _C.built_with_cuda else "eager, since _C has no CUDA"
-    return f"{precision}; the generator in kernels, torch's convolutions in the critic; each step {step}"
-
-
-def _by_layer(paths: Mapping[str, str]) -> str:
-    """An engine's paths in a line, the residual blocks as one."""
-    ways: dict[str, set[str]] = {}
-    for name, path in paths.items():
-        ways.setdefault("blocks" if name.startswith("blocks") else name, set()).add(path.split()[0].rstrip(":"))
-    return "engine: " + ", ".join(f"{name} {'/'.join(sorted(way))}" for name, way in ways.items())
-
-
-def _described(path: Path, generator: Generator) -> str:
-    count = sum(parameter.numel() for parameter in generator.parameters())
-    return f"{path.name}, {count:,} parameters, width {generator.spec.width}, {generator.spec.blocks} blocks"
-
-
 def _padded(side: int) -> int:
     """The side of the picture that the network sees."""
     return max(Generator.MIN_SIZE, -(-side // Generator.SIZE_MULTIPLE) * Generator.SIZE_MULTIPLE)
@@ -371,17 +309,3 @@ def _require_unit_range(x: Tensor) -> None:
     slack = 1e-3  # resampling overshoots a little
     if low < -slack or high > 1 + slack:
         raise ValueError(f"float pictures must be in [0, 1], got {low:.4g} ... {high:.4g}")
-
-
-def _free_memory(device: torch.device) -> int | None:
-    """Bytes that can be allocated on the device, or None where nobody tells."""
-    if device.type == "cuda":
-        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch keeps it for us
-        return torch.cuda.mem_get_info(device)[0] + idle
-    try:
-        with open("/proc/meminfo") as file:
-            kilobytes = dict(line.split(":", 1) for line in file)["MemAvailable"]
-        return int(kilobytes.split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        pages = getattr(os, "sysconf_names", {}).get("SC_AVPHYS_PAGES")
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if pages else None

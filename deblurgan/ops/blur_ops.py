@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from deblurgan import reference
+from deblurgan.ops.common import check_counter, check_draws, require
 
 try:
     from deblurgan import _C
@@ -29,12 +30,6 @@ SMALLEST, LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).
 MAX_STEPS, MAX_SIZE = 2**22, 2**15  # integer sums over a path, and taps in a PSF, stay within their types
 PADDINGS: tuple[str, ...] = get_args(reference.Padding)
 PIXEL_TYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32)  # in the order of csrc's DType
-
-
-def require(condition: bool, message: str) -> None:
-    """Raises ValueError unless the condition holds."""
-    if not condition:
-        raise ValueError(message)
 
 
 def is_native(device: torch.device) -> bool:
@@ -63,27 +58,6 @@ def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def check_seed(seed: int, first: int) -> None:
-    """Raises ValueError unless both are in [0, 2^63)."""
-    require(0 <= seed < 2**63, f"seed must be in [0, 2^63), got {seed}")
-    require(0 <= first < 2**63, f"first index must be in [0, 2^63), got {first}")
-
-
-def _check_draws(seed: int, first: int, counter: Tensor | None, device: torch.device) -> None:
-    check_seed(seed, first)
-    if counter is not None:
-        check_counter(counter, device)
-
-
-def check_counter(counter: Tensor, device: torch.device) -> None:
-    """Raises ValueError unless counter is int64 [2] on the device."""
-    require(
-        counter.dtype == torch.int64 and tuple(counter.shape) == (2,) and counter.is_contiguous(),
-        f"counter must be int64 [2], got {counter.dtype} {tuple(counter.shape)}",
-    )
-    require(counter.device == device, f"counter must be on {device}, got {counter.device}")
-
-
 def choices(
     n: int,
     *,
@@ -96,7 +70,7 @@ def choices(
     wanted = torch.device(device or "cpu") if counter is None else counter.device
     home = _home(wanted)
     require(n >= 0, f"n must be >= 0, got {n}")
-    _check_draws(seed, first, counter, home)
+    check_draws(seed, first, counter, home)
     out = torch.empty(n, 4, device=home)
     _C.choices(seed, first, _address(counter), out.data_ptr(), n, _place(out.device))
     return out.to(wanted)
@@ -117,7 +91,7 @@ def random_windows(
     wanted = torch.device(device or "cpu") if counter is None else counter.device
     home = _home(wanted)
     require(n >= 0, f"n must be >= 0, got {n}")
-    _check_draws(seed, first, counter, home)
+    check_draws(seed, first, counter, home)
     fits = all(1 <= part <= full < 2**31 for part, full in zip(size, picture, strict=True))
     require(fits, f"size must fit into the picture {tuple(picture)}, got {tuple(size)}")
     out = torch.empty(n, 3, dtype=torch.int64, device=home)
@@ -165,7 +139,7 @@ def random_trajectories(
     require(2 <= steps <= MAX_STEPS, f"steps must be in [2, {MAX_STEPS}], got {steps}")
     require(0 < length <= MAX_LENGTH, f"length must be in (0, {MAX_LENGTH:g}] px, got {length}")
     home = _home(anxiety.device)
-    _check_draws(seed, first, counter, home)
+    check_draws(seed, first, counter, home)
     shakes = anxiety.detach().to(home, torch.float32).contiguous()
     if home.type == "cpu":
         require(_within(shakes, 0, MAX_ANXIETY), f"anxiety must be in [0, {MAX_ANXIETY:g}]")
@@ -355,7 +329,7 @@ def apply_psf(
     `capacity` bounds the taps of a PSF on CUDA, k^2 if 0. Differentiable in x.
     """
     _check_apply(x, psf, padding, gamma, windows, size, noise, signed)
-    _check_draws(seed, first, counter, x.device)
+    check_draws(seed, first, counter, x.device)
     if x.device.type == "cpu":
         _check_values(x, psf, windows, size, noise)
     out = _new_output(x, size, signed)

@@ -13,7 +13,9 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from deblurgan import blur_ops, reference
+from deblurgan import reference
+from deblurgan.ops import blur_ops
+from deblurgan.ops.common import check_seed
 
 RELEASED_ANXIETIES = (0.01, 0.009, 0.008, 0.007, 0.005, 0.003)
 
@@ -265,7 +267,7 @@ class MotionBlur(nn.Module):
         low, high = (noise, noise) if isinstance(noise, float | int) else noise
         if not 0 <= low <= high < math.inf:
             raise ValueError(f"noise must be >= 0, or a (low, high) pair of such, got {noise}")
-        blur_ops.check_seed(seed, 0)
+        check_seed(seed, 0)
         _check_anxiety(anxiety)
         # no point of a path is further than length / 2 from its centroid, and none further than length from another
         enough = 2 * math.ceil(length / 2) + 5 if mode == "centered" else math.ceil(length) + 5

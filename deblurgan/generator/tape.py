@@ -14,9 +14,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from deblurgan import convolution, engine, reference
-from deblurgan.convolution import HEAD, AmidZeros
+from deblurgan import reference
+from deblurgan.device import gpu_name
+from deblurgan.generator import engine
 from deblurgan.kernels.table import Choose, choice
+from deblurgan.ops import convolution
+from deblurgan.ops.convolution import HEAD, AmidZeros
 
 ADVICE = "the fused generator is differentiable once: set generator.backend = 'reference' for more"
 
@@ -371,6 +374,6 @@ def restore(
     effect and get no gradient. The gradient has no gradient: RuntimeError.
     """
     with torch.cuda.device_of(image):
-        tape = Tape(spec, dtype, choose or choice(torch.cuda.get_device_name(image.device)), tf32=tf32)
+        tape = Tape(spec, dtype, choose or choice(gpu_name(image.device)), tf32=tf32)
         found: Tensor = _Restore.apply(tape, counter, image, *(parameters[name] for name in tape.names))
         return found

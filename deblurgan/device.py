@@ -1,0 +1,112 @@
+"""What this machine can do: devices, the types that suit them, and whether our kernels run there, with the reason."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+_kernels_assumed: bool | None = None  # by `assume_kernels`
+
+
+def pick_device(name: str | torch.device) -> torch.device:
+    """The device of that name; "auto" is CUDA where torch sees a GPU, else the CPU.
+
+    Raises ValueError for a name that torch does not know, and for CUDA where there is none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device must be auto, cpu, cuda or another of torch's, got {name!r}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device must be there, got {name!r}, but torch sees no CUDA device")
+    return device
+
+
+def gpu_name(device: torch.device) -> str:
+    """The name by which the kernels' table knows the device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def kernels_available(device: torch.device) -> bool:
+    """Whether our Triton kernels run on this device."""
+    return why_no_kernels(device) is None
+
+
+def why_no_kernels(device: torch.device) -> str | None:
+    """Why our Triton kernels do not run on this device; None where they do."""
+    if _kernels_assumed is not None:
+        return None if _kernels_assumed else "they are switched off"
+    if device.type != "cuda":
+        return "it needs a CUDA device"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return "it needs a GPU of compute capability 8.0 or newer"
+    return None
+
+
+@contextmanager
+def assume_kernels(available: bool = True) -> Iterator[None]:
+    """Within it our kernels count as available on every device, or on none.
+
+    True is for Triton's interpreter, and for counting launches without a GPU; False compares with plain torch.
+    """
+    global _kernels_assumed
+    before, _kernels_assumed = _kernels_assumed, available
+    try:
+        yield
+    finally:
+        _kernels_assumed = before
+
+
+def why_no_bf16(device: torch.device) -> str | None:
+    """Why bf16 is not the faster type on this device; None where it is."""
+    if device.type == "cuda":
+        old = torch.cuda.get_device_capability(device) < (8, 0)
+        return "this GPU is older than compute capability 8.0" if old else None
+    if device.type != "cpu":
+        return f"half types are not tried on {device.type}"
+    if not torch.backends.mkldnn.is_available():
+        return "this torch has no oneDNN, which computes in bf16"
+    capabilities = getattr(torch.cpu, "get_capabilities", None)  # newer than the oldest torch supported
+    if capabilities is None:
+        return "this torch does not tell whether the CPU computes in bf16"
+    found = any(capabilities().get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+    return None if found else "this CPU has no AMX or AVX512-BF16"
+
+
+def auto_dtype(device: torch.device) -> tuple[str, str]:
+    """The name of the dtype that "auto" is in inference on this device, and why."""
+    if device.type == "cuda":
+        return "fp16", "as fast as bf16 and 8 times more exact"
+    why = why_no_bf16(device)
+    return ("bf16", "this CPU has instructions for it") if why is None else ("fp32", why)
+
+
+def pick_precision(precision: str, device: torch.device) -> str:
+    """The precision of training by name; "auto" is bf16 where the device computes in it, else fp32."""
+    if precision != "auto":
+        return precision
+    return "bf16" if why_no_bf16(device) is None else "fp32"
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can be allocated on the device, or None where the system does not tell."""
+    if device.type == "cuda":
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch keeps it for us
+        return torch.cuda.mem_get_info(device)[0] + idle
+    try:
+        with open("/proc/meminfo") as file:
+            kilobytes = dict(line.split(":", 1) for line in file)["MemAvailable"]
+        return int(kilobytes.split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        pages = getattr(os, "sysconf_names", {}).get("SC_AVPHYS_PAGES")
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if pages else None
