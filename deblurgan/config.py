@@ -83,8 +83,19 @@ class TrainConfig(Options):
     batch_size: int = 1
     crop: int = 256
     """Side of the training crops in px, a multiple of 4."""
+    optimizer: Literal["adam", "muon"] = "adam"
+    """muon: orthogonalised momentum for the generator's convolutions between its first and last, whose weights' length
+    InstanceNorm undoes; Adam for those two and the critic."""
     lr: float = 1e-4
+    """Adam's learning rate."""
+    muon_lr: float = 0.01
+    """Muon's learning rate; it rises and falls as Adam's does."""
+    schedule: Literal["constant-linear", "cosine"] = "constant-linear"
+    """How the learning rate falls to zero: as constant says, or as half a cosine from the first step on."""
+    warmup: int = 0
+    """Steps over which the learning rate first rises from zero."""
     betas: tuple[float, float] = (0.5, 0.999)
+    """Adam's."""
 
     gan: Gan | Literal["none"] = "wgan-gp"
     critic_steps: int = 5
@@ -165,7 +176,9 @@ class TrainConfig(Options):
         for name in ("steps", "val_every", "width"):
             require(getattr(self, name) is None or getattr(self, name) >= 1, name, "at least 1")
         require(self.crop >= 8 and self.crop % 4 == 0, "crop", "a multiple of 4 and at least 8")
-        require(self.lr > 0, "lr", "positive")
+        for name in ("lr", "muon_lr"):
+            require(getattr(self, name) > 0, name, "positive")
+        require(self.warmup >= 0, "warmup", "at least 0")
         require(0 <= self.constant <= 1, "constant", "in [0, 1]")
         require(all(0 <= beta < 1 for beta in self.betas), "betas", "in [0, 1)")
         require(0 <= self.blur_p <= 1, "blur_p", "in [0, 1]")
@@ -180,6 +193,10 @@ class TrainConfig(Options):
             require(getattr(self, name) >= 0, name, "at least 0")
         if self.content_weights is not None and self.content != "vgg19":
             raise ValueError(f"content_weights go with content vgg19, got content {self.content}")
+        if self.muon_lr != TrainConfig.muon_lr and self.optimizer != "muon":
+            raise ValueError(f"muon_lr goes with optimizer muon, got optimizer {self.optimizer}")
+        if self.constant != TrainConfig.constant and self.schedule != "constant-linear":
+            raise ValueError(f"constant goes with schedule constant-linear, got schedule {self.schedule}")
         if self.gan == self.content == self.pixel == "none":
             raise ValueError("gan, content and pixel are all 'none': nothing would be trained")
 

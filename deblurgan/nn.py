@@ -211,6 +211,11 @@ class Generator(nn.Module):
         """Names of the biases that feed an InstanceNorm, which subtracts them again."""
         return {name for name, _ in self.named_parameters() if name.endswith("bias")} - {"head.bias"}
 
+    def inner_weights(self) -> list[nn.Parameter]:
+        """Weights of the convolutions between stem and head: each feeds an InstanceNorm, which undoes its length."""
+        inner = (self.down, self.blocks, self.up)
+        return [p for part in inner for name, p in part.named_parameters() if name.endswith("weight")]
+
 
 class Critic(nn.Module):
     """The PatchGAN critic: pictures [n, 3, h, w] in [-1, 1] -> a map of scores [n, 1, h', w'], no sigmoid.

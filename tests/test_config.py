@@ -20,6 +20,7 @@ def test_defaults_are_the_paper_s() -> None:
     paper = TrainConfig(Path("x"))
     assert (paper.gan, paper.critic_steps, paper.gp_weight) == ("wgan-gp", 5, 10.0)
     assert (paper.lr, paper.betas, paper.epochs, paper.constant) == (1e-4, (0.5, 0.999), 300, 0.5)
+    assert (paper.optimizer, paper.schedule, paper.warmup) == ("adam", "constant-linear", 0)
     assert (paper.batch_size, paper.crop, paper.content_weight, paper.flip) == (1, 256, 100.0, True)
     assert train_config("x") == paper
 
@@ -67,6 +68,12 @@ def test_every_option_has_a_type_that_converts(kind: type) -> None:
         ({"content_weights": "vgg19.pth"}, "content_weights go with content vgg19, got content vgg16"),
         ({"ema": 1.0}, r"ema must be in \[0, 1\)"),
         ({"content_weight": -1.0}, "content_weight must be at least 0"),
+        ({"optimizer": "sgd"}, "optimizer must be one of adam, muon, got 'sgd'"),
+        ({"optimizer": "muon", "muon_lr": 0.0}, "muon_lr must be positive, got 0.0"),
+        ({"muon_lr": 0.02}, "muon_lr goes with optimizer muon, got optimizer adam"),
+        ({"schedule": "linear"}, "schedule must be one of constant-linear, cosine, got 'linear'"),
+        ({"schedule": "cosine", "constant": 0.2}, "constant goes with schedule constant-linear, got schedule cosine"),
+        ({"warmup": -1}, "warmup must be at least 0, got -1"),
     ],
 )
 def test_bad_options_are_named(options: dict, message: str) -> None:

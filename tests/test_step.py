@@ -12,6 +12,7 @@ from conftest import KERNEL_DEVICE, relative_error
 from deblurgan.config import train_config
 from deblurgan.device import assume_kernels
 from deblurgan.nn import Critic, Generator, PerceptualFeatures
+from deblurgan.training import step as step_module
 from deblurgan.training.step import FIRST_SCALE, LOSSES, Networks, Step, TrainingError, pick_precision
 
 SMALL: dict[str, Any] = {
@@ -60,12 +61,13 @@ def test_losses_are_in_order_and_dropout_is_of_the_step() -> None:
     assert not torch.equal(first, values[0]), "another step has other masks"
 
 
-def test_a_step_is_a_function_of_its_number() -> None:
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_a_step_is_a_function_of_its_number(optimizer: str) -> None:
     """Whatever ran before: what a resumed run needs."""
-    whole, parts = new_step(ema=0.9), new_step(ema=0.9)
+    whole, parts = (new_step(ema=0.9, optimizer=optimizer) for _ in range(2))
     steps(whole, 3)
     steps(parts, 2)
-    resumed = new_step(ema=0.9)
+    resumed = new_step(ema=0.9, optimizer=optimizer)
     resumed.load_state_dict({name: value.clone() for name, value in parts.state_dict().items()})
     resumed(*pictures(2), number=2, rate=1e-3)
     after, wanted = resumed.state_dict(), whole.state_dict()
@@ -111,13 +113,47 @@ def test_the_learning_rate_is_obeyed_after_loading() -> None:
     assert all(torch.equal(after[name], state[name]) for name in state if name.startswith(("generator.", "critic.")))
 
 
+def test_muon_trains_the_convolutions_between_stem_and_head_and_adam_the_rest() -> None:
+    step = new_step(optimizer="muon")
+    assert step.muon is not None
+    names = {id(p): name for name, p in step.generator.named_parameters()}
+    by_muon, by_adam = (
+        {names[id(p)] for p in optimizer.param_groups[0]["params"]}
+        for optimizer in (step.muon, step.adams["generator"])
+    )
+    assert by_adam == {"stem.weight", "head.weight", "head.bias"}
+    assert by_muon == {name for name in names.values() if name.endswith("weight")} - by_adam
+    before = {name: p.clone() for name, p in step.generator.named_parameters()}
+    step(*pictures(0), number=0, rate=1e-3)
+    moved = {name for name, p in step.generator.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == by_muon | by_adam
+    moments = {name for name in step.state_dict() if name.startswith("muon.")}
+    assert moments == {f"muon.generator.{i}.momentum" for i in range(len(by_muon))}
+
+
+def test_muon_s_rate_goes_with_adam_s() -> None:
+    step = new_step(optimizer="muon", lr=1e-4, muon_lr=0.02)
+    step(*pictures(0), number=0, rate=5e-5)
+    assert step.muon is not None
+    assert float(step.muon.param_groups[0]["lr"]) == pytest.approx(0.01)
+
+
+def test_deterministic_muon_on_cuda_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    with pytest.raises(ValueError, match=r"deterministic needs CUBLAS_WORKSPACE_CONFIG .*, got None"):
+        step_module._check_cublas_repeats()
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    step_module._check_cublas_repeats()
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
 @pytest.mark.parametrize("poisoned", ["generator", "critic"])
-def test_an_update_that_is_not_finite_is_left_out(poisoned: str) -> None:
-    step = new_step(ema=0.5)
+def test_an_update_that_is_not_finite_is_left_out(poisoned: str, optimizer: str) -> None:
+    step = new_step(ema=0.5, optimizer=optimizer)
     steps(step, 1)
     before = {name: value.clone() for name, value in step.state_dict().items()}
     net: Any = step.generator if poisoned == "generator" else step.critic
-    weight = net.head.weight if poisoned == "generator" else net.convs[0].weight
+    weight = net.down[0].weight if poisoned == "generator" else net.convs[0].weight
     handle = weight.requires_grad_().register_hook(lambda gradient: gradient * float("inf"))
     for i in (1, 2):
         step(*pictures(i), number=i, rate=1e-3)
@@ -217,9 +253,11 @@ def test_batches_may_change_their_size() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_graph_replays_what_eager_does(precision: str) -> None:
-    options = {"precision": precision, "ema": 0.9, "content": "vgg16", "deterministic": True}
+def test_a_graph_replays_what_eager_does(precision: str, optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    options = {"precision": precision, "ema": 0.9, "content": "vgg16", "deterministic": True, "optimizer": optimizer}
     graph, eager = new_step("cuda", **options), new_step("cuda", **options, graphs=False)
     values, wanted = steps(graph, 20, "cuda"), steps(eager, 20, "cuda")
     assert graph._graph is not None and eager._graph is None
@@ -230,8 +268,9 @@ def test_a_graph_replays_what_eager_does(precision: str) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
-def test_a_step_waits_for_nothing() -> None:
-    step = new_step("cuda")
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_a_step_waits_for_nothing(optimizer: str) -> None:
+    step = new_step("cuda", optimizer=optimizer)
     batches = [pictures(i, "cuda") for i in range(4)]
     step(*batches[0], number=0, rate=1e-3)
     step(*batches[1], number=1, rate=1e-3)

@@ -136,8 +136,20 @@ def test_learning_rate_by_steps(photos: Path, tmp_path: Path) -> None:
     assert rates == pytest.approx([1.0, 1.0, 0.5, 0.02])
 
 
-def test_training_learns(photos: Path, tmp_path: Path) -> None:
-    run = trainer(photos, tmp_path, steps=60, lr=2e-3, identity_start=False, pixel="l2", width=8)
+def test_learning_rate_by_cosine_after_a_warm_up(photos: Path, tmp_path: Path) -> None:
+    run = trainer(photos, tmp_path, steps=100, lr=1.0, schedule="cosine", warmup=10)
+    rates = []
+    for step in (0, 4, 50, 75, 99):
+        run.steps_done = step
+        rates.append(run.learning_rate())
+    assert rates == pytest.approx([0.1, 0.49803, 0.5, 0.14645, 2.467e-4], rel=1e-3)
+    with pytest.raises(ValueError, match="warmup must be less than the training's 6 steps, got 6"):
+        trainer(photos, tmp_path, warmup=6)
+
+
+@pytest.mark.parametrize("options", [{"lr": 2e-3}, {"lr": 2e-3, "optimizer": "muon"}], ids=["adam", "muon"])
+def test_training_learns(options: dict[str, Any], photos: Path, tmp_path: Path) -> None:
+    run = trainer(photos, tmp_path, steps=60, identity_start=False, pixel="l2", width=8, **options)
     values = [float(run.step(run.batches[i])["pixel"]) for i in range(60)]
     assert sum(values[-10:]) < 0.5 * sum(values[:10])
 
@@ -154,12 +166,14 @@ def test_identity_start(photos: Path, tmp_path: Path) -> None:
         {},
         {"gan": "wgan-gp", "critic_steps": 2, "crop": 32, "dropout": 0.5},
         {"precision": "bf16", "workers": 1, "ema": 0.9},
+        {"optimizer": "muon", "precision": "bf16", "schedule": "cosine", "warmup": 2},
     ],
-    ids=["pixel", "gan", "bf16"],
+    ids=["pixel", "gan", "bf16", "muon"],
 )
 def test_a_stopped_run_goes_on_bit_for_bit(
-    options: dict[str, Any], device: torch.device, photos: Path, tmp_path: Path
+    options: dict[str, Any], device: torch.device, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     options = {**options, "device": device.type, "deterministic": True}
     whole = trainer(photos, tmp_path / "whole", **options)
     whole.fit()

@@ -103,6 +103,8 @@ class Trainer:
         self.batches = Batches(self.train_set, config.batch_size, seed=config.seed)
         self.epoch_steps = math.ceil(len(self.train_set) / config.batch_size)
         self.total_steps = config.steps or config.epochs * self.epoch_steps
+        if config.warmup >= self.total_steps:
+            raise ValueError(f"warmup must be less than the training's {self.total_steps} steps, got {config.warmup}")
 
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
@@ -193,14 +195,21 @@ class Trainer:
         )
 
     def learning_rate(self) -> float:
-        """The paper's schedule: constant, then linear to zero; by whole epochs unless `steps` was given."""
+        """Adam's rate in the step to come: that of the schedule, times the warm-up's (step + 1) / warmup."""
+        warmup = self.config.warmup
+        return self.config.lr * self._schedule() * (min(1.0, (self.steps_done + 1) / warmup) if warmup else 1.0)
+
+    def _schedule(self) -> float:
+        """The paper's: constant, then linear to zero, by whole epochs unless `steps` was given. Or half a cosine."""
         config = self.config
+        if config.schedule == "cosine":
+            return (1 + math.cos(math.pi * self.steps_done / self.total_steps)) / 2
         if config.steps:
             done, total = self.steps_done, config.steps
         else:
             done, total = self.steps_done // self.epoch_steps, config.epochs
         falling = total * (1 - config.constant)
-        return config.lr * (min(1.0, (total - done) / falling) if falling else 1.0)
+        return min(1.0, (total - done) / falling) if falling else 1.0
 
     def save(self) -> None:
         """Writes last.safetensors and state.safetensors, each whole or not at all."""
@@ -214,7 +223,7 @@ class Trainer:
         checkpoint.save_tensors(self.state_dict(), self.config.out / "state.safetensors", metadata=metadata)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Weights, average and Adam's moments, as tensors by name."""
+        """Weights, average and the optimisers' moments, as tensors by name."""
         return self.one_step.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

@@ -7,6 +7,7 @@ whole step is captured once and replayed as one CUDA graph.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, cast
@@ -21,6 +22,7 @@ from deblurgan.device import pick_precision
 from deblurgan.generator.graphs import captured
 from deblurgan.nn import Critic, Generator, PerceptualFeatures, trained_parameters
 from deblurgan.ops import critic_gradients as penalty
+from deblurgan.training.muon import Muon
 
 LOSSES = ("critic", "penalty", "adversarial", "content", "pixel", "tv")
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -62,9 +64,9 @@ class Step:
 
     On CUDA a step has fewer launches where the networks are in channels_last.
 
-    Weights, Adam's moments, statistics and losses are fp32; the networks compute in the config's precision under
-    autocast, the frozen features' own weights included. Each update that is not finite is left out, and so are those
-    after it in the same step.
+    Weights, the optimisers' moments, statistics and losses are fp32; the networks compute in the config's precision
+    under autocast, the frozen features' own weights included, and so does Muon. Each update that is not finite is left
+    out, and so are those after it in the same step.
     """
 
     def __init__(self, config: TrainConfig, networks: Networks) -> None:
@@ -75,7 +77,11 @@ class Step:
         if self.features is not None and self.precision in HALF:
             self.features.features.to(HALF[self.precision])  # frozen: once is enough
         on_cuda = self.device.type == "cuda"
-        self.rate = torch.tensor(config.lr, device=self.device)
+        self.rate, self.muon_rate = (torch.tensor(lr, device=self.device) for lr in (config.lr, config.muon_lr))
+        inner = self.generator.inner_weights() if config.optimizer == "muon" else []
+        self.muon = Muon(inner, self.muon_rate, dtype=HALF.get(self.precision, torch.float32)) if inner else None
+        if self.muon is not None and config.deterministic and on_cuda:
+            _check_cublas_repeats()
         self.adams = {}
         for name, net in (("generator", self.generator), ("critic", self.critic)):
             if net is not None:
@@ -84,7 +90,8 @@ class Step:
                 for parameter in trained:
                     parameter.requires_grad_()
                 options: dict[str, Any] = {"betas": config.betas, "fused": True, "capturable": on_cuda}
-                self.adams[name] = torch.optim.Adam(trained, lr=self.rate, **options)
+                rest = [p for p in trained if not any(p is weight for weight in inner)]
+                self.adams[name] = torch.optim.Adam(rest, lr=self.rate, **options)
         self.bad_steps = torch.zeros((), dtype=torch.int64, device=self.device)  # left out in a row, up to now
         self.share = torch.zeros((), device=self.device)  # of the generator in its moving average's update
         self.masks, self.alphas = (
@@ -100,6 +107,13 @@ class Step:
             self._critic_gradients = torch.compile(penalty.critic_gradients)
         self._graph: Graph | None = None
         self._seen: torch.Size | None = None
+
+    def optimizers(self, net: str = "") -> dict[str, torch.optim.Optimizer]:
+        """All optimisers, or those of one network, under the names that their state bears: "adam.generator", ..."""
+        named: dict[str, torch.optim.Optimizer] = {f"adam.{owner}": adam for owner, adam in self.adams.items()}
+        if self.muon is not None:
+            named["muon.generator"] = self.muon
+        return {name: optimizer for name, optimizer in named.items() if name.endswith(net)}
 
     def why_eager(self) -> str | None:
         """Why steps are not replayed as a CUDA graph; None where they are."""
@@ -120,6 +134,7 @@ class Step:
     def _step(self, blurred: Tensor, sharp: Tensor, number: int, rate: float) -> Tensor:
         n = blurred.shape[0]
         self.rate.fill_(rate)
+        self.muon_rate.fill_(rate * self.config.muon_lr / self.config.lr)
         self.masks[1].fill_(number * n)  # a number put into an element is copied, and waited for
         self.alphas[1].fill_(number * n * self.config.critic_steps)
         self.share.fill_(1 - min(self.config.ema, (2 + number) / (11 + number)))
@@ -253,18 +268,21 @@ class Step:
 
     def backward(self, name: str, terms: dict[str, Tensor]) -> None:
         """Leaves the gradients of the terms' sum, times the loss scale, with the network's parameters."""
-        self.adams[name].zero_grad()
+        for optimizer in self.optimizers(name).values():
+            optimizer.zero_grad()
         loss = sum(terms.values(), start=self.rate.new_zeros(()))
         (loss if self.scale is None else loss * self.scale).backward()
 
     def update(self, name: str, bad: Tensor) -> Tensor:
-        """An Adam step, unless `bad` is 1 or a gradient is not finite: 1 then, else 0."""
-        adam: Any = self.adams[name]
-        gradients = [p.grad for p in adam.param_groups[0]["params"] if p.grad is not None]
+        """A step of the network's optimisers, unless `bad` is 1 or a gradient is not finite: 1 then, else 0."""
+        optimizers: list[Any] = list(self.optimizers(name).values())
+        weights = [p for optimizer in optimizers for p in optimizer.param_groups[0]["params"]]
+        gradients = [p.grad for p in weights if p.grad is not None]
         finite = torch.nn.utils.get_total_norm(gradients).isfinite()
         bad = torch.maximum(bad, (~finite).float())
-        adam.found_inf, adam.grad_scale = bad, self.scale  # fused Adam reads both on the device
-        adam.step()
+        for optimizer in optimizers:
+            optimizer.found_inf, optimizer.grad_scale = bad, self.scale  # fused Adam and Muon read them on the device
+            optimizer.step()
         if self.scale is not None:
             torch._amp_update_scale_(self.scale, self.scale_age, (~finite).float(), 2.0, 0.5, SCALE_GROWTH_EVERY)
         return bad
@@ -276,16 +294,16 @@ class Step:
             mean.lerp_(value, share)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Weights, average, Adam's moments and fp16's loss scale, as tensors by name."""
+        """Weights, average, the optimisers' moments and fp16's loss scale, as tensors by name."""
         state = {f"generator.{name}": value for name, value in self.generator.state_dict().items()}
         if self.critic is not None:
             state |= {f"critic.{name}": value for name, value in self.critic.state_dict().items()}
         if self.average is not None:
             state |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
-        for owner, adam in self.adams.items():
-            for i, parameter in enumerate(adam.param_groups[0]["params"]):
-                for name, value in adam.state[parameter].items():
-                    state[f"adam.{owner}.{i}.{name}"] = value
+        for key, optimizer in self.optimizers().items():
+            for i, parameter in enumerate(optimizer.param_groups[0]["params"]):
+                for name, value in optimizer.state[parameter].items():
+                    state[f"{key}.{i}.{name}"] = value
         if self.scale is not None:
             state |= {"scale.value": self.scale, "scale.age": self.scale_age}
         return state
@@ -301,18 +319,19 @@ class Step:
             self.critic.load_state_dict(part("critic."))
         if self.average is not None:
             self.average.load_state_dict(part("average."))
-        for owner, adam in self.adams.items():
-            moments: dict[int, dict[str, Tensor]] = {}
-            for name, value in part(f"adam.{owner}.").items():
+        for key, optimizer in self.optimizers().items():
+            parameters, moments = optimizer.param_groups[0]["params"], dict[int, dict[str, Tensor]]()
+            for name, value in part(f"{key}.").items():
                 i, kind = name.split(".")
-                if int(i) >= len(adam.param_groups[0]["params"]):
-                    raise ValueError(f"state must be of as many {owner} parameters, got one more: {name}")
-                like = adam.param_groups[0]["params"][int(i)]
+                if int(i) >= len(parameters):
+                    raise ValueError(f"state must be of as many {key} parameters, got one more: {name}")
+                like = parameters[int(i)]
                 if value.shape == like.shape:  # fused Adam wants moments to lie as the weights do
                     value = torch.empty_like(like, dtype=value.dtype).copy_(value)
                 moments.setdefault(int(i), {})[kind] = value
-            adam.load_state_dict({"state": moments, "param_groups": adam.state_dict()["param_groups"]})
-            adam.param_groups[0]["lr"] = self.rate  # the optimiser has taken a copy
+            rate = optimizer.param_groups[0]["lr"]
+            optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+            optimizer.param_groups[0]["lr"] = rate  # the optimiser has taken a copy
         if self.scale is not None:
             self.scale.copy_(state["scale.value"])
             self.scale_age.copy_(state["scale.age"])
@@ -327,13 +346,23 @@ def _trained(net: Generator | Critic, config: TrainConfig) -> list[nn.Parameter]
     return parameters
 
 
+def _check_cublas_repeats() -> None:
+    """Torch refuses Muon's products among deterministic algorithms unless cuBLAS is told to hold its workspaces."""
+    given = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    if given not in (":4096:8", ":16:8"):
+        raise ValueError(
+            "deterministic needs CUBLAS_WORKSPACE_CONFIG to be :4096:8 or :16:8 in the environment with optimizer muon "
+            f"on CUDA, got {given}"
+        )
+
+
 class Graph:
     """A captured step: the same launches again, on other pictures."""
 
     def __init__(self, step: Step, blurred: Tensor, sharp: Tensor) -> None:
         self.blurred, self.sharp = blurred.clone(), sharp.clone()
-        for adam in step.adams.values():
-            adam.zero_grad()  # gradients are then the graph's own
+        for optimizer in step.optimizers().values():
+            optimizer.zero_grad()  # gradients are then the graph's own
         with captured(step.device) as self.graph:
             self.values = step.run(self.blurred, self.sharp)
 
