@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import torch
+import yaml
 
 from deblurgan import Deblurrer, checkpoint, images
 from deblurgan.checkpoint import DEFAULT_WEIGHTS
+from deblurgan.config import train_config
 
 ASSETS = DEFAULT_WEIGHTS.parent
 
@@ -31,6 +33,13 @@ def test_weights_carry_a_card_and_no_path() -> None:
         assert f"## {heading}" in text
 
 
+def test_the_recipe_is_a_config_without_paths() -> None:
+    recipe = yaml.safe_load((ASSETS / "tiny.yaml").read_text())
+    config = train_config("photos", **recipe)
+    assert (config.preset, config.init, config.val) == ("tiny", None, None)
+    assert not any("/" in str(value) for value in recipe.values())
+
+
 def test_a_sharp_picture_comes_back_nearly_as_it_was() -> None:
     sharp = images.read(ASSETS / "demo.png").pixels[:256, :256]
     restored = Deblurrer.from_pretrained()(sharp)
@@ -41,6 +50,6 @@ def test_a_sharp_picture_comes_back_nearly_as_it_was() -> None:
 def test_every_asset_is_accounted_for() -> None:
     notice = (Path(__file__).parent.parent / "NOTICE").read_text()
     names = {path.name for path in ASSETS.iterdir()}
-    assert names == {"demo.png", "tiny.md", "tiny.safetensors", "vgg16_conv3_3.safetensors"}
+    assert names == {"demo.png", "tiny.md", "tiny.safetensors", "tiny.yaml", "vgg16_conv3_3.safetensors"}
     for words in ("VGG16", "CC BY 4.0", "demo.png", "Rachel Michetti", "CC0", "tiny.safetensors"):
         assert words in notice
