@@ -13,8 +13,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from deblurgan.data import Batch, Batches, Crops, Plan, SharpFolder, finish, stage
+from deblurgan.data import Batch, Batches, Crops, Plan, SharpFolder
 from deblurgan.data.cache import PictureCache
+from deblurgan.data.crops import finish_crops, pack_plans
 from deblurgan.data.prefetch import Prefetcher
 
 FILES, HEIGHT, WIDTH = 12, 1500, 2000
@@ -53,7 +54,7 @@ def pictures_of(made: list[Batch]) -> Tensor:
 
 
 def crops_of(planned: list[tuple[list[Plan], Tensor]]) -> Tensor:
-    return torch.cat([part for plans, staged in planned for part in finish(plans, staged)])
+    return torch.cat([part for plans, packed in planned for part in finish_crops(plans, packed)])
 
 
 def steps_for(batch: int) -> range:
@@ -62,9 +63,9 @@ def steps_for(batch: int) -> range:
 
 def facts(batches: Batches, decoded: int = 0) -> dict[str, object]:
     """What one batch takes: its regions are read and its crops written, and `decoded` bytes of pictures before it."""
-    staged = stage(batches.plan(0).crops).nbytes
+    packed = pack_plans(batches.plan(0).crops).nbytes
     crops = 2 * 3 * 256 * 256 * batches.batch_size
-    return {"pictures": batches.batch_size, "work": Work(multiply_adds=0, bytes=staged + crops + decoded)}
+    return {"pictures": batches.batch_size, "work": Work(multiply_adds=0, bytes=packed + crops + decoded)}
 
 
 def against_a_step(benchmark: BenchmarkFixture) -> None:
@@ -132,14 +133,14 @@ def bench_warm(benchmark: BenchmarkFixture, photos: Path, tmp_path: Path, batch:
 
 @pytest.mark.parametrize("batch", [1, 16])
 def bench_host_part(benchmark: BenchmarkFixture, photos: Path, batch: int) -> None:
-    """Planning and staging, all that is left to the host where a GPU blurs, but for the queueing of its kernels."""
+    """Planning and packing, all that is left to the host where a GPU blurs, but for the queueing of its kernels."""
     steps, batches = steps_for(batch), warm(batches_of(photos, batch))
 
     def planned() -> list[tuple[list[Plan], Tensor]]:
         plans = [batches.plan(step).crops for step in steps]
-        return [(crops, stage(crops)) for crops in plans]
+        return [(crops, pack_plans(crops)) for crops in plans]
 
-    staged = sum(part.nbytes for _, part in planned()) // len(steps)
+    packed = sum(part.nbytes for _, part in planned()) // len(steps)
     measure(
         benchmark,
         planned,
@@ -150,6 +151,6 @@ def bench_host_part(benchmark: BenchmarkFixture, photos: Path, batch: int) -> No
         compared=crops_of,
         calls=len(steps),
         pictures=batch,
-        work=Work(multiply_adds=0, bytes=2 * staged),
+        work=Work(multiply_adds=0, bytes=2 * packed),
     )
     against_a_step(benchmark)

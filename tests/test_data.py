@@ -19,14 +19,14 @@ from deblurgan.data import (
     GoPro,
     Mixed,
     PairedFolder,
+    RngStream,
     SharpFolder,
     SideBySide,
-    Stream,
-    _reduced,
     derived_seed,
     open_dataset,
 )
 from deblurgan.data.cache import PictureCache
+from deblurgan.data.crops import reduced_region
 
 SMALL = Crops(32)
 
@@ -50,7 +50,7 @@ def test_sharp_folder_blurs_on_the_fly(photos: Path) -> None:
     assert len(data) == 4
     blurred, sharp = data.whole(1)
     assert torch.equal(sharp.permute(1, 2, 0), torch.from_numpy(images.read(photos / "1.png").pixels))
-    assert torch.equal(blurred, apply_psf(sharp, blur.psf(1, index=derived_seed(Stream.WHOLE, 3, 1))))
+    assert torch.equal(blurred, apply_psf(sharp, blur.psf(1, index=derived_seed(RngStream.WHOLE, 3, 1))))
     pair = data.sample(1, epoch=2)
     assert pair.blurred.shape == pair.sharp.shape == (3, 32, 32)
     assert pair.blurred.dtype == torch.uint8
@@ -64,15 +64,15 @@ def test_crop_is_the_blurred_photo_s_own_crop(photos: Path) -> None:
         for epoch in range(3):
             blurred, sharp = data.sample(index, epoch=epoch)
             photo = torch.from_numpy(images.read(photos / f"{index}.png").pixels).permute(2, 0, 1)
-            whole = apply_psf(photo, blur.psf(1, index=derived_seed(Stream.KERNEL, 3, epoch, index, 0)))
-            places = [
+            whole = apply_psf(photo, blur.psf(1, index=derived_seed(RngStream.KERNEL, 3, epoch, index, 0)))
+            corners = [
                 (i, j)
                 for i in range(72 - 31)
                 for j in range(96 - 31)
                 if torch.equal(photo[:, i : i + 32, j : j + 32], sharp)
             ]
-            assert len(places) == 1
-            i, j = places[0]
+            assert len(corners) == 1
+            i, j = corners[0]
             assert torch.equal(whole[:, i : i + 32, j : j + 32], blurred)
 
 
@@ -125,7 +125,7 @@ def test_reduced_part_is_that_of_the_reduced_photo() -> None:
     for height, width in ((75, 105), (149, 208), (40, 60), (150, 210)):
         whole = np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.LANCZOS))
         for left, top in ((0, 0), (7, 3), (width - 30, height - 20)):
-            part = _reduced(photo, (left, top, left + 30, top + 20), height, width)
+            part = reduced_region(photo, (left, top, left + 30, top + 20), height, width)
             wanted = whole[top : top + 20, left : left + 30]
             difference = np.abs(part.astype(int) - wanted)  # Pillow orders its two passes, and so rounds, by the sizes
             assert difference.max() <= 2 and difference.mean() < 0.1
@@ -192,7 +192,7 @@ def test_mix_is_two_to_one_and_covers_both(photos: Path, tmp_path: Path) -> None
     synthetic, pairs = SharpFolder(photos, crops=SMALL), PairedFolder(tmp_path / "pairs", crops=SMALL)
     mixed = Mixed(synthetic, pairs, ratio=2.0)
     assert len(mixed) == 18
-    where = [mixed._locate(i, 0) for i in range(18)]
+    where = [mixed.locate(i, 0) for i in range(18)]
     assert [index for data, index, _ in where if data is pairs] == list(range(6))
     assert [data is pairs for data, _, _ in where] == [False, False, True] * 6
     assert mixed.sample(0, epoch=0).sharp.shape == (3, 32, 32)
@@ -204,7 +204,7 @@ def test_mix_draws_every_photo_alike_and_no_crop_twice(photos: Path, tmp_path: P
     write_pairs(tmp_path / "pairs", n=3)
     synthetic, pairs = SharpFolder(photos, crops=SMALL), PairedFolder(tmp_path / "pairs", crops=SMALL)
     mixed = Mixed(synthetic, pairs, ratio=ratio)
-    drawn = [mixed._locate(i, epoch) for epoch in range(20) for i in range(len(mixed))]
+    drawn = [mixed.locate(i, epoch) for epoch in range(20) for i in range(len(mixed))]
     assert len({(id(data), index, epoch) for data, index, epoch in drawn}) == len(drawn)
     counts = [sum(data is synthetic and index == i for data, index, _ in drawn) for i in range(4)]
     assert max(counts) - min(counts) <= 1
@@ -228,14 +228,17 @@ def test_bad_file_in_a_mix_is_named_and_only_it(photos: Path, tmp_path: Path) ->
 
 def test_streams_never_share_a_seed() -> None:
     seeds = [
-        derived_seed(stream, seed, *rest) for stream in Stream for seed in (0, 1, 7, 2**32) for rest in ((0,), (5,))
+        derived_seed(rng_stream, seed, *rest)
+        for rng_stream in RngStream
+        for seed in (0, 1, 7, 2**32)
+        for rest in ((0,), (5,))
     ]
-    seeds += [derived_seed(Stream.CROP, seed, e, i) for seed, e, i in ((7, 3, 5), (7 + 3 * 2**32, 5, 0), (7, 5, 3))]
+    seeds += [derived_seed(RngStream.CROP, seed, e, i) for seed, e, i in ((7, 3, 5), (7 + 3 * 2**32, 5, 0), (7, 5, 3))]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_any_batch_can_be_made_again_from_its_number(photos: Path) -> None:
+def test_any_batch_comes_from_its_number_alone(photos: Path) -> None:
     def batches() -> Batches:
         return Batches(SharpFolder(photos, crops=SMALL, seed=1), 3, seed=1)
 

@@ -19,7 +19,7 @@ from deblurgan.data.cache import PictureCache
 from deblurgan.data.prefetch import Prefetcher
 
 CPU = torch.device("cpu")
-SIZE = 33  # odd, so that nothing that is staged after a crop happens to be aligned
+SIZE = 33  # odd, so that nothing that is packed after a crop happens to be aligned
 KINDS = ["sharp", "reduced", "pairs", "side by side", "mixed"]
 
 

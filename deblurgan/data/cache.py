@@ -41,8 +41,8 @@ class PictureCache:
         reserve: bytes of that disk to leave free.
         log: is told, once, why the file takes no more pictures.
 
-    The file has no name: whatever ends the process, nothing is left of it. A copy in another process starts empty and
-    has no file. What was wrong with a bad picture is remembered.
+    The file has no name, so nothing is left of it however the process ends. A copy in another process starts empty and
+    has no file. A bad picture is decoded once: what was wrong with it is remembered.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class PictureCache:
         except images.ImageError as error:
             self.bad[path] = error.reason
             raise
-        return self._kept(path, pixels)
+        return self._store(path, pixels)
 
     def close(self) -> None:
         """Forgets all pictures; the file's disk space comes back with the last array that lies in it."""
@@ -90,7 +90,8 @@ class PictureCache:
             self._file = None
             self.bytes = self.spilled_bytes = 0
 
-    def _kept(self, path: Path, pixels: Pixels) -> Pixels:
+    def _store(self, path: Path, pixels: Pixels) -> Pixels:
+        """The pixels where they are held: in memory, in the file or, where neither takes them, as they came."""
         with self._lock:
             if path in self._pictures:
                 return self._pictures[path]
@@ -144,9 +145,9 @@ class _MappedFile:
         while rest:
             written = os.pwrite(self.file.fileno(), rest, at)
             at, rest = at + written, rest[written:]
-        placed = np.frombuffer(self.map, np.uint8, pixels.size, self.used).reshape(pixels.shape)
+        stored = np.frombuffer(self.map, np.uint8, pixels.size, self.used).reshape(pixels.shape)
         self.used = at
-        return placed
+        return stored
 
     def _require(self, fits: bool) -> None:
         if not fits:

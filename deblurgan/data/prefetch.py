@@ -11,36 +11,36 @@ from typing import NamedTuple
 import torch
 
 from deblurgan import ops
-from deblurgan.data import Batch, Batches
+from deblurgan.data.batches import Batch, Batches
 
 
-class _Made(NamedTuple):
+class _ReadyBatch(NamedTuple):
     batch: Batch
-    ready: torch.cuda.Event | None  # when its bytes are there; None where they are
+    ready: torch.cuda.Event | None  # recorded after its last copy and kernel; None on a CPU
 
 
 class Prefetcher(Iterator[Batch]):
     """`batches[step]` for each of `steps`, in order, on `device`: the same bytes for any number of `workers`.
 
     Args:
-        workers: threads that make batches ahead, up to 2 workers + 1 of them; 0 makes each when it is asked for.
+        workers: threads, which together are up to 2 workers + 1 batches ahead; 0 makes each batch when it is asked for.
 
-    On CUDA the host cuts and uploads, and the GPU blurs, all on a stream of its own: the stream that is current where
-    the iterator is advanced waits for it, the host does not. A CUDA graph that is captured meanwhile needs
-    `capture_error_mode="thread_local"`. What fails in a thread is raised in its turn. Leaving the context, `close` or
-    dropping the iterator ends the threads.
+    On CUDA the GPU blurs and cuts, on a CUDA stream of the prefetcher's own. The stream that is current where `next` is
+    called waits for the batch; the host does not. A CUDA graph that is captured meanwhile needs
+    `capture_error_mode="thread_local"`. An error in a thread is raised by the `next` that would give its batch. Leaving
+    the context, `close` or dropping the iterator ends the threads.
     """
 
     def __init__(self, batches: Batches, steps: Iterable[int], device: torch.device, *, workers: int = 0) -> None:
         if workers < 0:
             raise ValueError(f"workers must be at least 0, got {workers}")
         self.device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._cuda_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._batches = batches.to(device if ops.is_native(device) else torch.device("cpu"))
         self._steps = iter(steps)
         self._ahead = 2 * workers + 1
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="deblurgan-data") if workers else None
-        self._pending: deque[Future[_Made]] = deque()
+        self._pending: deque[Future[_ReadyBatch]] = deque()
 
     def __next__(self) -> Batch:
         if self._pool is None:
@@ -67,16 +67,16 @@ class Prefetcher(Iterator[Batch]):
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
 
-    def _make(self, step: int) -> _Made:
-        if self._stream is None:
-            return _Made(self._batches[step].to(self.device), None)
-        with torch.cuda.stream(self._stream):
+    def _make(self, step: int) -> _ReadyBatch:
+        if self._cuda_stream is None:
+            return _ReadyBatch(self._batches[step].to(self.device), None)
+        with torch.cuda.stream(self._cuda_stream):
             batch = self._batches[step]
             if not batch.sharp.is_cuda:
                 batch = batch.pin_memory().to(self.device)
-            return _Made(batch, self._stream.record_event())
+            return _ReadyBatch(batch, self._cuda_stream.record_event())
 
-    def _received(self, made: _Made) -> Batch:
+    def _received(self, made: _ReadyBatch) -> Batch:
         if made.ready is not None:
             stream = torch.cuda.current_stream(self.device)
             stream.wait_event(made.ready)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from deblurgan import _C, losses, ops
 from deblurgan.config import Gan, TrainConfig
-from deblurgan.data import Stream, derived_seed
+from deblurgan.data import RngStream as Stream
+from deblurgan.data import derived_seed
 from deblurgan.device import pick_precision
 from deblurgan.generator.graphs import captured
 from deblurgan.nn import Critic, Generator, PerceptualFeatures, trained_parameters
