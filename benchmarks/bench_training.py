@@ -147,7 +147,7 @@ def bench_training_step(benchmark: BenchmarkFixture, path: str, n: int) -> None:
     options = OURS[path]
     precision = options.get("precision", PRECISION)
     first = step(n, critic_steps=1, **options)()[COMPARED]
-    with memory.kept():  # as training does
+    with memory.retain_freed():  # as training does
         measure(
             benchmark,
             step(n, **options),
@@ -284,7 +284,7 @@ def bench_training_parts(benchmark: BenchmarkFixture, part: str) -> None:
     call, times, count = PARTS[part]
     wanted = flat(call(Parts(1, "fp32", backend="reference")))
     parts = Parts(1, PRECISION)
-    with memory.kept():
+    with memory.retain_freed():
         measure(
             benchmark,
             parts.call(call),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from deblurgan import ops
 from deblurgan.config import Gan, Norm, Pixel
 from deblurgan.nn import Critic
-from deblurgan.ops import critic_gradients as penalty
+from deblurgan.ops import critic_gradients
 
 Form = Literal["auto", "double"]
 
@@ -20,9 +20,9 @@ Form = Literal["auto", "double"]
 def critic_loss(sharp_scores: Tensor, restored_scores: Tensor, *, gan: Gan = "wgan-gp") -> Tensor:
     """What the critic minimises, from its scores of any shape.
 
-    wgan-gp: mean(restored) - mean(sharp), the penalty apart. lsgan: half of (sharp - 1)^2 + restored^2, mean of each;
-    lsgan-l1 the same with |.|, as the released code has it. vanilla: half of the two cross-entropies of the logits
-    (the released critic ends in a sigmoid instead).
+    wgan-gp: mean(restored) - mean(sharp), without the penalty. lsgan: half of mean((sharp - 1)^2) + mean(restored^2);
+    lsgan-l1: the same with absolute values, as in the released code. vanilla: half of the sum of the two mean
+    cross-entropies of the scores as logits (the released critic ends in a sigmoid instead).
     """
     _check_gan(gan)
     if gan == "wgan-gp":
@@ -32,8 +32,8 @@ def critic_loss(sharp_scores: Tensor, restored_scores: Tensor, *, gan: Gan = "wg
 
 
 def generator_loss(restored_scores: Tensor, *, gan: Gan = "wgan-gp") -> Tensor:
-    """What the generator minimises, from the critic's scores of its pictures: -mean for wgan-gp, else the distance to
-    the target of sharp pictures."""
+    """What the generator minimises, from the critic's scores of its pictures: -mean for wgan-gp, else the mean distance
+    to 1, the score that the critic learns to give to sharp pictures."""
     _check_gan(gan)
     if gan == "wgan-gp":
         return -restored_scores.mean()
@@ -56,25 +56,30 @@ def gradient_penalty(
     The gradient is that of the sum of a picture's scores, as released (the critic loss uses their mean).
     norm "sample": one norm a picture (Gulrajani et al. 2017); alpha ~ U(0, 1) a picture. norm "pixel": the norm over
     the channels of each pixel, and one alpha for the whole batch, as the released code has it.
-    `alpha` broadcasts against the pictures; `generator` draws it otherwise. Where the gradient is exactly 0 the norm's
-    own gradient counts as 0, not NaN. Differentiable once more, with respect to the critic.
+    `alpha` broadcasts against the pictures; where it is not given, `generator` draws it. Where the gradient is exactly 0
+    the norm's own gradient counts as 0, not NaN. The result can be differentiated by the critic's parameters.
 
-    form "auto": for an `nn.Critic` as it was built, without hooks, the weights' gradients come with the value (see
-    `ops.critic_gradients`), in the type of autocast where that is active; for any other critic, and with form "double",
-    by autograd's double backward, which alone can be differentiated again.
+    form "auto": for an unchanged `nn.Critic` (see `is_plain`) the gradients of the weights are computed together with
+    the value, without double backward (see `ops.critic_gradients`), in autocast's type where that is active. For any
+    other critic, and with form "double", autograd differentiates twice; only this form can be differentiated again.
     Raises ValueError where shapes differ.
     """
     if sharp.shape != restored.shape:
         raise ValueError(f"restored must have the shape of sharp {tuple(sharp.shape)}, got {tuple(restored.shape)}")
-    for name, given, choices in (("norm", norm, get_args(Norm)), ("form", form, get_args(Form))):
-        if given not in choices:
-            raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {given!r}")
+    for name, given, options in (("norm", norm, get_args(Norm)), ("form", form, get_args(Form))):
+        if given not in options:
+            raise ValueError(f"{name} must be {' or '.join(map(repr, options))}, got {given!r}")
     if alpha is None:
         draws = sharp.shape[0] if norm == "sample" else 1
         alpha = torch.rand(draws, 1, 1, 1, dtype=sharp.dtype, device=sharp.device, generator=generator)
     x = alpha * sharp.detach() + (1 - alpha) * restored.detach()
     if form == "auto" and is_plain(critic):
         return _penalty_of_plain(critic, x, norm, weight)
+    return _penalty_by_double_backward(critic, x, norm, weight)
+
+
+def _penalty_by_double_backward(critic: Callable[[Tensor], Tensor], x: Tensor, norm: Norm, weight: float) -> Tensor:
+    """The penalty at x, for any critic, by autograd."""
     differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
         x.requires_grad_()
@@ -87,7 +92,7 @@ def gradient_penalty(
 
 
 def is_plain(critic: Callable[[Tensor], Tensor]) -> TypeGuard[Critic]:
-    """Whether it is a Critic as it was built: nothing hooked, wrapped or put in a layer's place."""
+    """Whether it is an unchanged `nn.Critic`: no hook, no wrapper, no replaced layer or forward."""
     if type(critic) is not Critic or any(_is_changed(module) for module in critic.modules()):
         return False
     convs = convolutions(critic)
@@ -106,11 +111,12 @@ def _is_changed(module: nn.Module) -> bool:
 
 
 def convolutions(critic: Critic) -> list[nn.Conv2d]:
-    """In order."""
+    """The critic's convolutions, first to last."""
     return cast(list[nn.Conv2d], list(critic.convs))
 
 
 def _penalty_of_plain(critic: Critic, x: Tensor, norm: Norm, weight: float) -> Tensor:
+    """The penalty at x of an unchanged critic, with its weights' gradients where they are wanted."""
     first, *_ = convs = convolutions(critic)
     weights, bias, padding = [conv.weight for conv in convs], cast(Tensor, first.bias), cast(int, first.padding[0])
     dtype = None
@@ -118,7 +124,7 @@ def _penalty_of_plain(critic: Critic, x: Tensor, norm: Norm, weight: float) -> T
         x, dtype = x.to(bias.dtype), torch.get_autocast_dtype(x.device.type)
     if torch.is_grad_enabled() and any(p.requires_grad for p in (*weights, bias)):
         return ops.gradient_penalty(x, weights, bias, padding, norm, weight, dtype)[0]
-    return penalty.penalty_value(weights, bias, x, padding=padding, norm=norm, weight=weight, dtype=dtype)
+    return critic_gradients.penalty_value(weights, bias, x, padding=padding, norm=norm, weight=weight, dtype=dtype)
 
 
 def content(restored_features: Tensor, sharp_features: Tensor) -> Tensor:
@@ -144,7 +150,7 @@ def _check_gan(gan: str) -> None:
 
 
 def _distance(gan: Gan) -> Callable[[Tensor, float], Tensor]:
-    """How far scores are from a target, for the losses that have targets."""
+    """The mean distance of scores from a target, for the losses that have targets."""
     if gan == "vanilla":
         return lambda scores, target: F.binary_cross_entropy_with_logits(scores, torch.full_like(scores, target))
     if gan == "lsgan":

@@ -1,7 +1,7 @@
-"""Keeping freed memory while large tensors come and go on a CPU.
+"""Freed memory that stays with the process, for networks on a CPU.
 
-glibc gives blocks of more than 128 KB back to the system as soon as they are freed, and takes them anew, page by page
-and zeroed, a layer later. That can take longer than the layer.
+glibc gives blocks of more than 128 KB back to the system as soon as they are freed. The next layer then asks for them
+again, and the system hands them over page by page and zeroed, which can take longer than the layer itself.
 """
 
 from __future__ import annotations
@@ -14,20 +14,25 @@ from contextlib import contextmanager
 # glibc's malloc.h
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _NEVER = 2**31 - 1
-_AFTER = {_MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26}  # where glibc's own come to rest once large blocks were freed
+# Afterwards: the values that glibc's own adaptation ends at once large blocks were freed
+_AFTER = {_MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26}
 
 _lock = threading.Lock()
 _users = 0
 
 
-def is_kept_here() -> bool:
-    """Whether this C library has what `kept` needs; it does nothing elsewhere."""
+def can_retain() -> bool:
+    """Whether this C library is one that can be told to retain freed memory; glibc is."""
     return hasattr(ctypes.CDLL(None), "mallopt") and hasattr(ctypes.CDLL(None), "malloc_trim")
 
 
 @contextmanager
-def kept() -> Iterator[None]:
-    """While it lasts, in any thread, freed memory stays with the process; at the end it goes back to the system."""
+def retain_freed() -> Iterator[None]:
+    """Within it, freed memory of any thread stays with the process; at its end that goes back to the system.
+
+    It may be nested and used by several threads; the end of the last one counts. Does nothing where `can_retain()` is
+    False.
+    """
     _enter()
     try:
         yield
@@ -39,7 +44,7 @@ def _enter() -> None:
     global _users
     with _lock:
         _users += 1
-        if _users == 1 and is_kept_here():
+        if _users == 1 and can_retain():
             _set_thresholds(dict.fromkeys(_AFTER, _NEVER))
 
 
@@ -47,7 +52,7 @@ def _leave() -> None:
     global _users
     with _lock:
         _users -= 1
-        if _users == 0 and is_kept_here():
+        if _users == 0 and can_retain():
             _set_thresholds(_AFTER)
             ctypes.CDLL(None).malloc_trim(0)
 

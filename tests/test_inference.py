@@ -375,7 +375,7 @@ def test_freed_memory_is_kept_where_there_is_plenty(
         used.append(True)
         yield
 
-    monkeypatch.setattr("deblurgan.memory.kept", kept)
+    monkeypatch.setattr("deblurgan.memory.retain_freed", kept)
     x = unit(40, 56)
     need = 40 * 56 * Deblurrer(small_generator, device="cpu").bytes_per_pixel
     wanted = Deblurrer(small_generator, device="cpu", max_memory=need)(x)

@@ -190,7 +190,7 @@ class Deblurrer:
         _require_unit_range(batch)
         plenty = self._require_memory(*batch.shape[2:])
         restored = torch.empty(batch.shape, dtype=batch.dtype, device=batch.device)
-        with memory.kept() if plenty and self.device.type == "cpu" else nullcontext():
+        with memory.retain_freed() if plenty and self.device.type == "cpu" else nullcontext():
             for i in range(len(batch)):  # one at a time, so that memory does not grow with the batch
                 restored[i] = self._one(batch[i : i + 1].to(self.device))[0]
         return restored if picture.dim() == 4 else restored[0]

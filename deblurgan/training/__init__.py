@@ -131,7 +131,7 @@ class Trainer:
     def fit(self) -> TrainResult:
         """Run to the end, from the run folder's state where there is one."""
         self.config.out.mkdir(parents=True, exist_ok=True)
-        with _sole_use(self.config.out), memory.kept() if self.device.type == "cpu" else nullcontext():
+        with _sole_use(self.config.out), memory.retain_freed() if self.device.type == "cpu" else nullcontext():
             return self._fit()
 
     def _fit(self) -> TrainResult:
