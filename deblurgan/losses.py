@@ -56,8 +56,8 @@ def gradient_penalty(
     The gradient is that of the sum of a picture's scores, as released (the critic loss uses their mean).
     norm "sample": one norm a picture (Gulrajani et al. 2017); alpha ~ U(0, 1) a picture. norm "pixel": the norm over
     the channels of each pixel, and one alpha for the whole batch, as the released code has it.
-    `alpha` broadcasts against the pictures; where it is not given, `generator` draws it. Where the gradient is exactly 0
-    the norm's own gradient counts as 0, not NaN. The result can be differentiated by the critic's parameters.
+    `alpha` broadcasts against the pictures; without it `generator` draws it. Where the gradient is exactly 0 the norm's
+    own gradient counts as 0, not NaN. The result can be differentiated by the critic's parameters.
 
     form "auto": for an unchanged `nn.Critic` (see `is_plain`) the gradients of the weights are computed together with
     the value, without double backward (see `ops.critic_gradients`), in autocast's type where that is active. For any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,9 @@ PROGRAM = Path(__file__).parent / "programs" / "retain_memory.py"
 
 
 def figures(*options: str) -> list[int]:
-    done = subprocess.run([sys.executable, str(PROGRAM), *options], capture_output=True, text=True, check=True)
+    command = [sys.executable, str(PROGRAM), *options]
+    environment = {**os.environ, "PYTHONPATH": str(PROGRAM.parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return [int(word) for word in done.stdout.split()]
 
 
