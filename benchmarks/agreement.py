@@ -30,7 +30,7 @@ from deblurgan.generator import tape
 from deblurgan.generator.engine import Engine
 from deblurgan.kernels.conv_stats import ConvConfig
 from deblurgan.nn import Critic, Generator, PerceptualFeatures
-from deblurgan.training.step import LOSSES, Networks, Step
+from deblurgan.training import LOSSES, Networks, Step
 
 SIDE, BATCH = 64, 2
 NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}

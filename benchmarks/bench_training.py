@@ -21,9 +21,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deblurgan import losses, memory
 from deblurgan.config import train_config
+from deblurgan.device import pick_precision
 from deblurgan.generator.graphs import captured
 from deblurgan.nn import Critic, Generator, PerceptualFeatures, trained_parameters
-from deblurgan.training.step import LOSSES, Networks, Step, pick_precision, to_network
+from deblurgan.training import LOSSES, Networks, Step
+from deblurgan.training.networks import to_network
+from deblurgan.training.objective import generator_losses
 
 SIDE = 256
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -188,9 +191,9 @@ class Parts:
         self.step = Step(train_config("unused", precision=precision, batch_size=n, backend=backend), networks())
         self.blurred, self.sharp = (to_network(part) for part in pictures(n))
         self.restored = self.blurred  # the same for every precision
-        assert self.step.critic is not None
-        self.critic = self.step.critic
-        self.weights = [conv.weight for conv in losses.convolutions(self.critic)]
+        assert self.step.critic_gradients is not None
+        self.critic = self.step.critic_gradients
+        self.weights = [conv.weight for conv in losses.convolutions(self.critic.critic)]
 
     def call(self, part: Part) -> Callable[[], list[Tensor]]:
         """The part, as a CUDA graph where the step is one."""
@@ -209,23 +212,24 @@ class Parts:
 
     def generator(self) -> list[Tensor]:
         restored = self.step.restore(self.blurred)
-        return list(torch.autograd.grad(restored, trained_parameters(self.step.generator), self.sharp))
+        return list(torch.autograd.grad(restored, trained_parameters(self.step.networks.generator), self.sharp))
 
     def generator_forward(self) -> list[Tensor]:
         return [self.step.restore(self.blurred).detach()]
 
     def critic_gradients(self) -> list[Tensor]:
-        self.step.critic_gradients(self.critic, self.sharp, self.restored, self.step.alphas)
+        self.critic(self.sharp, self.restored, self.step.alpha_counter)
         return [cast(Tensor, weight.grad) for weight in self.weights]
 
     def penalty(self) -> list[Tensor]:
         alpha = torch.full((self.sharp.shape[0], 1, 1, 1), 0.5, device=DEVICE)
-        value = self.step.penalty(self.critic, self.sharp, self.restored, alpha)
+        value = self.critic.penalty(self.sharp, self.restored, alpha)
         return list(torch.autograd.grad(value, self.weights))
 
     def generator_losses(self) -> list[Tensor]:
         leaf = self.restored.detach().requires_grad_()
-        terms = self.step.generator_losses(leaf, self.sharp)
+        step = self.step
+        terms = generator_losses(step.config, step.networks, leaf, self.sharp, precision=step.precision)
         return list(torch.autograd.grad(sum(terms.values(), start=leaf.new_zeros(())), leaf))
 
     def critic_update(self) -> list[Tensor]:
@@ -236,10 +240,10 @@ class Parts:
 
     def _update(self, name: str) -> list[Tensor]:
         """Of gradients that are zero, which leave the weights as they are."""
-        parameters: list[Tensor] = self.step.adams[name].param_groups[0]["params"]
+        parameters = self.step.optimizers.parameters(name)
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        self.step.update(name, self.step.rate.new_zeros(()))
+        self.step.optimizers.update(name, self.sharp.new_zeros(()))
         return [parameter.detach() for parameter in parameters]
 
 

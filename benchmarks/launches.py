@@ -22,7 +22,7 @@ from deblurgan import nn
 from deblurgan.config import train_config
 from deblurgan.device import assume_kernels
 from deblurgan.generator import tape
-from deblurgan.training.step import Networks, Step
+from deblurgan.training import Networks, Step
 
 WIDTH, SIDE = 8, 32
 # Operations that launch nothing: views, memory, and what belongs to the host

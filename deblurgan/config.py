@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     Positional = Annotated[T, "positional"]
 
     def option(short: str) -> Any: ...
@@ -34,7 +36,10 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 class Options:
-    """What all commands' options share: values are converted to their fields' types, or refused by name."""
+    """What the options of all commands share: each value is converted to its field's type.
+
+    Raises ValueError, which names the option, where a value has another type.
+    """
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
@@ -55,97 +60,106 @@ class TrainConfig(Options):
     preset: Preset = "paper"
     """Network (unless init gives one) and the defaults that go with it. tiny is for CPUs, with the pixel loss alone."""
     layout: Layout = "auto"
-    """How data is laid out."""
+    """How data is laid out; auto goes by the folders' names."""
     gamma: bool = False
-    """Take GoPro's blur_gamma pictures rather than its blur."""
+    """Of GoPro, train on the blur_gamma pictures (a camera's tone curve) rather than on blur (linear averages)."""
     mix: Path | None = None
-    """Pairs to mix with the synthetic pictures of data: the paper's Comb regime."""
+    """A folder of real pairs to mix with the photos of data, which are blurred on the fly: the paper's Comb regime."""
     mix_ratio: float = 2.0
-    """Synthetic pictures for each pair of mix."""
+    """Photos of data for each pair of mix; above 0."""
 
     width: int | None = None
-    """Channels after the first convolution; the preset's if not given."""
+    """Channels after the first convolution, at least 1; the preset's if not given (64 in paper)."""
     blocks: int | None = None
-    """Residual blocks; the preset's if not given."""
+    """Residual blocks, at least 0; the preset's if not given (9 in paper)."""
     dropout: float | None = None
-    """Dropout in the blocks; the preset's if not given (0.5 in paper)."""
+    """Share of the values in the blocks that are dropped in training, in [0, 1); the preset's if not given (0.5 in
+    paper)."""
     init: Path | None = None
-    """Weights to start from, and their network: fine-tuning."""
+    """A file of weights to start from, in place of random ones: fine-tuning. The network is then the file's."""
     identity_start: bool = False
-    """Without init: start from the identity, with zeros in the last convolution, rather than from noise."""
+    """Start from a network that returns its picture unchanged (zeros in the last convolution). Not used with init."""
 
     epochs: int = 300
-    """Passes over the data; the second half lowers the learning rate to zero."""
+    """How many times all pictures are used, at least 1."""
     steps: int | None = None
-    """Generator updates, in place of epochs."""
+    """Length of the training in steps, at least 1, in place of epochs. A step is one update of the generator."""
     constant: float = 0.5
-    """Share of the training at the full learning rate, before the linear fall to zero."""
+    """Share of the training at the full learning rate, before the linear fall to zero, in [0, 1]."""
     batch_size: int = 1
+    """Crops in a step, at least 1."""
     crop: int = 256
-    """Side of the training crops in px, a multiple of 4."""
+    """Side of the training crops in px, a multiple of 4 and at least 8. Smaller pictures are left out."""
     optimizer: Literal["adam", "muon"] = "adam"
     """muon: orthogonalised momentum for the generator's convolutions between its first and last, whose weights' length
     InstanceNorm undoes; Adam for those two and the critic."""
     lr: float = 1e-4
-    """Adam's learning rate."""
+    """Adam's learning rate at its highest, above 0."""
     muon_lr: float = 0.01
-    """Muon's learning rate; it rises and falls as Adam's does."""
+    """Muon's learning rate at its highest, above 0; it rises and falls as Adam's does."""
     schedule: Literal["constant-linear", "cosine"] = "constant-linear"
     """How the learning rate falls to zero: as constant says, or as half a cosine from the first step on."""
     warmup: int = 0
-    """Steps over which the learning rate first rises from zero."""
+    """Steps over which the learning rate first rises from zero, fewer than the training has."""
     betas: tuple[float, float] = (0.5, 0.999)
-    """Adam's."""
+    """Adam's memory of gradients and of their squares, each in [0, 1)."""
 
     gan: Gan | Literal["none"] = "wgan-gp"
+    """Loss of the critic, a second network that learns to tell restored pictures from sharp ones; none trains without
+    it. lsgan-l1 is that of the released code."""
     critic_steps: int = 5
-    """Critic updates before each generator update, on the same pictures."""
+    """Critic updates before each generator update, on the same pictures; at least 1."""
     gp_weight: float = 10.0
+    """Weight of the gradient penalty in the critic's loss, with gan wgan-gp; at least 0."""
     gp_norm: Norm = "sample"
-    """Gradient penalty's norm: a picture's (WGAN-GP) or a pixel's over its channels (released code)."""
+    """Gradient penalty's norm: over a whole picture (WGAN-GP) or over the channels of each pixel (released code)."""
     content: Literal["vgg16", "vgg19", "none"] = "vgg16"
-    """Net of the content loss: the bundled VGG16, or the paper's VGG19 from content_weights."""
+    """Net of the content loss, which compares what pictures show: the bundled VGG16, or the paper's VGG19 from
+    content_weights."""
     content_weights: str | None = None
     """A VGG19 file, or "hub" to fetch one."""
     content_relu: bool = False
     """Features after conv3_3's activation (paper text) rather than before it (released code)."""
     content_weight: float = 100.0
+    """Weight of the content loss, at least 0."""
     pixel: Pixel | Literal["none"] = "none"
-    """Direct difference of the pictures: absolute or squared."""
+    """Compare the pictures themselves too: by the mean absolute (l1) or squared (l2) difference of their values."""
     pixel_weight: float = 1.0
+    """Weight of the pixel loss, at least 0."""
     tv_weight: float = 0.0
-    """Total variation of the restored picture."""
+    """Weight of a loss on the difference of neighbouring pixels, which smooths the restored picture; 0 is off."""
 
     blur_length: float = 60.0
     """Path length in px of the camera shake that blurs sharp photos."""
     blur_exposure: tuple[float, ...] = (0.1, 0.5, 1.0)
-    """Shares of the path to expose, drawn from; validation uses 0.5 and 1."""
+    """Shares of the path, in (0, 1], for which the shutter is open: each crop draws one; validation uses 0.5 and 1."""
     blur_gamma: float = 1.0
-    """Average light, value^gamma: 2.2 is a camera's; 1 averages the values, as released."""
+    """Average light, value^gamma, rather than values: 2.2 is a camera's; 1 averages the values, as released."""
     blur_noise: tuple[float, float] = (0.0, 0.0)
     """Lowest and highest standard deviation of sensor noise on blurred pictures, as a share of white."""
     blur_p: float = 1.0
-    """Share of the sharp photos' crops that are blurred; the rest stay sharp."""
+    """Share of the sharp photos' crops that are blurred, in [0, 1]; the rest stay sharp."""
     flip: bool = True
     """Mirror half of the crops left to right."""
     scale: tuple[float, float] = (1.0, 1.0)
-    """Range of the random reduction of a picture before it is cropped: 0.5 halves it."""
+    """Range of the factor by which a picture is reduced before it is cropped, in (0, 1]: 0.5 halves its sides."""
     texture: int = 1
-    """Crops to draw of a photo, of which the one with the most detail is kept."""
+    """Positions to draw for each crop, of which the one with the most detail is used; at least 1."""
     max_bad_fraction: float = 0.1
-    """Share of unreadable pictures above which training stops. Those below the crop are left out and do not count."""
+    """Share of unreadable pictures above which training stops, in [0, 1]. Pictures below the crop do not count."""
 
     device: str = "auto"
+    """Where to train: cpu, cuda, cuda:1, ...; auto is a GPU where there is one."""
     precision: Precision = "auto"
-    """What the networks compute in; weights, statistics and losses stay fp32. auto: bf16 where the device computes in
-    it. fp16 scales its losses. fp32 on CUDA means TF32 where cuDNN convolves, unless torch is told otherwise."""
+    """Type that the networks compute in; weights, statistics and losses stay fp32. auto: bf16 where the device computes
+    in it. fp16 scales its losses. fp32 on CUDA means TF32 where cuDNN convolves, unless torch is told otherwise."""
     backend: Literal["auto", "reference"] = "auto"
     """reference: plain torch throughout, the penalty by double backward, each launch by itself."""
     graphs: bool = True
     """On CUDA, replay the whole step as one CUDA graph."""
     deterministic: bool = False
-    """On CUDA, the same bits in every run of the same seed: cuDNN and torch keep to algorithms that give them, as this
-    package's kernels and all training on a CPU do in any case."""
+    """On CUDA, the same bits in every run of the same seed, by algorithms of cuDNN and torch that give them. (This
+    package's kernels, and all training on a CPU, give them anyway.)"""
     compile: bool = False
     """torch.compile the networks, for training on a CPU; it needs a C++ compiler, and a minute for the first step."""
     workers: int | None = None
@@ -153,16 +167,18 @@ class TrainConfig(Options):
     cache: int = 2**30
     """Bytes of memory for decoded pictures. The rest of them go to a temporary file, in TMPDIR or else /var/tmp."""
     ema: float = 0.0
-    """Decay of the moving average of the generator's weights, which is then validated and saved; 0 for none."""
+    """Decay of the moving average of the generator's weights, in [0, 1), which is then validated and saved; 0 for
+    none."""
     seed: int = 0
+    """Of everything random, in [0, 2^62): the same seed gives the same training."""
     resume: bool = True
-    """Go on from the run folder's state where there is one."""
+    """Go on from the run folder's state where there is one; otherwise begin anew and remove it."""
     log_every: int = 50
-    """Steps between the rows of history.csv."""
+    """Steps between the rows of history.csv, at least 1."""
     val_every: int | None = None
-    """Steps between validations, samples and saved states; a twentieth of the training if not given."""
+    """Steps between validations, samples and saved states, at least 1; a twentieth of the training if not given."""
     val_pictures: int = 16
-    """Pictures a validation looks at."""
+    """Pictures that a validation looks at, at least 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -201,6 +217,68 @@ class TrainConfig(Options):
             raise ValueError("gan, content and pixel are all 'none': nothing would be trained")
 
 
+class TrainOptions(TypedDict, total=False):
+    """The keywords of `deblurgan.train`: TrainConfig's fields but `data`, for type checkers. Paths may be strings."""
+
+    out: Path | str
+    val: Path | str | None
+    preset: Preset
+    layout: Layout
+    gamma: bool
+    mix: Path | str | None
+    mix_ratio: float
+    width: int | None
+    blocks: int | None
+    dropout: float | None
+    init: Path | str | None
+    identity_start: bool
+    epochs: int
+    steps: int | None
+    constant: float
+    batch_size: int
+    crop: int
+    optimizer: Literal["adam", "muon"]
+    lr: float
+    muon_lr: float
+    schedule: Literal["constant-linear", "cosine"]
+    warmup: int
+    betas: tuple[float, float]
+    gan: Gan | Literal["none"]
+    critic_steps: int
+    gp_weight: float
+    gp_norm: Norm
+    content: Literal["vgg16", "vgg19", "none"]
+    content_weights: str | None
+    content_relu: bool
+    content_weight: float
+    pixel: Pixel | Literal["none"]
+    pixel_weight: float
+    tv_weight: float
+    blur_length: float
+    blur_exposure: tuple[float, ...]
+    blur_gamma: float
+    blur_noise: tuple[float, float]
+    blur_p: float
+    flip: bool
+    scale: tuple[float, float]
+    texture: int
+    max_bad_fraction: float
+    device: str
+    precision: Precision
+    backend: Literal["auto", "reference"]
+    graphs: bool
+    deterministic: bool
+    compile: bool
+    workers: int | None
+    cache: int
+    ema: float
+    seed: int
+    resume: bool
+    log_every: int
+    val_every: int | None
+    val_pictures: int
+
+
 TRAIN_PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "article": {},
@@ -222,8 +300,9 @@ TRAIN_PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def train_config(data: Path | str, *, preset: str = "paper", **options: Any) -> TrainConfig:
+def train_config(data: Path | str, **options: Unpack[TrainOptions]) -> TrainConfig:
     """The preset's TrainConfig with `options` over it. Raises ValueError for unknown names and values out of range."""
+    preset = options.get("preset", "paper")
     if preset not in TRAIN_PRESETS:
         raise ValueError(f"preset must be one of {', '.join(TRAIN_PRESETS)}, got {preset!r}")
     return from_mapping(TrainConfig, {**TRAIN_PRESETS[preset], **options, "data": data, "preset": preset})

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from conftest import KERNEL_DEVICE, relative_error
 from deblurgan.config import train_config
-from deblurgan.device import assume_kernels
+from deblurgan.device import assume_kernels, pick_precision
 from deblurgan.nn import Critic, Generator, PerceptualFeatures
-from deblurgan.training import step as step_module
-from deblurgan.training.step import FIRST_SCALE, LOSSES, Networks, Step, TrainingError, pick_precision
+from deblurgan.training import LOSSES, Networks, Step, TrainingError
+from deblurgan.training.numerics import require_repeatable_cublas
+from deblurgan.training.optimizers import FIRST_SCALE
 
 SMALL: dict[str, Any] = {
     "preset": "paper",
@@ -115,17 +116,16 @@ def test_the_learning_rate_is_obeyed_after_loading() -> None:
 
 def test_muon_trains_the_convolutions_between_stem_and_head_and_adam_the_rest() -> None:
     step = new_step(optimizer="muon")
-    assert step.muon is not None
-    names = {id(p): name for name, p in step.generator.named_parameters()}
+    names = {id(p): name for name, p in step.networks.generator.named_parameters()}
     by_muon, by_adam = (
         {names[id(p)] for p in optimizer.param_groups[0]["params"]}
-        for optimizer in (step.muon, step.adams["generator"])
+        for optimizer in (step.optimizers.by_name["muon.generator"], step.optimizers.by_name["adam.generator"])
     )
     assert by_adam == {"stem.weight", "head.weight", "head.bias"}
     assert by_muon == {name for name in names.values() if name.endswith("weight")} - by_adam
-    before = {name: p.clone() for name, p in step.generator.named_parameters()}
+    before = {name: p.clone() for name, p in step.networks.generator.named_parameters()}
     step(*pictures(0), number=0, rate=1e-3)
-    moved = {name for name, p in step.generator.named_parameters() if not torch.equal(p, before[name])}
+    moved = {name for name, p in step.networks.generator.named_parameters() if not torch.equal(p, before[name])}
     assert moved == by_muon | by_adam
     moments = {name for name in step.state_dict() if name.startswith("muon.")}
     assert moments == {f"muon.generator.{i}.momentum" for i in range(len(by_muon))}
@@ -134,16 +134,15 @@ def test_muon_trains_the_convolutions_between_stem_and_head_and_adam_the_rest() 
 def test_muon_s_rate_goes_with_adam_s() -> None:
     step = new_step(optimizer="muon", lr=1e-4, muon_lr=0.02)
     step(*pictures(0), number=0, rate=5e-5)
-    assert step.muon is not None
-    assert float(step.muon.param_groups[0]["lr"]) == pytest.approx(0.01)
+    assert float(step.optimizers.by_name["muon.generator"].param_groups[0]["lr"]) == pytest.approx(0.01)
 
 
 def test_deterministic_muon_on_cuda_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     with pytest.raises(ValueError, match=r"deterministic needs CUBLAS_WORKSPACE_CONFIG .*, got None"):
-        step_module._check_cublas_repeats()
+        require_repeatable_cublas()
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
-    step_module._check_cublas_repeats()
+    require_repeatable_cublas()
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
@@ -152,67 +151,70 @@ def test_an_update_that_is_not_finite_is_left_out(poisoned: str, optimizer: str)
     step = new_step(ema=0.5, optimizer=optimizer)
     steps(step, 1)
     before = {name: value.clone() for name, value in step.state_dict().items()}
-    net: Any = step.generator if poisoned == "generator" else step.critic
+    net: Any = step.networks.generator if poisoned == "generator" else step.networks.critic
     weight = net.down[0].weight if poisoned == "generator" else net.convs[0].weight
     handle = weight.requires_grad_().register_hook(lambda gradient: gradient * float("inf"))
     for i in (1, 2):
         step(*pictures(i), number=i, rate=1e-3)
-        assert int(step.bad_steps) == i
+        assert int(step.skipped_steps) == i
     after = step.state_dict()
     kept = [name for name in before if poisoned == "critic" or "critic" not in name]
     assert all(torch.equal(after[name], before[name]) for name in kept)
     handle.remove()
     step(*pictures(3), number=3, rate=1e-3)
-    assert int(step.bad_steps) == 0
+    assert int(step.skipped_steps) == 0
     assert not torch.equal(step.state_dict()["generator.head.weight"], before["generator.head.weight"])
 
 
 @pytest.mark.parametrize("gp_norm", ["sample", "pixel"])
-def test_the_critic_s_sweep_does_what_autograd_does(gp_norm: str, device: torch.device) -> None:
-    swept, plain = (new_step(device.type, gp_norm=gp_norm) for _ in range(2))
-    assert plain.critic is not None
-    plain.critic.convs[0].weight.requires_grad_().register_hook(lambda gradient: gradient)
-    values, wanted = steps(swept, 3, device.type), steps(plain, 3, device.type)
-    assert swept.critic is not None and swept.sweeps(swept.critic) and not plain.sweeps(plain.critic)
+def test_the_critic_s_fused_pass_does_what_autograd_does(gp_norm: str, device: torch.device) -> None:
+    fused, plain = (new_step(device.type, gp_norm=gp_norm) for _ in range(2))
+    assert plain.networks.critic is not None
+    plain.networks.critic.convs[0].weight.requires_grad_().register_hook(lambda gradient: gradient)
+    values, wanted = steps(fused, 3, device.type), steps(plain, 3, device.type)
+    assert fused.critic_gradients is not None and fused.critic_gradients.uses_fused_pass()
+    assert plain.critic_gradients is not None and not plain.critic_gradients.uses_fused_pass()
     for i in (name for name in range(len(LOSSES)) if wanted[:, name].any()):
         assert relative_error(values[:, i], wanted[:, i]) < 1e-4, LOSSES[i]
-    after, expected = swept.state_dict(), plain.state_dict()
+    after, expected = fused.state_dict(), plain.state_dict()
     for name in (name for name in after if name.startswith("critic.")):
         assert relative_error(after[name], expected[name]) < 1e-4, name
 
 
-def test_a_sweep_that_is_not_finite_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fused_pass_that_is_not_finite_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     step = new_step()
+    assert step.critic_gradients is not None
     steps(step, 1)
     before = {name: value.clone() for name, value in step.state_dict().items()}
-    sweep = step._critic_gradients
+    fused = step.critic_gradients.fused
 
     def poisoned(*args: Any, **options: Any) -> Any:
-        loss, value, of_weights, of_bias = sweep(*args, **options)
+        loss, value, of_weights, of_bias = fused(*args, **options)
         of_weights[2][3, 1, 0, 2] = float("inf")
         return loss, value, of_weights, of_bias
 
-    monkeypatch.setattr(step, "_critic_gradients", poisoned)
+    monkeypatch.setattr(step.critic_gradients, "fused", poisoned)
     step(*pictures(1), number=1, rate=1e-3)
     after = step.state_dict()
-    assert int(step.bad_steps) == 1 and all(torch.equal(after[name], before[name]) for name in before)
+    assert int(step.skipped_steps) == 1 and all(torch.equal(after[name], before[name]) for name in before)
 
 
 def test_fp16_scales_its_losses() -> None:
     step = new_step(precision="fp16", critic_steps=1)
     values, plain = steps(step, 3), steps(new_step(critic_steps=1), 3)
-    assert step.scale is not None
-    assert float(step.scale) == FIRST_SCALE and int(step.scale_age) == 6, "an update of the critic and one more a step"
+    scale = step.optimizers.scale
+    assert scale is not None
+    assert float(scale.value) == FIRST_SCALE and int(scale.age) == 6, "an update of the critic and one more a step"
     assert relative_error(values[0], plain[0]) < 1e-2
     before = {name: value.clone() for name, value in step.state_dict().items() if name.startswith("generator.")}
-    step.scale.fill_(2.0**100)
+    scale.value.fill_(2.0**100)
     step(*pictures(3), number=3, rate=1e-3)
-    assert float(step.scale) < 2.0**100, "gradients overflow, so the scale falls"
+    assert float(scale.value) < 2.0**100, "gradients overflow, so the scale falls"
     after = step.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in before)
     again = new_step(precision="fp16", critic_steps=1)
     again.load_state_dict(after)
-    assert again.scale == step.scale
+    assert again.optimizers.scale is not None and again.optimizers.scale.value == scale.value
 
 
 def test_precision_auto_is_what_the_cpu_has(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,10 +238,10 @@ def test_out_of_memory_says_what_to_do(error: type[RuntimeError], monkeypatch: p
     def full(blurred: Tensor, sharp: Tensor) -> Tensor:
         raise error(reason)
 
-    monkeypatch.setattr(step, "_run", full)
+    monkeypatch.setattr(step, "run", full)
     with pytest.raises(TrainingError, match=r"a step on 2 crops of \(32, 32\) does not fit.*lower batch_size or crop"):
         step(*pictures(0), number=0, rate=1e-3)
-    assert step._graph is None
+    assert step.graph is None
     reason = "CUDA error: an illegal memory access was encountered"
     with pytest.raises(error, match="illegal"):
         step(*pictures(0), number=0, rate=1e-3)
@@ -260,7 +262,7 @@ def test_a_graph_replays_what_eager_does(precision: str, optimizer: str, monkeyp
     options = {"precision": precision, "ema": 0.9, "content": "vgg16", "deterministic": True, "optimizer": optimizer}
     graph, eager = new_step("cuda", **options), new_step("cuda", **options, graphs=False)
     values, wanted = steps(graph, 20, "cuda"), steps(eager, 20, "cuda")
-    assert graph._graph is not None and eager._graph is None
+    assert graph.graph is not None and eager.graph is None
     assert torch.equal(values, wanted)
     after, expected = graph.state_dict(), eager.state_dict()
     assert all(torch.equal(after[name], expected[name]) for name in expected)
@@ -284,7 +286,7 @@ def test_a_step_waits_for_nothing(optimizer: str) -> None:
 def test_kernels_and_plain_torch_agree_over_20_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """The generator on the tape and the penalty without double backward, beside neither."""
     pytest.importorskip("triton", reason="triton is not installed")
-    from deblurgan import tape
+    from deblurgan.generator import tape
     from deblurgan.kernels.conv_stats import ConvConfig
 
     device = str(KERNEL_DEVICE)

@@ -25,7 +25,8 @@ from conftest import texture
 from deblurgan import checkpoint, images, losses
 from deblurgan.config import TrainConfig, from_mapping, train_config
 from deblurgan.data import Batch
-from deblurgan.training import MAX_BAD_STEPS, Trainer, TrainingError
+from deblurgan.training import Trainer, TrainingError
+from deblurgan.training.skipped_steps import MAX_SKIPPED_STEPS
 
 SMALL: dict[str, Any] = {
     "preset": "tiny",
@@ -97,25 +98,25 @@ def test_losses_are_those_of_the_formulas(photos: Path, tmp_path: Path) -> None:
     batch = run.batches[0]
     blurred, sharp = (part.float() / 127.5 - 1 for part in (batch.blurred, batch.sharp))
     with torch.no_grad():
-        restored = twin.generator(blurred)
+        restored = twin.networks.generator(blurred)
         assert twin.networks.features is not None
         content = 100 * losses.content(twin.networks.features(restored), twin.networks.features(sharp))
         pixel = 3 * losses.pixel(restored, sharp, kind="l2")
-        assert twin.critic is not None
-        critic = losses.critic_loss(twin.critic(sharp), twin.critic(restored))
+        assert twin.networks.critic is not None
+        critic = losses.critic_loss(twin.networks.critic(sharp), twin.networks.critic(restored))
     values = run.step(batch)
     for name, wanted in (("content", content), ("pixel", pixel), ("critic", critic)):
         assert float(values[name]) == pytest.approx(float(wanted), rel=1e-5), name
 
 
 def test_no_adversarial_loss_needs_no_critic(photos: Path, tmp_path: Path) -> None:
-    assert trainer(photos, tmp_path).critic is None
+    assert trainer(photos, tmp_path).networks.critic is None
 
 
 def test_learning_rate_is_the_released_schedule(photos: Path, tmp_path: Path) -> None:
     """Epochs 1 ... 151 at 1e-4, then lr0 / 150 less an epoch, epoch 300 at 6.7e-7."""
     run = trainer(photos, tmp_path, steps=None, epochs=300, lr=1e-4, batch_size=1)
-    assert run.epoch_steps == 3 and run.total_steps == 900  # one of the four pictures is held out
+    assert run.schedule.epoch_steps == 3 and run.schedule.total_steps == 900  # one of the four pictures is held out
 
     def rate(epoch: int, step: int = 0) -> float:
         run.steps_done = (epoch - 1) * 3 + step
@@ -157,7 +158,7 @@ def test_training_learns(options: dict[str, Any], photos: Path, tmp_path: Path) 
 def test_identity_start(photos: Path, tmp_path: Path) -> None:
     run = trainer(photos, tmp_path, identity_start=True)
     x = torch.rand(1, 3, 16, 16) * 2 - 1
-    assert torch.equal(run.generator(x), x)
+    assert torch.equal(run.networks.generator(x), x)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     whole = trainer(photos, tmp_path / "whole", **options)
     whole.fit()
     first = trainer(photos, tmp_path / "parts", **options)
-    with first._loader() as batches:
+    with first.upcoming_batches() as batches:
         for batch in islice(batches, 3):
             first.step(batch)
     (tmp_path / "parts").mkdir()
@@ -267,7 +268,7 @@ def test_another_run_s_folder_is_refused(photos: Path, tmp_path: Path) -> None:
 def test_starting_anew_forgets_the_old_run_at_once(photos: Path, tmp_path: Path) -> None:
     deblurgan.train(photos, out=tmp_path, **SMALL)
     fresh = trainer(photos, tmp_path, resume=False, seed=4)
-    fresh._resume()
+    fresh.resume()
     assert not list(tmp_path.glob("*.safetensors")) and fresh.steps_done == 0
 
 
@@ -298,15 +299,15 @@ def test_not_finite_steps_change_nothing(
     if where == "loss":
         monkeypatch.setattr(losses, "pixel", lambda restored, sharp, *, kind: restored.sum() * float("nan"))
     elif where == "gradient":
-        run.generator.head.weight.register_hook(lambda gradient: gradient * float("inf"))
+        run.networks.generator.head.weight.register_hook(lambda gradient: gradient * float("inf"))
     else:
         monkeypatch.setattr(
             "deblurgan.training.step.to_network", lambda pictures: pictures.float().fill_(float("nan")).requires_grad_()
         )
     run.step(run.batches[1])
     assert same(before, run.state_dict())
-    with pytest.raises(TrainingError, match=f"{MAX_BAD_STEPS} steps in a row were not finite"):
-        for step in range(MAX_BAD_STEPS):
+    with pytest.raises(TrainingError, match=f"{MAX_SKIPPED_STEPS} steps in a row were not finite"):
+        for step in range(MAX_SKIPPED_STEPS):
             run.step(run.batches[step])
     assert same(before, run.state_dict())
 
@@ -314,22 +315,22 @@ def test_not_finite_steps_change_nothing(
 def test_not_finite_critic_update_changes_nothing(photos: Path, tmp_path: Path) -> None:
     run = trainer(photos, tmp_path, gan="wgan-gp", critic_steps=1, crop=32)
     before = {name: value.clone() for name, value in run.state_dict().items()}
-    assert run.critic is not None
-    run.critic.convs[0].weight.register_hook(lambda gradient: gradient * float("nan"))
+    assert run.networks.critic is not None
+    run.networks.critic.convs[0].weight.register_hook(lambda gradient: gradient * float("nan"))
     run.step(run.batches[0])
     after = run.state_dict()
     assert same(before, {name: after[name] for name in before})
     assert not any(value.any() for name, value in after.items() if name.startswith("adam."))
-    assert run.bad_steps == 1
+    assert run.skipped.in_a_row == 1
 
 
 def test_moving_average(photos: Path, tmp_path: Path) -> None:
     run = trainer(photos, tmp_path, ema=0.5)
-    start = run.generator.head.weight.detach().clone()
+    start = run.networks.generator.head.weight.detach().clone()
     run.step(run.batches[0])
     decay = min(0.5, 2 / 11)
     assert run.networks.average is not None
-    wanted = decay * start + (1 - decay) * run.generator.head.weight.detach()
+    wanted = decay * start + (1 - decay) * run.networks.generator.head.weight.detach()
     assert torch.allclose(run.networks.average.head.weight, wanted, atol=1e-8)
 
 
@@ -398,11 +399,11 @@ def test_large_seeds(seed: int, photos: Path, tmp_path: Path) -> None:
 def test_fine_tuning_starts_from_the_weights(photos: Path, tmp_path: Path) -> None:
     first = deblurgan.train(photos, out=tmp_path / "a", **SMALL)
     run = trainer(photos, tmp_path / "b", init=tmp_path / "a" / "best.safetensors", width=None, blocks=None)
-    assert same(run.generator.state_dict(), first.generator.state_dict())
+    assert same(run.networks.generator.state_dict(), first.generator.state_dict())
     assert (
         trainer(
             photos, tmp_path / "d", init=first.out / "last.safetensors", dropout=0.3, **{"width": None, "blocks": None}
-        ).generator.spec.dropout
+        ).networks.generator.spec.dropout
         == 0.3
     )
     with pytest.raises(ValueError, match="width must be that of init, 4, got 8"):

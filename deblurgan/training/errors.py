@@ -1,0 +1,5 @@
+"""What training raises."""
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on: losses are not finite, too many pictures are unreadable, or a step needs more memory."""

@@ -1,0 +1,78 @@
+"""history.csv and the progress line: what a training says about itself as it goes on."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from deblurgan import images
+from deblurgan.training.objective import LOSSES
+
+COLUMNS = ("step", "epoch", "lr", *LOSSES, "seconds", "blurred_psnr", "val_psnr", "val_ssim")
+
+
+class History:
+    """history.csv: means of the losses since the row before, and validation figures."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        """Starts the file or, after `step` steps, goes on with it: later rows are dropped."""
+        self.path = path
+        _write_rows(path, _rows_until(path, step))
+        self.sums = torch.zeros(len(LOSSES), dtype=torch.float64, device="cpu")
+        self.count = 0
+        self.begun = time.monotonic()
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Adds a step's losses, which stay on their device."""
+        self.sums = self.sums.to(values[LOSSES[0]].device) + torch.stack([values[name] for name in LOSSES])
+        self.count += 1
+
+    def write_means(self, step: int, epoch: int, lr: float) -> dict[str, float]:
+        """Writes the mean losses since the row before, and returns them."""
+        means = dict(zip(LOSSES, (self.sums / self.count).tolist(), strict=True))
+        now = time.monotonic()
+        self.write({"step": step, "epoch": epoch, "lr": lr, "seconds": round(now - self.begun, 3), **means})
+        self.sums, self.count, self.begun = torch.zeros_like(self.sums), 0, now
+        return means
+
+    def write(self, row: Mapping[str, float]) -> None:
+        """Appends a row; columns that it lacks stay empty."""
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, COLUMNS).writerow(row)
+
+
+def _rows_until(path: Path, step: int) -> list[dict[str, str]]:
+    if not step or not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if row["step"].isdigit() and int(row["step"]) <= step]
+
+
+def _write_rows(path: Path, rows: list[dict[str, str]]) -> None:
+    """A whole file or none, whatever stops the process."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
+    images.replace_file(path, text.getvalue().encode())
+
+
+class Progress:
+    """The line about steps a second, time left and losses; `first` steps were done before it began."""
+
+    def __init__(self, first: int, total: int) -> None:
+        self.first, self.total, self.begun = first, total, time.monotonic()
+
+    def line(self, step: int, means: Mapping[str, float]) -> str:
+        """After `step` steps, with the losses that are not 0."""
+        rate = (step - self.first) / max(time.monotonic() - self.begun, 1e-9)
+        days, seconds = divmod(round((self.total - step) / rate), 86400)
+        left = (f"{days}d " if days else "") + time.strftime("%H:%M:%S", time.gmtime(seconds))
+        shown = "  ".join(f"{name} {means[name]:.4f}" for name in LOSSES if means[name])
+        return f"step {step}/{self.total}  {rate:.2f} steps/s  ETA {left}  {shown}"

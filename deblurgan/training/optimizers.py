@@ -1,0 +1,155 @@
+"""Updates: Adam and Muon, their learning rates, fp16's loss scale, and the state that a resumed run needs.
+
+Nothing here looks at a value on the device: an update whose gradients are not finite is left out by the optimisers
+themselves, which read a flag there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from deblurgan.config import TrainConfig
+from deblurgan.nn import Critic, Generator
+from deblurgan.training.muon import Muon
+from deblurgan.training.networks import Networks, parameters_that_matter
+from deblurgan.training.numerics import HALF, require_repeatable_cublas
+
+FIRST_SCALE, SCALE_GROWTH_EVERY = 2.0**16, 2000
+
+
+class LossScale:
+    """The factor of fp16's losses: halved when gradients overflow, doubled after SCALE_GROWTH_EVERY good updates."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.value = torch.tensor(FIRST_SCALE, dtype=torch.float32, device=device)
+        self.age = torch.zeros((), dtype=torch.int32, device=device)  # good updates since it changed
+
+    def update(self, overflow: Tensor) -> None:
+        """Adapts it after an update; `overflow` is 1 where its gradients were not finite, else 0."""
+        torch._amp_update_scale_(self.value, self.age, overflow, 2.0, 0.5, SCALE_GROWTH_EVERY)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Its tensors by name."""
+        return {"scale.value": self.value, "scale.age": self.age}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """What `state_dict` gave."""
+        self.value.copy_(state["scale.value"])
+        self.age.copy_(state["scale.age"])
+
+
+class Optimizers:
+    """The optimisers of a training, by the names under which their state is saved: "adam.generator", ...
+
+    Adam trains every parameter that matters but those that config.optimizer "muon" leaves to Muon: the weights of the
+    generator's convolutions between stem and head. Parameters that do not matter get no gradient.
+    """
+
+    def __init__(self, config: TrainConfig, networks: Networks, precision: str) -> None:
+        self.config, device = config, networks.device
+        self.rate, self.muon_rate = (
+            torch.tensor(rate, dtype=torch.float32, device=device) for rate in (config.lr, config.muon_lr)
+        )
+        self.scale = LossScale(device) if precision == "fp16" else None
+        self.by_name: dict[str, torch.optim.Optimizer] = {}
+        inner = networks.generator.inner_weights() if config.optimizer == "muon" else []
+        self.by_name["adam.generator"] = self._new_adam(networks.generator, inner)
+        if networks.critic is not None:
+            self.by_name["adam.critic"] = self._new_adam(networks.critic, [])
+        if inner:
+            self.by_name["muon.generator"] = self._new_muon(inner, precision)
+
+    def _new_adam(self, net: Generator | Critic, left_out: list[nn.Parameter]) -> torch.optim.Adam:
+        trained = parameters_that_matter(net, self.config)
+        net.requires_grad_(False)  # the other parameters' gradients would be rounding
+        for parameter in trained:
+            parameter.requires_grad_()
+        own = [p for p in trained if not any(p is other for other in left_out)]
+        capturable = self.rate.is_cuda
+        return torch.optim.Adam(own, lr=self.rate, betas=self.config.betas, fused=True, capturable=capturable)
+
+    def _new_muon(self, weights: list[nn.Parameter], precision: str) -> Muon:
+        if self.config.deterministic and self.rate.is_cuda:
+            require_repeatable_cublas()
+        return Muon(weights, self.muon_rate, dtype=HALF.get(precision, torch.float32))
+
+    def of(self, network: str) -> list[torch.optim.Optimizer]:
+        """The optimisers of "generator" or "critic"."""
+        return [optimizer for name, optimizer in self.by_name.items() if name.endswith(f".{network}")]
+
+    def parameters(self, network: str) -> list[nn.Parameter]:
+        """All parameters that are trained of "generator" or "critic"."""
+        return [p for optimizer in self.of(network) for p in optimizer.param_groups[0]["params"]]
+
+    def set_rate(self, rate: float) -> None:
+        """Adam's learning rate; Muon's keeps its ratio to it."""
+        self.rate.fill_(rate)
+        self.muon_rate.fill_(rate * self.config.muon_lr / self.config.lr)
+
+    def zero_grad(self) -> None:
+        """Drops all gradients."""
+        for optimizer in self.by_name.values():
+            optimizer.zero_grad()
+
+    def backward(self, network: str, terms: Iterable[Tensor]) -> None:
+        """Leaves the gradients of the terms' sum, times the loss scale, with the network's parameters."""
+        for optimizer in self.of(network):
+            optimizer.zero_grad()
+        loss = sum(terms, start=self.rate.new_zeros(()))
+        (loss if self.scale is None else loss * self.scale.value).backward()
+
+    def update(self, network: str, skip: Tensor) -> Tensor:
+        """Updates the network, unless `skip` is 1 or a gradient is not finite; returns 1 in those cases, else 0."""
+        gradients = [p.grad for p in self.parameters(network) if p.grad is not None]
+        overflow = (~torch.nn.utils.get_total_norm(gradients).isfinite()).to(torch.float32)
+        skip = torch.maximum(skip, overflow)
+        for optimizer in cast(list[Any], self.of(network)):
+            optimizer.found_inf = skip  # read on the device by fused Adam and by Muon
+            optimizer.grad_scale = None if self.scale is None else self.scale.value
+            optimizer.step()
+        if self.scale is not None:
+            self.scale.update(overflow)
+        return skip
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The optimisers' moments and fp16's loss scale, as tensors by name."""
+        state = {
+            f"{name}.{i}.{kind}": value
+            for name, optimizer in self.by_name.items()
+            for i, parameter in enumerate(optimizer.param_groups[0]["params"])
+            for kind, value in optimizer.state[parameter].items()
+        }
+        return state | ({} if self.scale is None else self.scale.state_dict())
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """What `state_dict` gave. Raises ValueError for the state of another network."""
+        for name, optimizer in self.by_name.items():
+            rate = optimizer.param_groups[0]["lr"]
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": _moments(name, optimizer, state), "param_groups": groups})
+            optimizer.param_groups[0]["lr"] = rate  # torch has replaced the tensor by a copy
+        if self.scale is not None:
+            self.scale.load_state_dict(state)
+
+
+def _moments(name: str, optimizer: torch.optim.Optimizer, state: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """The part of a state that is this optimiser's, by parameter and kind."""
+    parameters, moments = optimizer.param_groups[0]["params"], dict[int, dict[str, Tensor]]()
+    for key, value in part_of(state, f"{name}.").items():
+        i, kind = key.split(".")
+        if int(i) >= len(parameters):
+            raise ValueError(f"state must be of as many {name} parameters, got one more: {key}")
+        like = parameters[int(i)]
+        if value.shape == like.shape:  # fused Adam wants moments in the memory layout of the weights
+            value = torch.empty_like(like, dtype=value.dtype).copy_(value)
+        moments.setdefault(int(i), {})[kind] = value
+    return moments
+
+
+def part_of(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, under the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

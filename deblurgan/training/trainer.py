@@ -1,0 +1,233 @@
+"""The Trainer: it runs steps, validates and saves between them, and goes on where a run was stopped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from deblurgan import checkpoint, memory
+from deblurgan.config import TrainConfig, to_mapping, train_config
+from deblurgan.data import Batch, Batches
+from deblurgan.data.cache import PictureCache, spill_folder
+from deblurgan.data.prefetch import Prefetcher
+from deblurgan.device import pick_device
+from deblurgan.nn import Generator
+from deblurgan.training.history import History, Progress
+from deblurgan.training.networks import build_networks
+from deblurgan.training.objective import LOSSES
+from deblurgan.training.pictures import LeftOut, digest_of_names, open_picture_sets
+from deblurgan.training.run_folder import RunFolder, RunState
+from deblurgan.training.schedule import Schedule
+from deblurgan.training.signals import collected_signals
+from deblurgan.training.skipped_steps import SkippedSteps
+from deblurgan.training.step import Step
+from deblurgan.training.validation import validate
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from deblurgan.config import TrainOptions
+
+WORKERS_ON_CUDA = 2  # threads, unless the config says how many
+VALIDATIONS = 20  # in a training, unless the config says how often
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where a run ended."""
+
+    out: Path
+    """Its run folder."""
+    generator: Generator
+    """With the weights of the best validation, on the CPU."""
+    steps: int
+    """Generator updates of the whole training, those before a resume included."""
+    best_psnr: float
+    """Of the validations, in dB."""
+
+
+def train(
+    data: Path | str | TrainConfig, *, log: Callable[[str], None] | None = None, **options: Unpack[TrainOptions]
+) -> TrainResult:
+    """Trains a generator on the pictures in `data`, a folder in any layout that `deblurgan.data` reads.
+
+    `options` are the fields of TrainConfig (out=, preset=, steps=, ...); a TrainConfig may stand in for all of them.
+    `log` is called with each line of progress. A run folder that holds a state goes on from it. Ctrl-C saves, then
+    raises KeyboardInterrupt. Raises ValueError for options out of range, TrainingError where training cannot go on.
+    """
+    if isinstance(data, TrainConfig):
+        if options:
+            raise ValueError(f"options must be in the TrainConfig, got {', '.join(options)} beside it")
+        return Trainer(data, log=log).fit()
+    return Trainer(train_config(data, **options), log=log).fit()
+
+
+class Trainer:
+    """One run: its pictures, networks and run folder.
+
+    `fit()` does all of it. Who loops over batches himself calls `step(batch)`, with `batches[i]` or any other Batch.
+    """
+
+    def __init__(self, config: TrainConfig, *, log: Callable[[str], None] | None = None) -> None:
+        self.config = config
+        self.log = log or (lambda line: None)
+        self.device = pick_device(config.device)
+        self.cache = PictureCache(config.cache, spill=spill_folder(), log=self.log)
+        self.train_set, self.val_set = open_picture_sets(config, self.cache)
+        self.batches = Batches(self.train_set, config.batch_size, seed=config.seed)
+        self.schedule = Schedule(config, len(self.train_set))
+        self.networks = build_networks(config, self.device)
+        self.one_step = Step(config, self.networks)
+        self.folder = RunFolder(config.out)
+        self.skipped = SkippedSteps(self.log)
+        self.left_out = LeftOut(len(self.train_set), config.max_bad_fraction, self.log)
+        self.steps_done = 0
+        self.best_psnr = -math.inf
+
+    def fit(self) -> TrainResult:
+        """Runs to the end, from the run folder's state where there is one."""
+        with self.folder.held(), _retained_memory(self.device):
+            self.resume()
+            self.folder.write_config(self.resolved())
+            self._announce()
+            self._run_to_the_end()
+            return TrainResult(self.config.out, self.folder.load_best(), self.steps_done, self.best_psnr)
+
+    def _announce(self) -> None:
+        self.log(f"{len(self.train_set)} pictures to train on, {len(self.val_set)} to validate on")
+        why_eager = self.one_step.why_eager()
+        how = "each step one CUDA graph" if why_eager is None else f"steps are not graphs: {why_eager}"
+        self.log(f"{self.device}, {self.one_step.precision}, {how}")
+
+    def _run_to_the_end(self) -> None:
+        history = History(self.folder.history, self.steps_done)
+        progress = Progress(self.steps_done, self.schedule.total_steps)
+        val_every = self.resolved().val_every or 1
+        with collected_signals() as signals, self.upcoming_batches() as batches:
+            for batch in batches:
+                self.left_out.note(batch)
+                history.add(self.step(batch))
+                if self._is_due(self.config.log_every):
+                    self._report(history, progress)
+                if self._is_due(val_every):
+                    self._validate_and_save(history)
+                if signals:
+                    self.save()
+                    raise KeyboardInterrupt
+
+    def _is_due(self, every: int) -> bool:
+        """Whether it is time for what is done every so many steps, and at the end."""
+        return self.steps_done % every == 0 or self.steps_done == self.schedule.total_steps
+
+    def upcoming_batches(self) -> Prefetcher:
+        """The batches of all steps to come, loaded ahead by the config's workers."""
+        steps = range(self.steps_done, self.schedule.total_steps)
+        return Prefetcher(self.batches, steps, self.device, workers=self.resolved().workers or 0)
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Critic updates, then the generator's, on one batch. Returns the losses by name, scalars on the device.
+
+        An update whose gradients are not finite is left out, and so is the generator's after such a critic update; 20
+        such steps in a row raise TrainingError, on CUDA a few steps late, since nothing here waits for it.
+        """
+        blurred, sharp = (part.to(self.device, non_blocking=True) for part in (batch.blurred, batch.sharp))
+        values = self.one_step(blurred, sharp, number=self.steps_done, rate=self.learning_rate())
+        self.skipped.note(self.steps_done, self.one_step.skipped_steps)
+        self.steps_done += 1
+        return dict(zip(LOSSES, values, strict=True))
+
+    def learning_rate(self) -> float:
+        """Adam's learning rate in the step to come."""
+        return self.schedule.learning_rate(self.steps_done)
+
+    def _report(self, history: History, progress: Progress) -> None:
+        self.skipped.wait()
+        means = history.write_means(self.steps_done, self.schedule.epoch(self.steps_done), self.learning_rate())
+        self.log(progress.line(self.steps_done, means))
+
+    def _validate_and_save(self, history: History) -> None:
+        """Saves even where the validation fails."""
+        try:
+            history.write(self.validate())
+        finally:
+            self.save()
+
+    def validate(self) -> dict[str, float]:
+        """Validates, writes samples, and saves the weights if they are the best so far. Returns the history's row."""
+        generator = self.networks.validated.eval()
+        count, precision = self.config.val_pictures, self.one_step.precision
+        try:
+            found = validate(generator, self.val_set, count, precision=precision, leave_out=self.left_out.add)
+        finally:
+            self.networks.generator.train()
+        self.log(found.line(self.steps_done))
+        self.folder.write_samples(self.steps_done, found.grid())
+        if found.psnr > self.best_psnr:
+            self.best_psnr = found.psnr
+            self._save_weights(self.folder.best)
+        return found.row(self.steps_done)
+
+    def save(self) -> None:
+        """Writes last.safetensors and state.safetensors, each whole or not at all."""
+        self._save_weights(self.folder.last)
+        self.folder.save_state(self.state_dict(), self._run_state())
+
+    def _save_weights(self, path: Path) -> None:
+        card = {"step": self.steps_done, "config": to_mapping(self.resolved())}
+        checkpoint.save_generator(self.networks.validated, path, card=card)
+
+    def resume(self) -> None:
+        """Goes on from the run folder's state, if there is one; with config.resume False removes it instead.
+
+        Raises ValueError where the state is of another run, CheckpointError where it is damaged.
+        """
+        if not self.config.resume:
+            self.folder.forget()
+        found = self.folder.load_state()
+        if found is None:
+            return
+        tensors, before = found
+        before.require_same_run(self._run_state())
+        self.load_state_dict(tensors)
+        self.steps_done, self.best_psnr = before.step, before.best_psnr
+        self.log(f"resumed at step {self.steps_done}")
+
+    def _run_state(self) -> RunState:
+        pictures = digest_of_names(self.train_set)
+        return RunState(self.steps_done, self.best_psnr, pictures, to_mapping(self.resolved()))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Weights, average and the optimisers' moments, as tensors by name."""
+        return self.one_step.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """What `state_dict` gave. Raises ValueError or RuntimeError for that of another network."""
+        self.one_step.load_state_dict(state)
+
+    def resolved(self) -> TrainConfig:
+        """The config with what it left open filled in: the network, the device, when to validate."""
+        spec, workers = self.networks.generator.spec, self.config.workers
+        if workers is None and self.device.type == "cuda":
+            workers = WORKERS_ON_CUDA
+        return replace(
+            self.config,
+            width=spec.width,
+            blocks=spec.blocks,
+            dropout=spec.dropout,
+            device=str(self.device),
+            precision=cast(Any, self.one_step.precision),
+            workers=workers,
+            val_every=self.config.val_every or max(1, self.schedule.total_steps // VALIDATIONS),
+        )
+
+
+def _retained_memory(device: torch.device) -> AbstractContextManager[None]:
+    """On a CPU freed memory stays with the process, which saves each step the system's zeroing of it."""
+    return memory.retain_freed() if device.type == "cpu" else nullcontext()

@@ -1,0 +1,109 @@
+"""Validation: what the generator makes of pictures that it is not trained on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deblurgan import images, metrics
+from deblurgan.data import Pair, PairDataset
+from deblurgan.nn import Generator
+from deblurgan.training.errors import TrainingError
+from deblurgan.training.networks import to_bytes, to_network
+from deblurgan.training.numerics import autocast
+
+MAX_SIDE = 512  # px; of larger pictures the centre is looked at
+SAMPLES = 4  # pictures in a grid
+
+
+class Sample(NamedTuple):
+    """A validation picture, uint8 [3, h, w] each, on the CPU."""
+
+    blurred: Tensor
+    restored: Tensor
+    sharp: Tensor
+
+
+class Validation(NamedTuple):
+    """Mean figures of the validation pictures: PSNR in dB before and after, SSIM after; and the pictures."""
+
+    blurred_psnr: float
+    psnr: float
+    ssim: float
+    samples: list[Sample]
+
+    def row(self, step: int) -> dict[str, float]:
+        """As history.csv has it."""
+        figures = {"blurred_psnr": self.blurred_psnr, "val_psnr": self.psnr, "val_ssim": self.ssim}
+        return {"step": step, **figures}
+
+    def line(self, step: int) -> str:
+        """As the log has it."""
+        return (
+            f"step {step}: validation PSNR {self.blurred_psnr:.2f} blurred, {self.psnr:.2f} restored, "
+            f"SSIM {self.ssim:.4f}"
+        )
+
+    def grid(self) -> images.Picture:
+        """The first pictures, a row each: blurred | restored | sharp."""
+        rows = self.samples[:SAMPLES]
+        h, w = (min(row.blurred.shape[i] for row in rows) for i in (1, 2))
+        grid = torch.cat([torch.cat([part[:, :h, :w] for part in row], 2) for row in rows], 1)
+        return images.Picture(np.ascontiguousarray(grid.permute(1, 2, 0).numpy()))
+
+
+def validate(
+    generator: Generator, pictures: PairDataset, count: int, *, precision: str, leave_out: Callable[[str, str], None]
+) -> Validation:
+    """Restores the first `count` pictures, in `precision`, and compares them with their originals.
+
+    `leave_out` is told the name of each picture that could not be used, and why. Raises TrainingError where none could.
+    """
+    pairs = _usable_pairs(pictures, count, leave_out)
+    samples = [Sample(pair.blurred, _restore(generator, pair.blurred, precision), pair.sharp) for pair in pairs]
+    if not samples:
+        raise TrainingError("no validation picture could be read")
+    return Validation(
+        _mean(metrics.capped_psnr(one.blurred, one.sharp, 255.0) for one in samples),
+        _mean(metrics.capped_psnr(one.restored, one.sharp, 255.0) for one in samples),
+        _mean(metrics.ssim(one.restored, one.sharp, 255.0) for one in samples if min(one.sharp.shape[1:]) >= 11),
+        samples,
+    )
+
+
+def _usable_pairs(pictures: PairDataset, count: int, leave_out: Callable[[str, str], None]) -> Iterator[Pair]:
+    for i in range(min(len(pictures), count)):
+        try:
+            yield _centre(pictures.whole(i))
+        except (ValueError, OSError) as error:  # an ImageError is a ValueError
+            leave_out(pictures.name(i), getattr(error, "reason", str(error)))
+
+
+@torch.no_grad()
+def _restore(generator: Generator, blurred: Tensor, precision: str) -> Tensor:
+    """uint8 [3, h, w] on the CPU -> the same, restored on the generator's device."""
+    device = next(generator.parameters()).device
+    with autocast(device, precision):
+        restored = generator(to_network(blurred[None].to(device)))
+    return to_bytes(restored.float())[0].cpu()
+
+
+def _centre(pair: Pair) -> Pair:
+    """The middle of a pair, its sides multiples of 4 and at most MAX_SIDE. ValueError below 8 px."""
+    height, width = pair.sharp.shape[1:]
+    if min(height, width) < Generator.MIN_SIZE:
+        raise ValueError(f"sides must be at least {Generator.MIN_SIZE}, got {(height, width)}")
+    h, w = (min(side, MAX_SIDE) // 4 * 4 for side in (height, width))
+    top, left = (height - h) // 2, (width - w) // 2
+    return Pair(*(part[:, top : top + h, left : left + w] for part in pair))
+
+
+def _mean(values: Iterator[Tensor]) -> float:
+    """NaN where there are none."""
+    parts = [float(value) for value in values]
+    return sum(parts) / len(parts) if parts else math.nan
