@@ -28,6 +28,7 @@ from deblurgan.data import Batch
 from deblurgan.training import Trainer, TrainingError
 from deblurgan.training.skipped_steps import MAX_SKIPPED_STEPS
 
+PROGRAM = Path(__file__).parent / "programs" / "train.py"
 SMALL: dict[str, Any] = {
     "preset": "tiny",
     "width": 4,
@@ -193,9 +194,9 @@ def test_a_stopped_run_goes_on_bit_for_bit(
 
 def test_a_killed_run_resumes(photos: Path, tmp_path: Path) -> None:
     options = {**SMALL, "steps": 40, "val_every": 5}
-    program = f"import deblurgan; deblurgan.train({str(photos)!r}, out={str(tmp_path / 'run')!r}, **{options!r})"
     state = tmp_path / "run" / "state.safetensors"
-    child = subprocess.Popen([sys.executable, "-c", program])
+    command = [sys.executable, str(PROGRAM), str(photos), str(tmp_path / "run"), json.dumps(options)]
+    child = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(PROGRAM.parents[2])})
     deadline = time.monotonic() + 60
     while not state.exists() and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -1,0 +1,19 @@
+"""Calls of `deblurgan.train` as users write them. A line that a type checker must refuse says so: `# wrong`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import deblurgan
+
+result = deblurgan.train("photos", out=Path("runs/mine"), preset="tiny", steps=5, betas=(0.9, 0.999), val=None)
+path: Path = result.out
+generator: deblurgan.Generator = result.generator
+deblurgan.train(Path("photos"), out="runs/mine", lr=1, blur_exposure=(0.5, 1.0), gan="none", log=print)
+deblurgan.train(deblurgan.TrainConfig(Path("photos")))
+
+deblurgan.train("photos", step=5)  # wrong
+deblurgan.train("photos", steps="many")  # wrong
+deblurgan.train("photos", gan="gan")  # wrong
+deblurgan.train("photos", betas=(0.9,))  # wrong
+deblurgan.train(5)  # wrong
