@@ -89,9 +89,9 @@ def test_full_disk_is_said_once_and_costs_no_picture(
     pictures = PictureCache(SIZE, spill=where, reserve=2**62 if reason == "reserve" else 0, log=lines.append)
     for _ in range(2):
         read_all(pictures, photos)
-    kept = 2 if reason == "write" else 1
-    assert decoded == {f"{i}.png": 1 if i < kept else 2 for i in range(4)}
-    assert pictures.spilled_bytes == (kept - 1) * SIZE
+    held = 2 if reason == "write" else 1
+    assert decoded == {f"{i}.png": 1 if i < held else 2 for i in range(4)}
+    assert pictures.spilled_bytes == (held - 1) * SIZE
     assert len(lines) == 1 and lines[0].startswith("cache is full with 0.0 GiB in memory")
 
 

@@ -162,6 +162,14 @@ def test_pairs_are_cropped_alike(tmp_path: Path) -> None:
     assert all(torch.equal(*data.sample(i, epoch=e)) for i in range(2) for e in range(10))
 
 
+def test_torch_s_default_device_has_no_say(tmp_path: Path) -> None:
+    write_pairs(tmp_path)
+    batches = Batches(PairedFolder(tmp_path, crops=SMALL), 2)
+    with torch.device("meta"):
+        batch = batches[0]
+    assert torch.equal(batch.blurred, batches[0].blurred) and torch.equal(batch.sharp, batches[0].sharp)
+
+
 def test_gopro_tree(tmp_path: Path) -> None:
     for split in ("train", "test"):
         for sequence in ("GOPR01", "GOPR02"):

@@ -105,8 +105,8 @@ def test_a_found_inf_leaves_weights_and_momentum_as_they_were(value: float) -> N
     parameters[2].grad[0] = value
     muon.found_inf = torch.ones(())
     muon.step()
-    for weight, (kept, momentum) in zip(parameters, before, strict=True):
-        assert torch.equal(weight, kept) and torch.equal(muon.state[weight]["momentum"], momentum)
+    for weight, (value, momentum) in zip(parameters, before, strict=True):
+        assert torch.equal(weight, value) and torch.equal(muon.state[weight]["momentum"], momentum)
     give_gradients(parameters, 2)
     muon.found_inf = torch.zeros(())
     muon.step()

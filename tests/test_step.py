@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from conftest import KERNEL_DEVICE, relative_error
-from deblurgan.config import train_config
+from deblurgan.config import TrainConfig, train_config
 from deblurgan.device import assume_kernels, pick_precision
 from deblurgan.nn import Critic, Generator, PerceptualFeatures
 from deblurgan.training import LOSSES, Networks, Step, TrainingError
@@ -30,13 +30,17 @@ SMALL: dict[str, Any] = {
 def new_step(device: str = "cpu", **options: Any) -> Step:
     """A step on small networks of the same weights each time."""
     config = train_config("unused", **{**SMALL, **options})
+    return Step(config, new_networks(config, device))
+
+
+def new_networks(config: TrainConfig, device: str = "cpu") -> Networks:
     torch.manual_seed(1)
     generator = Generator("paper", width=4, blocks=1, dropout=0.5).train()
     critic = None if config.gan == "none" else Critic(width=4, layers=2)
     features = None if config.content == "none" else PerceptualFeatures()
     average = Generator(**generator.config()).requires_grad_(False) if config.ema else None
     nets = (None if net is None else net.to(device) for net in (generator, critic, average, features))
-    return Step(config, Networks(*nets))  # type: ignore[arg-type]
+    return Networks(*nets)  # type: ignore[arg-type]
 
 
 def pictures(number: int, device: str = "cpu", side: int = 32) -> tuple[Tensor, Tensor]:
@@ -73,6 +77,23 @@ def test_a_step_is_a_function_of_its_number(optimizer: str) -> None:
     resumed(*pictures(2), number=2, rate=1e-3)
     after, wanted = resumed.state_dict(), whole.state_dict()
     assert all(torch.equal(after[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize("options", [{}, {"precision": "fp16", "optimizer": "muon", "ema": 0.9}], ids=["fp32", "fp16"])
+def test_torch_s_default_dtype_has_no_say(options: dict[str, Any]) -> None:
+    config = train_config("unused", **{**SMALL, **options})
+    networks = new_networks(config)
+    torch.set_default_dtype(torch.float64)
+    try:
+        step = Step(config, networks)
+        values = steps(step, 2)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    wanted = new_step(**options)
+    assert values.dtype == torch.float32 and torch.equal(values, steps(wanted, 2))
+    assert {name: value.dtype for name, value in step.state_dict().items()} == {
+        name: value.dtype for name, value in wanted.state_dict().items()
+    }
 
 
 class Seen(Exception):
@@ -158,8 +179,8 @@ def test_an_update_that_is_not_finite_is_left_out(poisoned: str, optimizer: str)
         step(*pictures(i), number=i, rate=1e-3)
         assert int(step.skipped_steps) == i
     after = step.state_dict()
-    kept = [name for name in before if poisoned == "critic" or "critic" not in name]
-    assert all(torch.equal(after[name], before[name]) for name in kept)
+    unchanged = [name for name in before if poisoned == "critic" or "critic" not in name]
+    assert all(torch.equal(after[name], before[name]) for name in unchanged)
     handle.remove()
     step(*pictures(3), number=3, rate=1e-3)
     assert int(step.skipped_steps) == 0

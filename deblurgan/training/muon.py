@@ -62,8 +62,8 @@ class Muon(torch.optim.Optimizer):
         update = orthogonal(gradient.lerp(momentum, MOMENTUM), self.dtype)
         rows, columns = update.shape[1:]
         update = update * (lr * taken * math.sqrt(max(1, rows / columns)))
-        for weight, kept, new, change in zip(weights, momenta, momentum, update, strict=True):
-            kept.copy_(new.view(weight.shape))
+        for weight, buffer, new, change in zip(weights, momenta, momentum, update, strict=True):
+            buffer.copy_(new.view(weight.shape))
             weight.sub_(change.view(weight.shape))
 
     def _momentum(self, weight: nn.Parameter) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from deblurgan.blur import MotionBlur
@@ -26,21 +27,23 @@ class PictureSets(NamedTuple):
 def open_picture_sets(config: TrainConfig, cache: PictureCache) -> PictureSets:
     """The pictures that the config names. Without `val` GoPro's test split validates, or every twentieth picture."""
     options: dict[str, Any] = {"layout": config.layout, "gamma": config.gamma, "crops": _crops(config), "cache": cache}
-    train = _without_samples(
-        open_dataset(config.data, blur=_training_blur(config), seed=config.seed, **options), config
-    )
-    if config.val is not None:
-        sets = PictureSets(train, open_dataset(config.val, split="test", **options))
-    elif isinstance(train, GoPro) and (config.data / "test").is_dir():
-        sets = PictureSets(train, open_dataset(config.data, split="test", **options))
-    else:
-        sets = _hold_out(train)
+    blur = MotionBlur(**_camera(config), exposure=config.blur_exposure, p=config.blur_p)
+    train = _without_samples(open_dataset(config.data, blur=blur, seed=config.seed, **options), config)
+    root = _validation_root(config, train)
+    sets = _hold_out(train) if root is None else PictureSets(train, open_dataset(root, split="test", **options))
     if isinstance(sets.validation, SharpFolder):
         sets.validation.blur = MotionBlur(**_camera(config), exposure=VALIDATION_EXPOSURE)
     if config.mix is None:
         return sets
     pairs = open_dataset(config.mix, layout="auto", crops=_crops(config), cache=cache, seed=config.seed)
     return sets._replace(train=Mixed(sets.train, pairs, ratio=config.mix_ratio))
+
+
+def _validation_root(config: TrainConfig, train: PairDataset) -> Path | None:
+    """The folder of a validation set of its own; None where pictures have to be held out of the training set."""
+    if config.val is None and isinstance(train, GoPro) and (config.data / "test").is_dir():
+        return config.data
+    return config.val
 
 
 def _crops(config: TrainConfig) -> Crops:
@@ -50,10 +53,6 @@ def _crops(config: TrainConfig) -> Crops:
 def _camera(config: TrainConfig) -> dict[str, Any]:
     """The options of the blur that training and validation share."""
     return {"length": config.blur_length, "gamma": config.blur_gamma, "noise": config.blur_noise}
-
-
-def _training_blur(config: TrainConfig) -> MotionBlur:
-    return MotionBlur(**_camera(config), exposure=config.blur_exposure, p=config.blur_p)
 
 
 def _without_samples(pictures: PairDataset, config: TrainConfig) -> PairDataset:
