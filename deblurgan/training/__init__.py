@@ -376,7 +376,7 @@ def _generator(config: TrainConfig) -> Generator:
     if config.init is None:
         generator = Generator(config.preset, width=config.width, blocks=config.blocks, dropout=config.dropout)
         if config.identity_start:
-            torch.nn.init.zeros_(generator.head.weight)
+            torch.nn.init.zeros_(generator.get_parameter("head.weight"))
         return generator
     generator = checkpoint.load_generator(config.init)
     if config.dropout is not None:
