@@ -28,8 +28,9 @@ from deblurgan.config import train_config
 from deblurgan.device import assume_kernels, pick_device
 from deblurgan.generator import tape
 from deblurgan.generator.engine import Engine
-from deblurgan.kernels.conv_stats import ConvConfig
+from deblurgan.kernels.config import ConvConfig
 from deblurgan.nn import Critic, Generator, PerceptualFeatures
+from deblurgan.ops import conv_blocks
 from deblurgan.training import LOSSES, Networks, Step
 
 SIDE, BATCH = 64, 2
@@ -79,7 +80,7 @@ def gradients(device: torch.device) -> dict[str, dict[str, tuple[float, float]]]
         for parameter in net.parameters():  # weights that keep the values' size, so that every one of them matters
             parameter.normal_(0, 0.3 if parameter.dim() == 1 else parameter[0].numel() ** -0.5)
     counter = torch.tensor([0, 0], device=device)
-    names = [name for name, _ in net.named_parameters() if name not in net.idle_biases()]
+    names = [name for name, _ in net.named_parameters() if name not in net.dead_biases()]
     x = batch(0, device)[0][:1, :, :24, :32].double() / 127.5 - 1
     toward = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(x)
 
@@ -89,7 +90,7 @@ def gradients(device: torch.device) -> dict[str, dict[str, tuple[float, float]]]
     found: dict[str, dict[str, tuple[float, float]]] = {name: {} for name in names}
     for dtype in KERNEL_DTYPES:
         out = tape.restore(
-            net.spec, dict(net.named_parameters()), x.float(), dtype=dtype, counter=counter, choose=kernels_only
+            net.spec, dict(net.named_parameters()), x.float(), dtype=dtype, counter=counter, pick_config=kernels_only
         )
         for name, gradient in of_each(net, names, (out * toward).sum()).items():
             a, b = gradient.double(), wanted[name]
@@ -123,13 +124,13 @@ def forward_errors(device: torch.device) -> list[dict[str, Any]]:
             given = [a.to(dtype) if isinstance(a, Tensor) else a for a in arguments]
             rows.append({"name": name, "dtype": NAMES[dtype]})
             for who, available in (("kernels", True), ("torch", False)):
-                with assume_kernels(available), patch.object(ops, "_config", configuration), torch.no_grad():
+                with (
+                    assume_kernels(available),
+                    patch.object(conv_blocks, "config_picker", lambda gpu: kernels_only),
+                    torch.no_grad(),
+                ):
                     rows[-1][who] = relative_error(op(*given), op(*arguments))
     return rows + network_errors(device)
-
-
-def configuration(kind: str, y: Tensor) -> ConvConfig:
-    return kernels_only(kind, y.numel(), y.dtype)
 
 
 def network_errors(device: torch.device) -> list[dict[str, Any]]:
@@ -143,7 +144,7 @@ def network_errors(device: torch.device) -> list[dict[str, Any]]:
         with torch.no_grad():
             wanted = deepcopy(net).double()(x) - x
             for dtype in KERNEL_DTYPES:
-                engine = Engine(net.spec, net.state_dict(), dtype=dtype, choose=kernels_only)
+                engine = Engine(net.spec, net.state_dict(), dtype=dtype, pick_config=kernels_only)
                 torch_s = deepcopy(net).to(dtype)
                 got = {"kernels": engine(x.float()), "torch": torch_s(x.float())}
                 errors = {who: relative_error(y - x, wanted) for who, y in got.items()}

@@ -113,31 +113,33 @@ def measure_moving(
 
 
 # Height, width and channels, and the border that the next layer reads: within a block, after it, before the head
-NORMS = {"inner": (180, 320, 256, 1), "residual": (180, 320, 256, 1), "up2": (720, 1280, 64, 3)}
+NORMS = {"inner": (180, 320, 256, 1), "residual": (180, 320, 256, 1), "up.1": (720, 1280, 64, 3)}
 
 
 @pytest.mark.parametrize("path", ["ours", "copy"])
-@pytest.mark.parametrize("place", NORMS)
-def bench_norm_act(benchmark: BenchmarkFixture, place: str, path: str) -> None:
+@pytest.mark.parametrize("stage", NORMS)
+def bench_norm_act(benchmark: BenchmarkFixture, stage: str, path: str) -> None:
     """Beside a copy of y. The smaller two pictures stay in an H200's second-level cache, of the copy too."""
+    from deblurgan.kernels.config import Border, NormActInputs
     from deblurgan.kernels.norm_act import norm_act
 
-    h, w, c, border = NORMS[place]
+    h, w, c, border = NORMS[stage]
     torch.manual_seed(0)
     y, before = (torch.randn(N, h, w, c, device=DEVICE).to(DTYPE) for _ in range(2))
-    job = {"group": f"layer norm {place}, {h}x{w}x{c} fp16", "path": path}
+    job = {"group": f"layer norm {stage}, {h}x{w}x{c} fp16", "path": path}
     if path == "copy":
         out = torch.empty_like(y)
         measure_moving(benchmark, lambda: out.copy_(y), y, 2 * y.nbytes, **job)
         return
-    act: reference.Act = "none" if place == "residual" else "relu"
-    residual = before if place == "residual" else None
+    act: reference.Act = "none" if stage == "residual" else "relu"
+    residual = before if stage == "residual" else None
     stats = torch.stack([y.float().mean((1, 2)), (y.float().var((1, 2), correction=0) + reference.EPS).rsqrt()], 1)
+    inputs = NormActInputs(y, stats, 0.0 if act == "relu" else 1.0)
     whole = torch.empty(N, h + 2 * border, w + 2 * border, c, dtype=DTYPE, device=DEVICE)
     inside = whole[:, border:-border, border:-border]
 
     def run() -> Tensor:
-        norm_act(y, stats, inside, relu=act == "relu", residual=residual, border="reflect", width=border)
+        norm_act(inputs, inside, residual=residual, border=Border("reflect", border))
         return whole
 
     exact = [None if part is None else part.double().permute(0, 3, 1, 2) for part in (y, residual)]
@@ -149,6 +151,7 @@ def bench_norm_act(benchmark: BenchmarkFixture, place: str, path: str) -> None:
 @pytest.mark.parametrize("tiles, c", [(7200, 64), (450, 256)], ids=["stem", "trunk"])
 def bench_merge_stats(benchmark: BenchmarkFixture, tiles: int, c: int) -> None:
     """With tiles of 128 pixels at full and at a quarter resolution."""
+    from deblurgan.kernels.config import TileStats
     from deblurgan.kernels.merge_stats import merge_stats
 
     torch.manual_seed(0)
@@ -157,7 +160,7 @@ def bench_merge_stats(benchmark: BenchmarkFixture, tiles: int, c: int) -> None:
     stats = torch.empty(N, 2, c, device=DEVICE)
 
     def run() -> Tensor:
-        merge_stats(partials, counts, stats, eps=reference.EPS)
+        merge_stats(TileStats(partials, counts), stats, eps=reference.EPS)
         return stats
 
     mean = means.double().mean(1)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from deblurgan import losses, reference
 from deblurgan.nn import Critic
-from deblurgan.ops import critic_gradients as penalty
+from deblurgan.ops import critic_gradients
 
 FP32, BF16 = torch.float32, torch.bfloat16
 NAMES = {FP32: "fp32", BF16: "bf16"}
@@ -50,7 +50,7 @@ def graphed(x: Tensor) -> str | None:
 
 def by_identity(critic: Critic, x: Tensor, dtype: torch.dtype, *, compiled: bool = False) -> Call:
     *weights, bias = (p.detach() for p in parameters(critic))
-    run = penalty.penalty_gradients
+    run = critic_gradients.penalty_gradients
     if compiled:
         torch.compiler.reset()  # torch keeps few compiled forms of one function
         run = torch.compile(run, fullgraph=True, mode=graphed(x))

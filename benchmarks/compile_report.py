@@ -31,10 +31,13 @@ import torch
 
 from deblurgan import _C
 from deblurgan.generator import tape
-from deblurgan.generator.engine import Engine, Trunk
-from deblurgan.kernels.table import Choose, from_table
+from deblurgan.generator.engine import Engine
+from deblurgan.kernels.config import ConvConfig
+from deblurgan.kernels.table import PickConfig
 from deblurgan.nn import Generator
 from deblurgan.ops.critic_gradients import KernelNormAct
+from deblurgan.ops.layers import Quantize
+from deblurgan.spec import GeneratorSpec, Stage
 
 Row = dict[str, Any]
 
@@ -48,18 +51,14 @@ COUNTED |= {"qgmma": "QGMMA", "qmma": "QMMA", "utcqmma": "UTCQMMA"}  # of fp8
 COUNTED |= {"tma": "UTMALDG", "ldl": "LDL", "stl": "STL"}
 
 ARCHS, DTYPES = (80, 90, 100, 120), ("float16", "bfloat16", "int8", "float8_e4m3fn")
-TRUNKS: dict[str, Trunk] = {"int8": "int8", "float8_e4m3fn": "fp8"}  # by a type of 8 bits
+QUANTIZE: dict[str, Quantize] = {"int8": "int8", "float8_e4m3fn": "fp8"}  # by a type of 8 bits
 PICTURE, SMALL = (1, 3, 720, 1280), (1, 3, 256, 256)  # of the small one norm_act merges the tiles
-REDUCTION = {"stem": 1, "down.0": 2, "down.1": 4, "trunk": 4, "up.0": 2, "up.1": 1}  # of a layer's sides
 OTHERS = ("pack_image", "tile_stats", "merge_stats", "norm_act")
 # Backward, in the type of training
 GRADIENTS = ("norm_act_reduce", "norm_act_grad", "output_tail_grad")
 # Of the critic's penalty, which launches norm_act and its gradient too
-CRITIC = ("norm_act_tangent", "norm_act_bend_reduce", "norm_act_bend")
+CRITIC = ("norm_act_tangent", "norm_act_double_backward_reduce", "norm_act_double_backward")
 PLANES = ((2, 128, 65, 65), (2, 256, 33, 33), (2, 512, 34, 34))  # that its norms see
-# Layers by the channels that their input's gradient goes from and to; others' are of the same shapes
-INPUTS = {"down.0": (128, 64), "down.1": (256, 128), "trunk": (256, 256), "up.0": (128, 256), "head": (64, 64)}
-WEIGHTS = ("stem", "down.0", "down.1", "trunk")
 
 
 class Job(NamedTuple):
@@ -143,50 +142,69 @@ def cuda_rows() -> list[Row]:
     return sorted(found, key=lambda row: (row["kernel"], _number(row["arch"])))
 
 
+def representatives(spec: GeneratorSpec) -> dict[str, Stage]:
+    """The stages that differ in what they compile, by their names in the report: a residual block's is "trunk"."""
+    return {
+        "trunk" if stage.kind == "trunk" else stage.name: stage
+        for stage in spec.stages
+        if stage.kind != "trunk" or stage.name.endswith("blocks.0.conv1")
+    }
+
+
 def jobs() -> Iterator[Job]:
     """All that a generator of width 64 may launch."""
     from benchmarks.tune import candidates, label
 
-    layers = engine("paper", Job(0, "float16")).layers
-    layers["trunk"] = layers["blocks.0.conv1"]
-    sites = [(name, layers[name].kind, layers[name].channels) for name in REDUCTION]
-    sites.append(("head", "head", (layers["up.1"].packed.shape[0], 128)))
-    trunk8 = [(name, "trunk8", shape) for name, kind, shape in sites if kind == "trunk"]
+    generator = engine("paper", Job(0, "float16"))
+    found = representatives(generator.spec)
+    channels = {name: generator.layers[stage.name].channels for name, stage in found.items() if name != "head"}
+    channels["head"] = (found["head"].channels_in, 128)
     for arch, dtype in product(ARCHS, DTYPES):
-        for layer, kind, shape in trunk8 if dtype in TRUNKS else sites:
-            for config in candidates(kind, arch, *shape):
-                yield Job(arch, dtype, layer=layer, kind=kind, config=astuple(config), label=label(config))
-        for kernel in () if dtype in TRUNKS else OTHERS:
+        for name, stage in found.items():
+            if dtype in QUANTIZE and stage.kind != "trunk":
+                continue
+            kind = "trunk8" if dtype in QUANTIZE else stage.kind
+            for config in candidates(kind, arch, *channels[name]):
+                yield Job(arch, dtype, layer=name, kind=kind, config=astuple(config), label=label(config))
+        for kernel in () if dtype in QUANTIZE else OTHERS:
             if dtype == "float16" or kernel != "merge_stats":  # which knows no half types
                 yield Job(arch, dtype, kernel)
     for arch in ARCHS:
-        for layer, kind, (c, cout) in sites:
-            shapes = {"wgrad": (cout, c) if layer in WEIGHTS else None, "dgrad": INPUTS.get(layer)}
-            for which, channels in shapes.items():
-                for config in candidates(f"{kind}.{which}", arch, *channels) if channels else ():
-                    names = f"{layer}.{which}", f"{kind}.{which}"
-                    yield Job(arch, "bfloat16", "", *names, astuple(config), label(config))
+        for name, stage in found.items():
+            for which, shape in gradient_channels(stage, channels[name]).items():
+                for config in candidates(f"{stage.kind}.{which}", arch, *shape):
+                    yield Job(
+                        arch, "bfloat16", "", f"{name}.{which}", f"{stage.kind}.{which}", astuple(config), label(config)
+                    )
         for kernel in GRADIENTS + CRITIC:
             yield Job(arch, "bfloat16", kernel)
 
 
-def engine(preset: str, job: Job, trunk: Trunk = "same") -> Engine:
+def gradient_channels(stage: Stage, channels: tuple[int, int]) -> dict[str, tuple[int, int]]:
+    """Channels that the gradients' products go from and to. Those left out compile what another stage's do."""
+    c, cout = channels
+    inputs = {"stem": None, "head": (c, c), "up": (cout, c) if stage.name == "up.0" else None}
+    found = {"dgrad": inputs.get(stage.kind, (cout, c))}
+    found["wgrad"] = (cout, c) if stage.kind in ("stem", "down", "trunk") else None
+    return {which: shape for which, shape in found.items() if shape}
+
+
+def engine(preset: str, job: Job, quantize: Quantize | None = None) -> Engine:
     """With weights that are shapes only, and the job's configuration where its layer asks for one."""
     with torch.device("meta"):
         net = Generator(preset, blocks=2)
     dtype = getattr(torch, job.dtype)
-    wide = torch.float16 if job.dtype in TRUNKS else dtype
-    return Engine(net.spec, net.state_dict(), dtype=wide, choose=choose(job), trunk=trunk)
+    wide = torch.float16 if job.dtype in QUANTIZE else dtype
+    picked = pick_config(job, net.spec)
+    return Engine(net.spec, net.state_dict(), dtype=wide, pick_config=picked, quantize=quantize)
 
 
-def choose(job: Job) -> Choose:
-    """The job's configuration for its layer, the table's default for all others."""
-    from deblurgan.kernels.conv_stats import ConvConfig
-
-    reduction = REDUCTION.get(job.layer.removesuffix(".wgrad").removesuffix(".dgrad"), 1)
-    question = job.kind.removesuffix("8"), PICTURE[2] * PICTURE[3] // reduction**2, getattr(torch, job.dtype)
-    default = from_table("", [])
-    return lambda *asked: ConvConfig(*job.config) if asked == question else default(*asked)
+def pick_config(job: Job, spec: GeneratorSpec) -> PickConfig:
+    """The job's configuration for its layer, none for all others."""
+    scales = {name: stage.scale_out for name, stage in representatives(spec).items()}
+    scale = scales.get(job.layer.removesuffix(".wgrad").removesuffix(".dgrad"), 1)
+    question = job.kind.removesuffix("8"), PICTURE[2] * PICTURE[3] // scale**2, getattr(torch, job.dtype)
+    return lambda *asked: ConvConfig(*job.config) if asked == question else None
 
 
 def differentiate(preset: str, job: Job) -> None:
@@ -194,10 +212,10 @@ def differentiate(preset: str, job: Job) -> None:
     with torch.device("meta"):
         net = Generator(preset, blocks=2)
         image, counter = torch.empty(PICTURE), torch.empty(2, dtype=torch.int64) if net.spec.dropout else None
-    recorder = tape.Tape(net.spec, getattr(torch, job.dtype), choose(job))
+    recorder = tape.Tape(net.spec, getattr(torch, job.dtype), pick_config(job, net.spec))
     weights = {name: parameter.detach() for name, parameter in net.named_parameters()}
-    out, kept, tanh = recorder.forward(image, weights, counter)
-    recorder.backward(out, image, weights, counter, kept, tanh, set(recorder.names))
+    out, record = recorder.forward(image, weights, counter)
+    recorder.backward(out, record, weights, set(recorder.names))
 
 
 def penalise() -> None:
@@ -250,28 +268,28 @@ def compile_job(job: Job) -> list[Row]:
     if job.kernel or job.layer == "head":
         names = (f"{job.kernel or 'output_tail'}_kernel",)
     with compiling(job.arch, names) as found:
-        for preset, trunk, shape, picture, stochastic in runs(job):
+        for preset, quantize, shape, picture, stochastic in runs(job):
             counter = torch.empty(2, dtype=torch.int64, device="meta") if stochastic else None
-            engine(preset, job, trunk)(torch.empty(shape, dtype=picture, device="meta"), counter)
+            engine(preset, job, quantize)(torch.empty(shape, dtype=picture, device="meta"), counter)
         if job.kernel == "norm_act" and job.dtype == "bfloat16":
             penalise()
     return [{**head_of(job), **facts(kernel)} for kernel in found.values()]
 
 
-def runs(job: Job) -> Iterator[tuple[str, Trunk, tuple[int, ...], torch.dtype, bool]]:
+def runs(job: Job) -> Iterator[tuple[str, Quantize | None, tuple[int, ...], torch.dtype, bool]]:
     """The engine's passes that meet a job's kernels: preset, trunk, picture and its type, and whether with dropout."""
-    yield "paper", TRUNKS.get(job.dtype, "same"), PICTURE, torch.float32, False
+    yield "paper", QUANTIZE.get(job.dtype), PICTURE, torch.float32, False
     if job.layer == "head" or job.kernel == "pack_image":
-        yield "paper", "same", PICTURE, torch.uint8, False
+        yield "paper", None, PICTURE, torch.uint8, False
     if job.kernel == "norm_act":
-        yield "paper", "same", SMALL, torch.float32, True
+        yield "paper", None, SMALL, torch.float32, True
     if job.kernel and job.dtype == "float16":
-        yield "article", "same", PICTURE, torch.float32, False
-        yield "tiny", "same", PICTURE, torch.float32, False
+        yield "article", None, PICTURE, torch.float32, False
+        yield "tiny", None, PICTURE, torch.float32, False
     if job.kernel == "norm_act" and job.dtype == "float16" and job.arch >= 90:
-        for trunk in TRUNKS.values():
-            yield "paper", trunk, PICTURE, torch.float32, False
-            yield "article", trunk, PICTURE, torch.float32, False
+        for quantize in QUANTIZE.values():
+            yield "paper", quantize, PICTURE, torch.float32, False
+            yield "article", quantize, PICTURE, torch.float32, False
 
 
 def head_of(job: Job) -> Row:
@@ -283,14 +301,16 @@ def facts(kernel: Any) -> Row:
     from triton.runtime.cache import get_cache_manager
 
     cache = get_cache_manager(kernel.hash)
-    kept = cache.get_file("usage.json") or cache.put(json.dumps(usage(kernel.asm["cubin"])), "usage.json", binary=False)
+    saved = cache.get_file("usage.json")
+    if saved is None:
+        saved = cache.put(json.dumps(usage(kernel.asm["cubin"])), "usage.json", binary=False)
     names = kernel.src.fn.arg_names
     constants = {names[path[0]]: value for path, value in kernel.src.constants.items()}
     return {
         "kernel": kernel.metadata.name.removesuffix("_kernel"),
         "constants": {name: value for name, value in constants.items() if name.isupper()},
         "shared_bytes": kernel.metadata.shared,
-        **json.loads(Path(kept).read_text()),
+        **json.loads(Path(saved).read_text()),
     }
 
 
@@ -349,8 +369,8 @@ def table(found: list[Row]) -> str:
 
 
 def _name(row: Row) -> str:
-    eighth = TRUNKS.get(row.get("dtype", ""), "")
-    return " ".join(filter(None, (row["kernel"], row.get("layer"), eighth, row["config"])))
+    quantized = QUANTIZE.get(row.get("dtype", ""), "")
+    return " ".join(filter(None, (row["kernel"], row.get("layer"), quantized, row["config"])))
 
 
 def main() -> int:

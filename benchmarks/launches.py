@@ -60,7 +60,7 @@ def counted_kernels() -> Iterator[Counter[str]]:
     with (
         mock.patch.object(InterpretedFunction, "__getitem__", launch),
         assume_kernels(),
-        mock.patch.object(tape, "choice", lambda gpu: from_table(gpu, [])),
+        mock.patch.object(tape, "config_picker", lambda gpu: from_table(gpu, [])),
     ):
         yield counts
 

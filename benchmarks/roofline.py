@@ -10,11 +10,11 @@ import argparse
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from deblurgan.spec import PRESETS, GeneratorSpec
+from deblurgan.spec import PRESETS, GeneratorSpec, Stage
 
 Kind = Literal["stem", "down", "trunk", "trunk8", "up", "head", "norm"]
 
@@ -42,7 +42,7 @@ class Kernel:
     weight_bytes: int
     read_bytes: int
     written_bytes: int
-    y_bytes: int  # of the raw output of the convolution, which `norm` normalises
+    y_bytes: int  # of the convolution's pre-norm output
     operand: int  # bytes of an element that is multiplied
     launches: int = 1
 
@@ -71,81 +71,89 @@ def merge_launches(pixels: int) -> int:
 
 
 def generator_kernels(
-    spec: GeneratorSpec, h: int, w: int, n: int = 1, *, element: int = 2, trunk: int | None = None
+    spec: GeneratorSpec, h: int, w: int, n: int = 1, *, element: int = 2, quantize: bool = False
 ) -> list[Kernel]:
-    """The kernels of one forward pass of n pictures h x w, in order.
+    """The kernels of one forward pass of n pictures h x w, in order; those of the residual blocks once, with a count.
 
     Each convolution takes its statistics on the way and one pass, `norm_act`, normalises its output, adds the residual
-    and writes the next convolution's input with its border. `element`: bytes of an element. `trunk`: those of the
-    residual blocks' operands, where they differ; y and the residual stream stay as they are. Raises ValueError where
-    h or w is no multiple of 4.
+    and writes the next convolution's input with its border. `element`: bytes of an element. `quantize`: the residual
+    blocks' operands have 8 bits; y and the residual stay as they are. Raises ValueError where h or w is no multiple of
+    spec.size_multiple.
     """
-    if h % 4 or w % 4:
-        raise ValueError(f"h and w must be multiples of 4, got {h} and {w}")
-    operand = element if trunk is None else trunk
-    eight_bit = operand < element
+    if h % spec.size_multiple or w % spec.size_multiple:
+        raise ValueError(f"h and w must be multiples of {spec.size_multiple}, got {h} and {w}")
+    work = _Work(n * h * w, element, 1 if quantize else element)
+    found: dict[str, Kernel] = {}
+    for stage, following in zip(spec.stages, [*spec.stages[1:], None], strict=True):
+        conv = work.conv(stage)
+        found[conv.name] = replace(conv, count=found[conv.name].count + 1) if conv.name in found else conv
+        if following is None:
+            continue
+        norm = work.norm(stage, following, h // stage.scale_out, w // stage.scale_out)
+        same = found.get(norm.name)
+        found[norm.name] = replace(same, count=same.count + 1) if same else norm
+    return list(found.values())
 
-    def conv(name: str, kind: Kind, size: int, c: int, k: int, scale_in: int, scale_out: int) -> Kernel:
-        pixels_in, pixels_out = n * h * w // scale_in**2, n * h * w // scale_out**2
-        weights = size**2 * c * k
-        bytes_in = operand if kind in ("trunk", "trunk8") else element
-        y = pixels_out * k * element
+
+class _Work(NamedTuple):
+    """Work and bytes of kernels on so many pixels."""
+
+    pixels: int  # of the pictures
+    element: int  # bytes of an element
+    operand: int  # of an element that the residual blocks multiply
+
+    def conv(self, stage: Stage) -> Kernel:
+        pixels_in, pixels_out = self.pixels // stage.scale_in**2, self.pixels // stage.scale_out**2
+        weights = stage.size**2 * stage.channels_in * stage.channels_out
+        operand = self.operand if stage.kind == "trunk" else self.element
+        y = pixels_out * stage.channels_out * self.element
         return Kernel(
-            name=name,
-            kind=kind,
-            shape=f"{size}x{size} {c}->{k}",
-            count=spec.blocks * spec.convs if name == "trunk" else 1,
+            name="trunk" if stage.kind == "trunk" else stage.name,
+            kind="trunk8" if stage.kind == "trunk" and operand < self.element else stage.kind,
+            shape=f"{stage.size}x{stage.size} {stage.channels_in}->{stage.channels_out}",
+            count=1,
             macs=weights * min(pixels_in, pixels_out),  # a transposed convolution has its taps at each input pixel
-            weight_bytes=weights * bytes_in,
-            read_bytes=pixels_in * c * bytes_in + (y if kind == "head" else 0),  # the head adds the picture
+            weight_bytes=weights * operand,
+            read_bytes=pixels_in * stage.channels_in * operand + (y if stage.kind == "head" else 0),  # and the picture
             written_bytes=y,
             y_bytes=y,
-            operand=bytes_in,
+            operand=operand,
         )
 
-    def norm(
-        name: str, c: int, scale: int, *, count: int = 1, border: int = 1, write: int = element, residual: bool = False
-    ) -> Kernel:
-        rows, columns = h // scale, w // scale
-        y = n * rows * columns * c * element
+    def norm(self, stage: Stage, following: Stage, rows: int, columns: int) -> Kernel:
+        c, halo = stage.channels_out, following.halo
+        y = self.pixels // stage.scale_out**2 * c * self.element
+        bordered = y // (rows * columns * self.element) * (rows + 2 * halo) * (columns + 2 * halo)
+        write = self.element
+        if stage.adds_residual and self.operand < self.element:
+            # The residual is written as itself and as the next operand. The last block needs no operand, but the first
+            # one's, which the last downsampling writes, is counted here in its place
+            write = self.element + self.operand
+        elif stage.kind == "trunk" and not stage.is_residual:
+            write = self.operand
+        name = "residual" if stage.adds_residual else "inner" if stage.kind == "trunk" else stage.name
         return Kernel(
             name=f"norm {name}",
             kind="norm",
             shape=f"{rows}x{columns}x{c}",
-            count=count,
+            count=1,
             macs=0,
             weight_bytes=0,
-            read_bytes=2 * y if residual else y,
-            written_bytes=n * (rows + 2 * border) * (columns + 2 * border) * c * write,
+            read_bytes=2 * y if stage.adds_residual else y,
+            written_bytes=bordered * write,
             y_bytes=y,
-            operand=element,
+            operand=self.element,
             launches=1 + merge_launches(rows * columns),
         )
-
-    c = spec.width
-    kernels = [
-        conv("stem", "stem", 7, 3, c, 1, 1),
-        norm("stem", c, 1),
-        conv("down1", "down", 3, c, 2 * c, 1, 2),
-        norm("down1", 2 * c, 2),
-        conv("down2", "down", 3, 2 * c, 4 * c, 2, 4),
-        norm("down2", 4 * c, 4),
-        conv("trunk", "trunk8" if eight_bit else "trunk", 3, 4 * c, 4 * c, 4, 4),
-        norm("inner", 4 * c, 4, count=spec.blocks * (spec.convs - 1), write=operand),
-        # With 8 bits the stream is written twice, as itself and as the next operand. The last block needs no operand,
-        # but the first one's, by `norm down2`, is counted here in its place
-        norm("residual", 4 * c, 4, count=spec.blocks, write=element + operand * eight_bit, residual=True),
-        conv("up1", "up", 3, 4 * c, 2 * c, 4, 2),
-        norm("up1", 2 * c, 2),
-        conv("up2", "up", 3, 2 * c, c, 2, 1),
-        norm("up2", c, 1, border=3),
-        conv("head", "head", 7, c, 3, 1, 1),
-    ]
-    return [kernel for kernel in kernels if kernel.count]
 
 
 def total(kernels: list[Kernel], cost: Callable[[Kernel], float]) -> float:
     return sum(kernel.count * cost(kernel) for kernel in kernels)
+
+
+def _last_down(kernels: list[Kernel]) -> str:
+    """The name of the last downsampling."""
+    return [kernel.name for kernel in kernels if kernel.kind == "down"][-1]
 
 
 def net_floors(kernels: list[Kernel], rates: Rates = H200) -> dict[str, float]:
@@ -155,7 +163,8 @@ def net_floors(kernels: list[Kernel], rates: Rates = H200) -> dict[str, float]:
     a tensor in a block of two convolutions. separate: `norm_act` everywhere, so all of `kernels`.
     """
     convs = [kernel for kernel in kernels if kernel.macs]
-    near_trunk = [kernel for kernel in kernels if kernel.name in ("norm down2", "norm inner", "norm residual")]
+    near = (f"norm {_last_down(kernels)}", "norm inner", "norm residual")
+    near_trunk = [kernel for kernel in kernels if kernel.name in near]
     return {
         "math": total(kernels, lambda kernel: kernel.math_s(rates)),
         "roof": total(convs, lambda kernel: kernel.floor_s(rates)),
@@ -270,7 +279,7 @@ def main() -> None:
     args = parser.parse_args()
 
     case = (PRESETS[args.preset], args.height, args.width, args.batch)
-    half, eight_bit = generator_kernels(*case), generator_kernels(*case, trunk=1)
+    half, eight_bit = generator_kernels(*case), generator_kernels(*case, quantize=True)
     print(markdown(half, eight_bit))
     if args.json:
         report = {

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from deblurgan import Deblurrer
-from deblurgan.generator.engine import Engine, Graph
+from deblurgan.generator.engine import Engine
+from deblurgan.generator.graphs import CapturedCall
 from deblurgan.nn import Generator
 
 Call = Callable[[], Tensor]
@@ -83,7 +84,7 @@ class Replayed:
     def __call__(self) -> Tensor:
         self.calls += 1
         if self.calls == 2:
-            self.run = Graph(self.run, self.x)
+            self.run = CapturedCall(self.run, self.x)
         return self.run(self.x)
 
 

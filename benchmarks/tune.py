@@ -29,22 +29,24 @@ from torch import Tensor
 from benchmarks.roofline import H200, Kernel, generator_kernels
 from deblurgan import reference
 from deblurgan.device import why_no_kernels
-from deblurgan.generator import tape
-from deblurgan.generator.engine import REACH, Engine, Trunk
+from deblurgan.generator.engine import Engine
 from deblurgan.generator.graphs import captured
-from deblurgan.kernels.conv_stats import ConvConfig
+from deblurgan.generator.quantization import QUANT_RANGES
+from deblurgan.kernels.config import ConvConfig, NormActInputs, PackedWeight, PaddedGradient
 from deblurgan.kernels.norm_act_grad import norm_act_reduce
-from deblurgan.kernels.output_tail import folded, output_tail
+from deblurgan.kernels.output_tail import output_tail, pack_tail_weight
 from deblurgan.nn import Generator
-from deblurgan.ops import convolution
-from deblurgan.ops.convolution import Layer
-from deblurgan.spec import PRESETS, GeneratorSpec
+from deblurgan.ops import conv_grad
+from deblurgan.ops.conv import conv_stats
+from deblurgan.ops.conv_grad import Convolution, GradientConfigs
+from deblurgan.ops.layers import Layer, Quantize, conv_layer
+from deblurgan.spec import PRESETS, GeneratorSpec, Stage
 
 Row = dict[str, Any]
 Size = tuple[int, int, int]  # pictures, height, width
 
 TABLE = Path(__file__).parent.parent / "kernels" / "table.json"
-TRUNKS: dict[torch.dtype, Trunk] = {torch.int8: "int8", torch.float8_e4m3fn: "fp8"}  # by a type of 8 bits
+QUANTIZE: dict[torch.dtype, Quantize] = {torch.int8: "int8", torch.float8_e4m3fn: "fp8"}  # by a type of 8 bits
 TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2, torch.int8: 2e-3}  # relative error of a result
 TOLERANCE[torch.float8_e4m3fn] = 1e-2  # sm_90 adds products of fp8 in fewer bits than fp32 has
 RATES = {"NVIDIA H200": H200}
@@ -125,8 +127,8 @@ def candidates(kind: str, arch: int, c: int, cout: int) -> list[ConvConfig]:
     return [config for config in CANDIDATES[kind] if fits(config, arch, c, cout, 1 if kind == "trunk8" else 2)]
 
 
-# Makes gradients with a configuration, from a whole bordered picture and the gradient of what a layer made of it
-Make = Callable[[ConvConfig | None, Tensor, convolution.AmidZeros], list[Tensor]]
+# Makes gradients with a configuration, from a layer's whole bordered input and the gradient of its output
+MakeGradients = Callable[[ConvConfig | None, Tensor, PaddedGradient], list[Tensor]]
 
 
 class Case(NamedTuple):
@@ -175,7 +177,8 @@ class Result:
         return bool(self.ours) or None not in self.failed
 
 
-def normalised(result: tuple[Tensor, Tensor]) -> Tensor:
+def normalize(result: tuple[Tensor, Tensor]) -> Tensor:
+    """xhat of a pre-norm output and its statistics."""
     y, stats = result
     return (y.float() - stats[:, 0, None, None]) * stats[:, 1, None, None]
 
@@ -189,15 +192,13 @@ def fill(x: Tensor, kind: str) -> None:
 
 
 def conv_problem(case: Case, layer: Layer, exact: Layer, x: Tensor, out: Tensor) -> Problem:
-    """`exact` is the layer in fp32; x and out are where the engine has its picture and its result."""
+    """`exact` is the layer in fp32; x and out are where the engine has its input and its output."""
 
     def wanted() -> Tensor:
-        y, _ = convolution.conv_stats(exact, x.float(), out, config=None)
+        y, _ = conv_stats(exact, x.float(), out, config=None)
         return reference.instance_norm(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
-    return Problem(
-        case, layer.channels, lambda config: convolution.conv_stats(layer, x, out, config=config), normalised, wanted
-    )
+    return Problem(case, layer.channels, lambda config: conv_stats(layer, x, out, config=config), normalize, wanted)
 
 
 def head_problem(case: Case, engine: Engine, state: dict[str, Tensor], x: Tensor) -> Problem:
@@ -207,7 +208,7 @@ def head_problem(case: Case, engine: Engine, state: dict[str, Tensor], x: Tensor
     image = (torch.rand(n, 3, h, w, device=x.device) * 2 - 1).to(x.dtype)
     out = torch.empty_like(image)
     widths = {config.block_n for config in CANDIDATES["head"]}
-    weights = {width: folded(engine.head_weight, width, x.dtype) for width in widths}
+    weights = {width: pack_tail_weight(engine.head_weight, width, x.dtype) for width in widths}
 
     def library(dtype: torch.dtype) -> Tensor:
         weight = state["head.weight"].to(dtype, memory_format=torch.channels_last)
@@ -223,77 +224,65 @@ def head_problem(case: Case, engine: Engine, state: dict[str, Tensor], x: Tensor
     return Problem(case, (x.shape[3], 128), run, Tensor.float, lambda: library(torch.float32))
 
 
-def eight_bit_problem(case: Case, layer: Layer, x: Tensor, out: Tensor) -> Problem:
+def quantized_problem(case: Case, layer: Layer, x: Tensor, out: Tensor) -> Problem:
     """A convolution of 8 bits; the library has the same numbers in out's type."""
-    assert layer.eighth
-    reach = REACH[TRUNKS[x.dtype]]
-    steps = torch.randn(x.shape, device=x.device) * (reach.stream_steps / reach.stream)
-    x.copy_(steps.round().clamp(-reach.stream_steps, reach.stream_steps))
-    weight, scales, _ = layer.eighth
+    assert layer.quantized and layer.quantized.scales is not None
+    limits = QUANT_RANGES[QUANTIZE[x.dtype]]
+    levels = torch.randn(x.shape, device=x.device) * (limits.residual_levels / limits.residual)
+    x.copy_(levels.round().clamp(-limits.residual_levels, limits.residual_levels))
+    weight: PackedWeight = layer.quantized
     c, cout = layer.channels
-    same = (weight.float() * scales[:, None]).view(cout, *layer.taps[0], c).permute(0, 3, 1, 2)
-    plain = partial(convolution.plain, "trunk", same)
-    wide = conv_problem(case, plain(out.dtype), plain(torch.float32), x.to(out.dtype), out)
+    same = (weight.rows.float() * layer.quantized.scales[:, None]).view(cout, *weight.taps, c).permute(0, 3, 1, 2)
+    wide = conv_problem(
+        case, conv_layer("trunk", same, out.dtype), conv_layer("trunk", same, torch.float32), x.to(out.dtype), out
+    )
 
     def run(config: ConvConfig | None) -> tuple[Tensor, Tensor]:
-        return convolution.conv_stats(layer, x, out, config=config) if config else wide.run(None)
+        return conv_stats(layer, x, out, config=config) if config else wide.run(None)
 
     return replace(wide, run=run)
 
 
+def kernel_name(stage: Stage) -> str:
+    """What the roofline calls it."""
+    return "trunk" if stage.kind == "trunk" else stage.name
+
+
 def problems(spec: GeneratorSpec, size: Size, dtype: torch.dtype, device: torch.device) -> Iterator[Problem]:
-    """Each layer of the generator once, on the engine's memory; in 8 bits the trunk alone."""
+    """Each layer of the generator once, on the engine's memory; in 8 bits those of the residual blocks alone."""
     n, h, w = size
     torch.manual_seed(0)
     with device:
         net = Generator(width=spec.width, blocks=1)
-    narrow = dtype in TRUNKS
+    narrow = dtype in QUANTIZE
     wide = torch.float16 if narrow else dtype
     state = {name: weight.detach().to(wide) for name, weight in net.state_dict().items()}
-    engine = Engine(net.spec, state, dtype=wide, choose=lambda *_: None, trunk=TRUNKS.get(dtype, "same"))
-    exact = Engine(net.spec, {k: v.float() for k, v in state.items()}, dtype=torch.float32, choose=lambda *_: None)
-    kernels = {kernel.name: kernel for kernel in generator_kernels(net.spec, h, w, n, trunk=1 if narrow else None)}
-    space = engine.workspace(n, h, w)
-    if narrow:
-        case = Case(kernels["trunk"], "trunk8", dtype, size, n * h * w // 16)
-        yield eight_bit_problem(case, engine.layers["blocks.0.conv1"], space.eighth[0].whole, space.trunk[1].inside)
-        return
-    places = {
-        "stem": ("stem", space.packed, space.stem),
-        "down1": ("down.0", space.stem.whole, space.half),
-        "down2": ("down.1", space.half.whole, space.trunk[0]),
-        "trunk": ("blocks.0.conv1", space.trunk[0].whole, space.trunk[1]),
-        "up1": ("up.0", space.trunk[0].whole, space.half),
-        "up2": ("up.1", space.half.whole, space.head),
-    }
-    for name, (key, x, out) in places.items():
-        layer, pixels = engine.layers[key], n * out.inside.shape[1] * out.inside.shape[2]
-        case = Case(kernels[name], layer.kind, dtype, size, pixels)
-        fill(x, layer.kind)
-        yield conv_problem(case, layer, exact.layers[key], x, out.inside)
-    yield head_problem(Case(kernels["head"], "head", dtype, size, n * h * w), engine, state, space.head.whole)
-
-
-# Of each layer: what the roofline calls it, and what the picture's sides are divided by before and after it
-SIDES = {
-    "stem": ("stem", 1, 1),
-    "down.0": ("down1", 1, 2),
-    "down.1": ("down2", 2, 4),
-    "blocks.0.conv1": ("trunk", 4, 4),
-    "up.0": ("up1", 4, 2),
-    "up.1": ("up2", 2, 1),
-    "head": ("head", 1, 1),
-}
+    engine = Engine(net.spec, state, dtype=wide, pick_config=lambda *_: None, quantize=QUANTIZE.get(dtype))
+    exact_state = {name: weight.float() for name, weight in state.items()}
+    exact = Engine(net.spec, exact_state, dtype=torch.float32, pick_config=lambda *_: None)
+    kernels = {kernel.name: kernel for kernel in generator_kernels(net.spec, h, w, n, quantize=narrow)}
+    space, x = engine.workspace(n, h, w), engine.workspace(n, h, w).packed
+    for stage, out in zip(net.spec.stages[:-1], space.outputs, strict=True):
+        case = Case(kernels[kernel_name(stage)], stage.kind, dtype, size, n * h * w // stage.scale_out**2)
+        layer = engine.layers[stage.name]
+        if narrow and stage.name == "blocks.0.conv1":
+            yield quantized_problem(case._replace(kind="trunk8"), layer, space.residual8.whole, out.inside)
+        if not narrow and not stage.adds_residual:  # of a block's two layers, which are alike, the first
+            fill(x, stage.kind)
+            yield conv_problem(case, layer, exact.layers[stage.name], x, out.inside)
+        x = out.whole
+    if not narrow:
+        yield head_problem(Case(kernels["head"], "head", dtype, size, n * h * w), engine, state, x)
 
 
 def gradient_problems(spec: GeneratorSpec, size: Size, dtype: torch.dtype, device: torch.device) -> Iterator[Problem]:
-    """The gradients of what each layer but the first reads, and of its weight, with what training does for them.
+    """The gradients by the input of each layer but the first, and by its weight, with what training does for them.
 
-    The gradient of activations comes with the sums that the norm before them wants: our kernel takes them on the way,
-    cuDNN's result needs a pass of `norm_act_reduce`. The residual stream's gradient has more parts than this one, so it
-    needs that pass in any case. Of a block's two layers one reads activations and one the stream, and both go by one
-    row of the table: the trunk's case is the two together. Its weights are packed beforehand, as training packs the
-    whole trunk's at once; other layers' are packed in each call, as there. No dropout.
+    The gradient by activations comes with the sums that the norm before them needs: our kernel takes them on the way,
+    cuDNN's output needs a pass of `norm_act_reduce`. The gradient by the residual has more parts than this one, so it
+    needs that pass in any case. Of a block's two layers one reads activations and one the residual, and both go by one
+    row of the table: the trunk's case is the two together. Its weights are packed beforehand, as training packs those
+    of all blocks at once; other layers' are packed in each call, as there. No dropout.
     """
     n, h, w = size
     torch.manual_seed(0)
@@ -301,30 +290,29 @@ def gradient_problems(spec: GeneratorSpec, size: Size, dtype: torch.dtype, devic
         net = Generator(width=spec.width, blocks=1, convs=spec.convs, border=spec.border, dropout=0)
     net.requires_grad_(False)
     kernels = {kernel.name: kernel for kernel in generator_kernels(net.spec, h, w, n)}
-    layers = [*tape.stages(net.spec), tape.Stage("head", "head", net.spec.border)]
-    activations = {layer.name: not before.stream for before, layer in pairwise(layers)}  # whether it reads those
-    for key, kind, border, *_ in layers:
-        if key not in SIDES:
+    stages = net.spec.stages
+    reads_activations = {stage.name: not before.is_residual for before, stage in pairwise(stages)}
+    for stage in stages:
+        if stage.kind == "trunk" and not stage.name.endswith("conv1"):
             continue
-        name, before, after = SIDES[key]
-        weight = net.get_parameter(f"{key}.weight")
-        c, cout = weight.shape[:2] if kind == "up" else weight.shape[1::-1]
-        y = torch.randn(n, h // before, w // before, c, device=device, dtype=dtype)
-        whole = reference.pad(y.relu().permute(0, 3, 1, 2), weight.shape[2] // 2, border)
+        conv = Convolution(stage.kind, net.get_parameter(f"{stage.name}.weight"), stage.border)
+        c, cout = stage.channels_in, stage.channels_out
+        y = torch.randn(n, h // stage.scale_in, w // stage.scale_in, c, device=device, dtype=dtype)
+        whole = reference.pad(y.relu().permute(0, 3, 1, 2), stage.halo, stage.border)
         x = whole.permute(0, 2, 3, 1).contiguous()
-        if kind == "stem":
+        if stage.kind == "stem":
             x = F.pad(x, (0, 8 - c, 0, 1))
-        dy = torch.randn(n, h // after, w // after, cout, device=device, dtype=dtype)
-        products = {"dgrad": (cout, c), "wgrad": (c, cout) if kind == "up" else (cout, c)}
-        if kind in ("stem", "head"):  # runs of 64
-            products = {"dgrad": (64, c), "wgrad": (c if kind == "head" else cout, 64)}
-        case = Case(kernels[name], kind, dtype, size, n * dy.shape[1] * dy.shape[2])
-        if kind != "stem":
-            alike = [layer.name for layer in layers if layer.kind == kind] if kind == "trunk" else [key]
-            make = data_gradients(kind, border, weight, y, [activations[layer] for layer in alike])
-            yield gradient_problem(gradient_case(case, "dgrad", len(alike)), products["dgrad"], border, x, dy, make)
-        make = weight_gradients(kind, weight)
-        yield gradient_problem(gradient_case(case, "wgrad"), products["wgrad"], border, x, dy, make)
+        dy = torch.randn(n, h // stage.scale_out, w // stage.scale_out, cout, device=device, dtype=dtype)
+        products = {"dgrad": (cout, c), "wgrad": (c, cout) if stage.kind == "up" else (cout, c)}
+        if stage.kind in ("stem", "head"):  # runs of 64
+            products = {"dgrad": (64, c), "wgrad": (c if stage.kind == "head" else cout, 64)}
+        case = Case(kernels[kernel_name(stage)], stage.kind, dtype, size, n * dy.shape[1] * dy.shape[2])
+        if stage.kind != "stem":
+            alike = [other.name for other in stages if other.kind == "trunk"] if stage.kind == "trunk" else [stage.name]
+            make = input_gradients(conv, y, [reads_activations[name] for name in alike])
+            yield gradient_problem(gradient_case(case, "dgrad", len(alike)), products["dgrad"], conv, x, dy, make)
+        make = weight_gradients(conv)
+        yield gradient_problem(gradient_case(case, "wgrad"), products["wgrad"], conv, x, dy, make)
 
 
 def gradient_case(case: Case, which: str, count: int = 1) -> Case:
@@ -341,43 +329,42 @@ def gradient_case(case: Case, which: str, count: int = 1) -> Case:
     return case._replace(kernel=kernel, kind=f"{case.kind}.{which}")
 
 
-def data_gradients(kind: str, border: reference.Border, weight: Tensor, y: Tensor, sums: list[bool]) -> Make:
-    """The gradient of relu(y), y [n, h, w, c] normalised, once for each of `sums`: whether it comes with those."""
-    edge = weight.shape[2] // 2 if convolution.has_reflected(kind, border) else 0
+def input_gradients(conv: Convolution, y: Tensor, with_sums: list[bool]) -> MakeGradients:
+    """The gradient by relu(y), y [n, h, w, c] normalised, once for each flag: whether the norm's sums come with it."""
+    halo = conv.halo if conv.reads_reflected_border else 0
     stats = torch.tensor([[0.0], [1.0]], device=y.device).repeat(y.shape[0], 1, y.shape[3])
-    layer = convolution.trunk_adjoints([weight], y.dtype)[0] if kind == "trunk" else None
+    adjoint = conv_grad.trunk_adjoints([conv.weight], y.dtype)[0] if conv.kind == "trunk" else None
 
-    def make(config: ConvConfig | None, x: Tensor, dy: convolution.AmidZeros) -> list[Tensor]:
-        options: dict[str, Any] = {"border": border, "config": config, "tf32": False, "layer": layer}
+    def make(config: ConvConfig | None, x: Tensor, dy: PaddedGradient) -> list[Tensor]:
         found: list[Tensor] = []
-        for with_sums in sums:
-            if config and with_sums:
-                found += convolution.activation_gradient(kind, weight, x, dy, kept=1.0, **options)
+        for sums in with_sums:
+            if config and sums:
+                found += conv_grad.activation_gradient(conv, x, dy, config=config, adjoint=adjoint)
                 continue
-            found.append(convolution.data_gradient(kind, weight, x, dy, **options))
-            if with_sums:
-                inside = found[-1][:, edge : edge + y.shape[1], edge : edge + y.shape[2]]
-                found.append(norm_act_reduce(inside, y.to(x.dtype), stats, relu=True, width=edge))
+            found.append(conv_grad.input_gradient(conv, x, dy, config=config, adjoint=adjoint))
+            if sums:
+                inside = found[-1][:, halo : halo + y.shape[1], halo : halo + y.shape[2]]
+                found.append(norm_act_reduce(inside, NormActInputs(y.to(x.dtype), stats), width=halo))
         return found
 
     return make
 
 
-def weight_gradients(kind: str, weight: Tensor) -> Make:
-    return lambda config, x, dy: [convolution.weight_gradient(kind, weight, x, dy, config=config, tf32=False)]
+def weight_gradients(conv: Convolution) -> MakeGradients:
+    return lambda config, x, dy: [conv_grad.weight_gradient(conv, x, dy, config=config)]
 
 
 def gradient_problem(
-    case: Case, product: tuple[int, int], border: reference.Border, x: Tensor, dy: Tensor, make: Make
+    case: Case, product: tuple[int, int], conv: Convolution, x: Tensor, dy: Tensor, make: MakeGradients
 ) -> Problem:
-    """Of x, whole with its border, and dy [n, h, w, cout]; `product` has the channels that `fits` asks for."""
-    kind, first = case.kind.partition(".")[0], CANDIDATES[case.kind][0]
-    places = {ours: amid_zeros(kind, border, dy, first if ours else None) for ours in (False, True)}
-    exact = amid_zeros(kind, border, dy.float(), None)
+    """By x, whole with its border, from dy [n, h, w, cout]; `product` has the channels that `fits` asks for."""
+    first = CANDIDATES[case.kind][0]
+    padded = {ours: pad_gradient(conv, dy, first if ours else None) for ours in (False, True)}
+    exact = pad_gradient(conv, dy.float(), None)
     return Problem(
         case,
         product,
-        lambda config: make(config, x, places[config is not None]),
+        lambda config: make(config, x, padded[config is not None]),
         together,
         lambda: together(make(None, x.float(), exact)),
     )
@@ -387,17 +374,16 @@ def together(parts: list[Tensor]) -> Tensor:
     return torch.cat([part.float().flatten() for part in parts])
 
 
-def amid_zeros(kind: str, border: reference.Border, dy: Tensor, config: ConvConfig | None) -> convolution.AmidZeros:
+def pad_gradient(conv: Convolution, dy: Tensor, config: ConvConfig | None) -> PaddedGradient:
     """dy [n, h, w, c] where the gradients of a layer in this configuration read it."""
-    h, w, c = dy.shape[1:]
-    if kind == "head":
-        b = 6 if border == "reflect" else 3
-        whole = F.pad(dy, (0, 8 - c, b, b + 1, b, b))
-        return convolution.AmidZeros(whole.flatten(0, 1), h + 2 * b, b, b, whole[:, b : b + h, b : b + w], whole)
-    place = convolution.zeros_for(kind, border, dgrad=config, wgrad=config, shape=dy.shape, like=dy)
-    place.memory.zero_()
-    place.inside.copy_(dy)
-    return place
+    n, h, w, _ = dy.shape
+    if conv.kind == "head":
+        padded = conv_grad.head_output_gradient(conv, n, h, w, like=dy)
+    else:
+        padded = conv_grad.output_gradient(conv, GradientConfigs(config, config), dy.shape, like=dy)
+    padded.memory.zero_()
+    padded.inside[..., : dy.shape[3]].copy_(dy)
+    return padded
 
 
 def seconds(call: Callable[[], Any], calls: int = 10, rounds: int = 30) -> float:
@@ -461,12 +447,12 @@ def row(result: Result, gpu: str) -> Row | None:
     return {"gpu": gpu, **result.case.key, "config": asdict(best)}
 
 
-def merged(rows: list[Row], results: list[Result], gpu: str) -> list[Row]:
+def merge_rows(rows: list[Row], results: list[Result], gpu: str) -> list[Row]:
     """The table's rows after these results: what they measured is replaced, the rest stays."""
     measured = [{"gpu": gpu, **result.case.key} for result in results if result.timed]
-    kept = [old for old in rows if {key: old[key] for key in ("gpu", "kind", "dtype", "pixels")} not in measured]
+    unmeasured = [old for old in rows if {key: old[key] for key in ("gpu", "kind", "dtype", "pixels")} not in measured]
     found = [new for result in results if (new := row(result, gpu))]
-    return sorted(kept + found, key=lambda row: (row["gpu"], row["kind"], row["dtype"], row["pixels"]))
+    return sorted(unmeasured + found, key=lambda row: (row["gpu"], row["kind"], row["dtype"], row["pixels"]))
 
 
 def read(path: Path) -> list[Row]:
@@ -517,7 +503,7 @@ def facts(result: Result) -> dict[str, Any]:
 
 def save(table: Path, times: Path | None, results: list[Result], gpu: str) -> None:
     """The table with these results, and all their times."""
-    write(table, merged(read(table), results, gpu))
+    write(table, merge_rows(read(table), results, gpu))
     if times:
         measured = {"gpu": gpu, "results": [facts(result) for result in results]}
         times.write_text(json.dumps(measured, indent=1) + "\n")
@@ -553,7 +539,7 @@ def main() -> int:
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
     gpu, (major, minor) = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
-    dtypes = [torch.float16, torch.bfloat16, *(TRUNKS if major >= 9 else ())]
+    dtypes = [torch.float16, torch.bfloat16, *(QUANTIZE if major >= 9 else ())]
     if args.dtypes:
         dtypes = [getattr(torch, name) for name in args.dtypes.split(",")]
     results: list[Result] = []
@@ -564,7 +550,7 @@ def main() -> int:
     print(f"{gpu}\n\n| {' | '.join(HEADINGS)} |\n{'|---' * len(HEADINGS)}|")
     for dtype in dtypes:
         works = [(problems, picture) for picture in args.sizes]
-        works += [(gradient_problems, crop) for crop in args.gradients if dtype not in TRUNKS]
+        works += [(gradient_problems, crop) for crop in args.gradients if dtype not in QUANTIZE]
         for work, size in works:
             for problem in work(PRESETS[args.preset], size, dtype, device):
                 result = measure(problem, 10 * major + minor)

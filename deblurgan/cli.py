@@ -137,7 +137,7 @@ def _deblur(options: DeblurConfig) -> int:
         options.weights,
         device=options.device,
         dtype=options.dtype,
-        trunk=options.trunk,
+        quantize=options.quantize,
         stochastic=options.stochastic,
         seed=options.seed,
         compile=options.compile,

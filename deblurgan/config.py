@@ -329,7 +329,7 @@ class DeblurConfig(Options):
     """Of JPEG and WebP, 1 to 100."""
     device: str = "auto"
     dtype: Precision = "auto"
-    trunk: Literal["same", "int8", "fp8"] = "same"
+    quantize: Literal["int8", "fp8"] | None = None
     """Residual blocks in 8 bits, on a GPU of compute capability 9.0 or newer."""
     stochastic: bool = False
     """Dropout at inference, as in the paper."""

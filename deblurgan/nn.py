@@ -13,9 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deblurgan import ops, reference
+from deblurgan.config import Preset
 from deblurgan.device import kernels_available, why_no_kernels
 from deblurgan.generator import engine, tape
-from deblurgan.spec import PRESETS, GeneratorSpec
+from deblurgan.ops.layers import Quantize
+from deblurgan.spec import PRESETS, Stage
 
 Backend = Literal["auto", "reference"]
 
@@ -41,58 +43,52 @@ class UpConvNormReLU(nn.ConvTranspose2d):
     def __init__(self, c: int, k: int, *, bias: bool = True) -> None:
         super().__init__(c, k, 3, stride=2, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, x: Tensor, *, act: reference.Act = "relu", residual: Tensor | None = None
+    ) -> Tensor:
+        if act != "relu" or residual is not None:
+            raise ValueError(f"act must be 'relu', without a residual, got {act!r}")
         return reference.up_conv_norm_relu(x, self.weight, self.bias)
 
 
-class ResidualBlock(nn.Module):
-    """x + IN(conv(dropout(ReLU(IN(conv(x)))))) with two convolutions, x + ReLU(IN(conv(x))) with one."""
-
-    def __init__(self, channels: int, spec: GeneratorSpec) -> None:
-        super().__init__()
-        self.dropout = spec.dropout
-        self.conv1 = ConvNormReLU(channels, channels, 3, border=spec.border, bias=spec.bias)
-        if spec.convs == 2:
-            self.conv2: ConvNormReLU | None = ConvNormReLU(channels, channels, 3, border=spec.border, bias=spec.bias)
-        else:
-            self.conv2 = None
-
-    def forward(self, x: Tensor, *, counter: Tensor | None = None, stream: int = 0) -> Tensor:
-        """x [n, c, h, w]; with `counter` dropout is active, its mask that of `ops.dropout_mask`."""
-        if self.conv2 is None:
-            return self.conv1(x, residual=x)
-        y = self.conv1(x)
-        if counter is not None:
-            y = y * ops.dropout_mask(list(y.shape), self.dropout, counter, stream) / (1 - self.dropout)
-        return self.conv2(y, act="none", residual=x)
+def _layer(stage: Stage) -> nn.Module:
+    """The layer of a stage of the network."""
+    c, k = stage.channels_in, stage.channels_out
+    if stage.kind == "head":
+        return nn.Conv2d(c, k, stage.size)
+    if stage.kind == "up":
+        return UpConvNormReLU(c, k, bias=stage.bias)
+    return ConvNormReLU(c, k, stage.size, stride=stage.stride, border=stage.border, bias=stage.bias)
 
 
 class Generator(nn.Module):
     """The DeblurGAN generator: blurred picture in, restored picture out, [n, 3, h, w] in [-1, 1].
 
-    clamp(x + tanh(...)), with h and w multiples of 4 and at least 8 (`Deblurrer` takes any size). InstanceNorm always
-    uses the picture's own statistics. Dropout is active in training mode only; with `seed` or `counter` in
-    any mode, and its masks are those of the seed (the paper's stochastic inference).
+    clamp(x + tanh(...)), with h and w multiples of `spec.size_multiple`, 4 in all presets, and at least 8 (`Deblurrer`
+    takes any size). The layers are those of `spec.stages`. InstanceNorm always uses the picture's own statistics.
+    Dropout is active in training mode; with `seed` or `counter` it is active in any mode, with masks that follow from
+    them (the paper's stochastic inference).
 
-    On CUDA our kernels take over: the engine (deblurgan.engine) in inference, the tape (deblurgan.tape) where a
-    gradient is wanted, which is differentiable once. They compute in autocast's type where that is active.
-    `generator.backend = "reference"` switches back to plain torch, and `why_reference(x)` tells why that was used.
-    `generator.trunk = "int8"` runs the engine's residual blocks in 8 bits, on compute capability 9.0 and newer.
+    On CUDA our kernels take over: the engine (generator/engine.py) in inference, the tape (generator/tape.py) where a
+    gradient is needed; that gradient cannot be differentiated again. They compute in autocast's type where that is
+    active. `generator.backend = "reference"` switches back to plain torch, and `why_reference(x)` tells why that is
+    used. `generator.quantize = "int8"` or "fp8" runs the engine's residual blocks in 8 bits, on compute capability 9.0
+    and newer.
 
-    Presets: "paper", the network of the published numbers and the released weights (two convolutions a block, reflect
-    padding; 11,378,179 parameters); "article", one convolution a block, zero padding, biases at the ends only
-    (6,064,579); "tiny", a small "paper" for CPUs and tests. Keywords override the preset's fields: width, blocks,
-    convs, border, bias, dropout.
+    Args:
+        preset: "paper", the network of the published numbers and the released weights (two convolutions a block,
+            reflect padding; 11,378,179 parameters); "article", one convolution a block, zero padding, biases at the
+            ends only (6,064,579); "tiny", a small "paper" for CPUs and tests.
+        width, blocks, convs, border, bias, dropout, downsamplings: override the preset's; see `spec.GeneratorSpec`.
 
     Source: paper section 3.2; released models/networks.py up to 2018-10 for "paper".
     """
 
-    SIZE_MULTIPLE = 4
     MIN_SIZE = 8
 
     def __init__(
         self,
-        preset: str = "paper",
+        preset: Preset = "paper",
         *,
         width: int | None = None,
         blocks: int | None = None,
@@ -105,20 +101,33 @@ class Generator(nn.Module):
         super().__init__()
         if preset not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-        overrides = dict(width=width, blocks=blocks, convs=convs, border=border, bias=bias, dropout=dropout)
-        overrides["downsamplings"] = downsamplings
-        spec = replace(PRESETS[preset], **{k: v for k, v in overrides.items() if v is not None})  # type: ignore[arg-type]
-        self.spec = spec
-        w = spec.width
-        self.stem = ConvNormReLU(3, w, 7, border=spec.border)
-        self.down = nn.ModuleList(ConvNormReLU(w * k, 2 * w * k, 3, stride=2, bias=spec.bias) for k in (1, 2))
-        self.blocks = nn.ModuleList(ResidualBlock(4 * w, spec) for _ in range(spec.blocks))
-        self.up = nn.ModuleList(UpConvNormReLU(2 * w * k, w * k, bias=spec.bias) for k in (2, 1))
-        self.head = nn.Conv2d(w, 3, 7)
+        overrides = {
+            "width": width,
+            "blocks": blocks,
+            "convs": convs,
+            "border": border,
+            "bias": bias,
+            "dropout": dropout,
+            "downsamplings": downsamplings,
+        }
+        given = {name: value for name, value in overrides.items() if value is not None}
+        self.spec = replace(PRESETS[preset], **given)  # type: ignore[arg-type]
+        for stage in self.spec.stages:
+            self._add_layer(stage)
         self.backend: Backend = "auto"
-        self.trunk: engine.Trunk = "same"
+        self.quantize: Quantize | None = None
         self._engine: tuple[Any, engine.Engine] | None = None
         self.apply(_init_weights)
+
+    def _add_layer(self, stage: Stage) -> None:
+        """Puts the stage's layer where its name says: "blocks.0.conv1" is blocks[0]["conv1"]."""
+        *path, last = stage.name.split(".")
+        parent: nn.Module = self
+        for part, below in zip(path, [*path[1:], last], strict=False):
+            if part not in parent._modules:
+                parent.add_module(part, nn.ModuleList() if below.isdigit() else nn.ModuleDict())
+            parent = parent.get_submodule(part)
+        parent.add_module(last, _layer(stage))
 
     def forward(self, x: Tensor, *, seed: int | None = None, counter: Tensor | None = None) -> Tensor:
         """x [n, 3, h, w] in [-1, 1] -> the same, in x's dtype; the layers compute in that of the weights.
@@ -127,25 +136,36 @@ class Generator(nn.Module):
         alone stands for (seed, 0). Raises ValueError for other shapes.
         """
         _check_picture(x)
-        if min(x.shape[2:]) < self.MIN_SIZE or x.shape[2] % self.SIZE_MULTIPLE or x.shape[3] % self.SIZE_MULTIPLE:
+        multiple = self.spec.size_multiple
+        if min(x.shape[2:]) < self.MIN_SIZE or x.shape[2] % multiple or x.shape[3] % multiple:
             raise ValueError(
-                f"picture sides must be multiples of {self.SIZE_MULTIPLE} and at least {self.MIN_SIZE}, got "
+                f"picture sides must be multiples of {multiple} and at least {self.MIN_SIZE}, got "
                 f"{tuple(x.shape[2:])}: Deblurrer takes any size"
             )
         counter = self._counter(x, seed, counter)
-        if self.why_reference(x) is None:
-            if self._wants_gradient(x):
-                parameters = dict(self.named_parameters())
-                return tape.restore(self.spec, parameters, x, dtype=self._compute_type(), counter=counter)
-            return self._fast()(x, counter)
-        y = self.stem(x.to(self.stem.weight.dtype))
-        for down in self.down:
-            y = down(y)
-        for i, block in enumerate(self.blocks):
-            y = block(y, counter=counter, stream=i)
-        for up in self.up:
-            y = up(y)
-        return reference.output_tail(y, x, self.head.weight, self.head.bias, border=self.spec.border)
+        if self.why_reference(x) is not None:
+            return self._reference(x, counter)
+        if self._wants_gradient(x):
+            parameters = dict(self.named_parameters())
+            return tape.restore(self.spec, parameters, x, dtype=self._compute_type(), counter=counter)
+        return self._packed_engine()(x, counter)
+
+    def _reference(self, x: Tensor, counter: Tensor | None) -> Tensor:
+        """In plain torch."""
+        y, residual = x.to(self._first_weight().dtype), None
+        for stage in self.spec.stages[:-1]:
+            layer = self.get_submodule(stage.name)
+            y = layer(y, act=stage.act, residual=residual if stage.adds_residual else None)
+            if stage.dropout is not None and counter is not None:
+                mask = ops.dropout_mask(list(y.shape), self.spec.dropout, counter, stage.dropout)
+                y = y * mask / (1 - self.spec.dropout)
+            if stage.is_residual:
+                residual = y
+        head = self.get_submodule("head")
+        return reference.output_tail(y, x, head.weight, head.bias, border=self.spec.border)  # type: ignore[arg-type]
+
+    def _first_weight(self) -> Tensor:
+        return next(self.parameters())
 
     def _counter(self, x: Tensor, seed: int | None, counter: Tensor | None) -> Tensor | None:
         """The counter that names dropout's masks, None where dropout is off. Nothing waits for a GPU."""
@@ -169,7 +189,7 @@ class Generator(nn.Module):
             return "the backend is 'reference'"
         if torch.compiler.is_compiling():
             return "torch.compile sees plain torch"
-        if self.stem.weight.device != x.device:
+        if self._first_weight().device != x.device:
             return "the weights are on another device"
         if self._compute_type() not in (torch.float16, torch.bfloat16, torch.float32):
             return f"it does not compute in {self._compute_type()}"
@@ -182,7 +202,7 @@ class Generator(nn.Module):
 
     def _compute_type(self) -> torch.dtype:
         """That of autocast where it is active, else that of the weights."""
-        weight = self.stem.weight
+        weight = self._first_weight()
         kind = weight.device.type
         active = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         return torch.get_autocast_dtype(kind) if active else weight.dtype
@@ -194,27 +214,31 @@ class Generator(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_engine": None}  # graphs cannot be copied, and the copy packs its own weights
 
-    def _fast(self) -> engine.Engine:
+    def _packed_engine(self) -> engine.Engine:
         """The engine with these weights; they are packed again when they have changed."""
         dtype = self._compute_type()
-        key = [self.trunk, dtype, *((p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.parameters())]
+        key = [
+            self.quantize,
+            dtype,
+            *((p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.parameters()),
+        ]
         if self._engine is None or self._engine[0] != key:
             state = dict(self.named_parameters())
-            self._engine = key, engine.Engine(self.spec, state, dtype=dtype, trunk=self.trunk)
+            self._engine = key, engine.Engine(self.spec, state, dtype=dtype, quantize=self.quantize)
         return self._engine[1]
 
     def config(self) -> dict[str, Any]:
         """The spec as plain values: `Generator(**config)` builds the same network."""
         return asdict(self.spec)
 
-    def idle_biases(self) -> set[str]:
-        """Names of the biases that feed an InstanceNorm, which subtracts them again."""
+    def dead_biases(self) -> set[str]:
+        """Names of the biases that feed an InstanceNorm, which subtracts them again: they have no effect."""
         return {name for name, _ in self.named_parameters() if name.endswith("bias")} - {"head.bias"}
 
     def inner_weights(self) -> list[nn.Parameter]:
         """Weights of the convolutions between stem and head: each feeds an InstanceNorm, which undoes its length."""
-        inner = (self.down, self.blocks, self.up)
-        return [p for part in inner for name, p in part.named_parameters() if name.endswith("weight")]
+        inner = [stage for stage in self.spec.stages if stage.kind not in ("stem", "head")]
+        return [self.get_parameter(f"{stage.name}.weight") for stage in inner]
 
 
 class Critic(nn.Module):
@@ -257,8 +281,8 @@ class Critic(nn.Module):
                 x = ops.norm_act(x, None, "leaky_relu") if kernels else reference.norm_act(x, act="leaky_relu")
         return x
 
-    def idle_biases(self) -> set[str]:
-        """Names of the biases that feed an InstanceNorm, which subtracts them again."""
+    def dead_biases(self) -> set[str]:
+        """Names of the biases that feed an InstanceNorm, which subtracts them again: they have no effect."""
         used = {"convs.0.bias", f"convs.{len(self.convs) - 1}.bias"}
         return {name for name, _ in self.named_parameters() if name.endswith("bias")} - used
 
@@ -306,9 +330,9 @@ class PerceptualFeatures(nn.Module):
 
 
 def trained_parameters(net: Generator | Critic) -> list[nn.Parameter]:
-    """All parameters but the idle biases, which have no effect and no gradient but rounding."""
-    idle = net.idle_biases()
-    return [parameter for name, parameter in net.named_parameters() if name not in idle]
+    """All parameters but the dead biases, whose gradient is rounding alone."""
+    dead = net.dead_biases()
+    return [parameter for name, parameter in net.named_parameters() if name not in dead]
 
 
 def _init_weights(module: nn.Module) -> None:

@@ -8,43 +8,19 @@ tile of block_m pixels by block_n channels of one picture, and for each channel 
 of the values as they were stored (rounded to y's type): a constant plane has M2 = 0 exactly. No atomics: the partial
 results are merged by `merge_stats` in a fixed order.
 
-A gradient g of activations a = relu(xhat) kept is such a convolution too. In place of statistics it may take, of each
-tile, what the gradient of the norm before them needs, with g' = g kept (a > 0):
+The gradient g of activations a = relu(xhat) dropout_scale is such a convolution too. In place of statistics it may
+take the sums over each tile that the gradient of the norm before them needs, with g' = g dropout_scale (a > 0):
 
-    sum g' = kept sum over a > 0 of g,   sum g' xhat = sum over a > 0 of g a
+    sum g' = dropout_scale sum over a > 0 of g,   sum g' xhat = sum over a > 0 of g a
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Any
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class ConvConfig:
-    """How a convolution is cut into tiles; `form` is "pointer" or, for 3x3 of stride 1 on sm_90 and newer, "tma"."""
-
-    block_m: int = 128
-    block_n: int = 64
-    block_k: int = 32
-    warps: int = 4
-    stages: int = 3
-    form: str = "pointer"
-
-    def arguments(self, tf32: bool) -> dict[str, Any]:
-        """What every kernel that is cut so takes at launch; fp32 numbers are multiplied as tf32 or whole."""
-        return {
-            "BLOCK_M": self.block_m,
-            "BLOCK_N": self.block_n,
-            "BLOCK_K": self.block_k,
-            "PRECISION": "tf32" if tf32 else "ieee",
-            "num_warps": self.warps,
-            "num_stages": self.stages,
-        }
+from deblurgan.kernels.config import ConvConfig, Gate, PackedWeight, TileStats
 
 
 @triton.jit
@@ -94,8 +70,8 @@ def store_with_stats(
     columns,
     partials,  # fp32 [., 2, COUT] or None: STATS: mean and M2, else the sums of g' and g' xhat
     tile,  # which of them
-    gate,  # not STATS: the activations, which lie as y does
-    kept,
+    gate,  # not STATS: the activations, laid out as y is
+    dropout_scale,
     COUT: tl.constexpr,
     STATS: tl.constexpr,
 ):
@@ -117,7 +93,7 @@ def store_with_stats(
             a = tl.load((gate + at)[:, None] + columns[None, :], mask=here, other=0.0)
             passed = tl.where(a > 0, stored, 0.0)
             tl.store(to + COUT, tl.sum(passed.to(tl.float32) * a.to(tl.float32), 0), mask=wanted)
-            tl.store(to, tl.sum(passed.to(tl.float32), 0) * kept, mask=wanted)
+            tl.store(to, tl.sum(passed.to(tl.float32), 0) * dropout_scale, mask=wanted)
 
 
 @triton.jit(do_not_specialize=["h", "w", "x_image", "x_row", "tiles"])
@@ -128,7 +104,7 @@ def conv_stats_kernel(
     partials,  # fp32 [n, tiles, 2, COUT], see `store_with_stats`
     counts,  # STATS: fp32 [tiles]
     gate,
-    kept,
+    dropout_scale,
     h,
     w,  # of the output
     x_image,  # in pixels
@@ -137,7 +113,7 @@ def conv_stats_kernel(
     y_row,
     y_pixel,
     tiles,
-    X_PIXEL: tl.constexpr,  # the stem's 8 is known here only, and wide loads need to know it
+    X_PIXEL: tl.constexpr,  # a constant, since wide loads need to know that the stem's is 8
     C: tl.constexpr,
     COUT: tl.constexpr,
     TAPS_Y: tl.constexpr,
@@ -167,7 +143,9 @@ def conv_stats_kernel(
     if STATS and tl.program_id(1) == 0:
         tl.store(counts + tile, count)
     at = image * y_image + oy * y_row + ox * y_pixel
-    store_with_stats(acc, y, at, inside, count, columns, partials, image * tiles + tile, gate, kept, COUT, STATS)
+    store_with_stats(
+        acc, y, at, inside, count, columns, partials, image * tiles + tile, gate, dropout_scale, COUT, STATS
+    )
 
 
 @triton.jit(do_not_specialize=["h", "w", "part"])
@@ -178,7 +156,7 @@ def up_conv_stats_kernel(
     partials,  # fp32 [n, 4 * part, 2, COUT], see `store_with_stats`
     counts,  # STATS: fp32 [4 * part]
     gate,
-    kept,
+    dropout_scale,
     h,
     w,  # of a phase, that is half of the output's
     part,  # tiles of a phase
@@ -236,7 +214,7 @@ def up_conv_stats_kernel(
     at = image * y_image + u * y_row + v * y_pixel
     at += (m // w).to(tl.int64) * (2 * y_row) + (m % w).to(tl.int64) * (2 * y_pixel)
     here = image * 4 * part + tile
-    store_with_stats(acc, y, at, inside, count, columns, partials, here, gate, kept, COUT, STATS)
+    store_with_stats(acc, y, at, inside, count, columns, partials, here, gate, dropout_scale, COUT, STATS)
 
 
 @triton.jit(do_not_specialize=["h", "w", "pitch", "x_image", "y_image", "tiles"])
@@ -244,12 +222,12 @@ def flat_conv_stats_kernel(
     x,  # descriptor of all its pixels, borders included, [., C], box [BLOCK_M, BLOCK_K]
     weight,  # descriptor of [COUT, 9 * C], box [BLOCK_N, BLOCK_K]
     y,  # pixel (0, 0)
-    scales,  # EIGHTH: fp32 [COUT], what a step of x times a step of weight stands for
+    scales,  # QUANTIZED: fp32 [COUT], what a step of x times a step of weight stands for
     offsets,  # int8: int32 [COUT], added to the sum, since x's zero is not 0
     partials,
     counts,
     gate,
-    kept,
+    dropout_scale,
     h,
     w,
     pitch,  # pixels from row to row, of x and of y
@@ -263,7 +241,7 @@ def flat_conv_stats_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
-    EIGHTH: tl.constexpr,  # 1: x and weight are int8, 2: fp8
+    QUANTIZED: tl.constexpr,  # 1: x and weight are int8, 2: fp8
 ):
     """3x3, stride 1: with the pitch of the bordered picture, nine products of one matrix with itself shifted.
 
@@ -276,7 +254,7 @@ def flat_conv_stats_kernel(
     image = tl.program_id(1)
     first = tile * BLOCK_M
     start = image * x_image + first  # row of the matrix; below 2^31, which the launcher checks
-    SUM: tl.constexpr = tl.int32 if EIGHTH == 1 else tl.float32
+    SUM: tl.constexpr = tl.int32 if QUANTIZED == 1 else tl.float32
     acc = tl.zeros((BLOCK_M, BLOCK_N), SUM)
     for step in range(9 * STEPS):
         tap = step // STEPS
@@ -294,12 +272,12 @@ def flat_conv_stats_kernel(
     at = (image.to(tl.int64) * y_image + m) * COUT
     here = image.to(tl.int64) * tiles + tile
     columns = column + tl.arange(0, BLOCK_N)
-    if EIGHTH == 1:
+    if QUANTIZED == 1:
         acc += tl.load(offsets + columns)[None, :]
-    if EIGHTH > 0:
+    if QUANTIZED > 0:
         acc = acc.to(tl.float32) * tl.load(scales + columns)[None, :]
     count = tl.maximum(count, 1.0)
-    store_with_stats(acc, y, at, inside, count, columns, partials, here, gate, kept, COUT, STATS)
+    store_with_stats(acc, y, at, inside, count, columns, partials, here, gate, dropout_scale, COUT, STATS)
 
 
 def tile_count(h: int, w: int, config: ConvConfig, *, pitch: int | None = None) -> int:
@@ -307,151 +285,154 @@ def tile_count(h: int, w: int, config: ConvConfig, *, pitch: int | None = None) 
     return triton.cdiv(h * (pitch or w + 2) if config.form == "tma" else h * w, config.block_m)
 
 
-def check_gate(gate: Tensor | None, y: Tensor, partials: Tensor | None, counts: Tensor | None) -> None:
-    """Raises ValueError unless gate lies as y does, and there are partials for it alone."""
+def _epilogue(y: Tensor, stats: TileStats | None, gate: Gate | None) -> tuple[Tensor | None, ...]:
+    """Partials, counts and activations for a kernel. Raises ValueError unless the gate is laid out as y is."""
     if gate is None:
-        return
-    if (gate.shape, gate.stride(), gate.dtype) != (y.shape, y.stride(), y.dtype):
+        return (None, None, None) if stats is None else (*stats, None)
+    if stats is not None:
+        raise ValueError("stats must be None where there is a gate: a convolution takes one or the other")
+    a = gate.activations
+    if (a.shape, a.stride(), a.dtype) != (y.shape, y.stride(), y.dtype):
         raise ValueError(
-            f"gate must lie as y does, {y.dtype} {tuple(y.shape)} of strides {y.stride()}, got {gate.dtype} "
-            f"{tuple(gate.shape)} of strides {gate.stride()}"
+            f"gate must be laid out as y is, {y.dtype} {tuple(y.shape)} of strides {y.stride()}, got {a.dtype} "
+            f"{tuple(a.shape)} of strides {a.stride()}"
         )
-    if partials is None or counts is not None:
-        raise ValueError(f"gate needs partials without counts, got {partials is not None} and {counts is not None}")
+    return gate.partials, None, a
 
 
 def conv_stats(
     x: Tensor,
-    weight: Tensor,
+    weight: PackedWeight,
     y: Tensor,
-    partials: Tensor | None,
-    counts: Tensor | None,
+    stats: TileStats | None = None,
     *,
-    taps: tuple[int, int],
-    stride: int = 1,
+    gate: Gate | None = None,
     config: ConvConfig,
     tf32: bool = False,
-    scales: Tensor | None = None,
-    offsets: Tensor | None = None,
-    gate: Tensor | None = None,
-    kept: float = 1.0,
 ) -> None:
-    """Fills y [n, h, w, cout], partials [n, tiles, 2, cout] and counts [tiles].
-
-    Without partials and counts there are no statistics. With partials and `gate` [n, h, w, cout], activations that lie
-    as y does, y is their gradient and partials are the sums of g' and g' xhat.
+    """Fills y [n, h, w, cout], and `stats` or the partials of `gate`, where there is one.
 
     x and y are views of bordered pictures: x [n, ., ., c] begins at the pixel that tap (0, 0) of y's first reads. In
-    the "tma" form their rows are equally far apart, and x's pixels follow each other through all pictures. weight
-    [cout, taps_y * taps_x * c] is contiguous. In the "tma" form both may be int8 or fp8: `scales`, fp32 [cout], then
-    says what a step of one times a step of the other stands for, and `offsets`, int32 [cout], what int8 products lack
-    where x's zero is not 0.
+    the "tma" form their rows are equally far apart, and x's pixels follow each other through all pictures. 8-bit x and
+    weight need that form.
     """
-    n, h, w, cout = y.shape
-    across = triton.cdiv(cout, config.block_n)
-    check_gate(gate, y, partials, counts)
-    tiles = 0 if partials is None else partials.shape[1]
-    shape = {"C": weight.shape[1] // (taps[0] * taps[1]), "COUT": cout, "STATS": counts is not None}
     if config.form == "tma":
-        from triton.tools.tensor_descriptor import TensorDescriptor
-
-        c = x.shape[3]
-        matrix = x.as_strided((n * x.stride(0) // c, c), (c, 1))
-        pitch = x.stride(1) // c
-        if c % config.block_k or cout % config.block_n or y.stride()[1:] != (pitch * cout, cout, 1):
-            raise ValueError(
-                f"tma needs channels in whole blocks and rows of x and y equally far apart, got {c} and {cout} "
-                f"channels, strides {x.stride()} and {y.stride()}, {config}"
-            )
-        if matrix.shape[0] >= 2**31 or taps != (3, 3) or stride != 1:
-            raise ValueError(f"tma needs 3x3 taps, stride 1 and below 2^31 pixels, got {taps}, {stride}, {n * h * w}")
-        box = TensorDescriptor.from_tensor(matrix, [config.block_m, config.block_k])
-        weights = TensorDescriptor.from_tensor(weight, [config.block_n, config.block_k])
-        eighth = 0 if scales is None else 1 if offsets is not None else 2
-        flat_conv_stats_kernel[triton.cdiv(h * pitch, config.block_m) * across, n](
-            box,
-            weights,
-            y,
-            scales,
-            offsets,
-            partials,
-            counts,
-            gate,
-            kept,
-            h,
-            w,
-            pitch,
-            x.stride(0) // c,
-            y.stride(0) // cout,
-            tiles,
-            **shape,
-            EIGHTH=eighth,
-            **config.arguments(tf32),
-        )
+        _flat_conv_stats(x, weight, y, stats, gate, config, tf32)
         return
-    if scales is not None:
+    if weight.scales is not None:
         raise ValueError("8-bit convolutions have the form 'tma' only, got 'pointer'")
+    n, h, w, cout = y.shape
+    partials, counts, activations = _epilogue(y, stats, gate)
     pixel = x.stride(2)
-    conv_stats_kernel[triton.cdiv(h * w, config.block_m) * across, n](
+    conv_stats_kernel[triton.cdiv(h * w, config.block_m) * triton.cdiv(cout, config.block_n), n](
         x,
-        weight,
+        weight.rows,
         y,
         partials,
         counts,
-        gate,
-        kept,
+        activations,
+        1.0 if gate is None else gate.dropout_scale,
         h,
         w,
         x.stride(0) // pixel,
         x.stride(1) // pixel,
         *y.stride()[:3],
-        tiles,
+        0 if partials is None else partials.shape[1],
         X_PIXEL=pixel,
-        **shape,
-        TAPS_Y=taps[0],
-        TAPS_X=taps[1],
-        STRIDE=stride,
-        **config.arguments(tf32),
+        C=weight.channels,
+        COUT=cout,
+        STATS=counts is not None,
+        TAPS_Y=weight.taps[0],
+        TAPS_X=weight.taps[1],
+        STRIDE=weight.stride,
+        **config.launch_options(tf32),
+    )
+
+
+def _flat_conv_stats(
+    x: Tensor,
+    weight: PackedWeight,
+    y: Tensor,
+    stats: TileStats | None,
+    gate: Gate | None,
+    config: ConvConfig,
+    tf32: bool,
+) -> None:
+    """`conv_stats` in the "tma" form."""
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    n, h, _, cout = y.shape
+    partials, counts, activations = _epilogue(y, stats, gate)
+    c = x.shape[3]
+    matrix = x.as_strided((n * x.stride(0) // c, c), (c, 1))
+    pitch = x.stride(1) // c
+    if c % config.block_k or cout % config.block_n or y.stride()[1:] != (pitch * cout, cout, 1):
+        raise ValueError(
+            f"tma needs channels in whole blocks and rows of x and y equally far apart, got {c} and {cout} "
+            f"channels, strides {x.stride()} and {y.stride()}, {config}"
+        )
+    if matrix.shape[0] >= 2**31 or weight.taps != (3, 3) or weight.stride != 1:
+        raise ValueError(
+            f"tma needs 3x3 taps, stride 1 and below 2^31 pixels, got {weight.taps}, {weight.stride}, {matrix.shape[0]}"
+        )
+    flat_conv_stats_kernel[triton.cdiv(h * pitch, config.block_m) * triton.cdiv(cout, config.block_n), n](
+        TensorDescriptor.from_tensor(matrix, [config.block_m, config.block_k]),
+        TensorDescriptor.from_tensor(weight.rows, [config.block_n, config.block_k]),
+        y,
+        weight.scales,
+        weight.offsets,
+        partials,
+        counts,
+        activations,
+        1.0 if gate is None else gate.dropout_scale,
+        h,
+        y.shape[2],
+        pitch,
+        x.stride(0) // c,
+        y.stride(0) // cout,
+        0 if partials is None else partials.shape[1],
+        C=weight.channels,
+        COUT=cout,
+        STATS=counts is not None,
+        QUANTIZED=0 if weight.scales is None else 1 if weight.offsets is not None else 2,
+        **config.launch_options(tf32),
     )
 
 
 def up_conv_stats(
     x: Tensor,
-    weight: Tensor,
+    weight: PackedWeight,
     y: Tensor,
-    partials: Tensor | None,
-    counts: Tensor | None,
+    stats: TileStats | None = None,
     *,
+    gate: Gate | None = None,
     config: ConvConfig,
     tf32: bool = False,
-    gate: Tensor | None = None,
-    kept: float = 1.0,
 ) -> None:
     """The transposed convolution 3x3, stride 2: fills y [n, 2 h, 2 w, cout], and the tiles of its four phases.
 
-    x is as in `conv_stats` and reads one row and one column past [n, h, w, c]; weight [cout, 9 * c] has the taps of
-    phase (0, 0), then those of (0, 1), (1, 0) and (1, 1). partials [n, tiles, 2, cout] and counts [tiles] have four
-    times the tiles of h x w. `gate` and `kept` are as in `conv_stats`.
+    x is as in `conv_stats` and reads one row and one column past [n, h, w, c]; the weight has the taps of phase (0, 0),
+    then those of (0, 1), (1, 0) and (1, 1). `stats` or the partials of `gate` have four times the tiles of h x w.
     """
-    check_gate(gate, y, partials, counts)
     n, rows, columns, cout = y.shape
     h, w = rows // 2, columns // 2
-    part = tile_count(h, w, config)
-    up_conv_stats_kernel[4 * part * triton.cdiv(cout, config.block_n), n](
+    partials, counts, activations = _epilogue(y, stats, gate)
+    phase_tiles = tile_count(h, w, config)
+    up_conv_stats_kernel[4 * phase_tiles * triton.cdiv(cout, config.block_n), n](
         x,
-        weight,
+        weight.rows,
         y,
         partials,
         counts,
-        gate,
-        kept,
+        activations,
+        1.0 if gate is None else gate.dropout_scale,
         h,
         w,
-        part,
+        phase_tiles,
         *x.stride()[:3],
         *y.stride()[:3],
-        C=weight.shape[1] // 9,
+        C=weight.channels,
         COUT=cout,
         STATS=counts is not None,
-        **config.arguments(tf32),
+        **config.launch_options(tf32),
     )

@@ -1,7 +1,7 @@
-"""The gradient of a convolution's weight: products of what it read with the gradient of what it made.
+"""The gradient of a convolution's weight: products of its input with the gradient of its output.
 
-The sum runs over all pixels of all pictures. It is split, so that every SM has a share: each program writes its part of
-one tile of the result, and the caller adds the parts in their order. No atomics.
+The sum runs over all pixels of all pictures. It is split, so that every SM has a share (split-K): each program writes
+its part of one tile of the gradient, and the caller adds the parts in order. No atomics.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from deblurgan.kernels.conv_stats import ConvConfig
+from deblurgan.kernels.config import ConvConfig
 
 WARPS = 1056  # to launch if there are pixels enough: eight for each SM of an H200
 
@@ -178,7 +178,7 @@ def conv_wgrad(
             TAPS_Y=taps[0],
             TAPS_X=taps[1],
             STRIDE=stride,
-            **config.arguments(tf32),
+            **config.launch_options(tf32),
         )
         return
     from triton.tools.tensor_descriptor import TensorDescriptor
@@ -197,5 +197,5 @@ def conv_wgrad(
         steps,
         C=c,
         COUT=cout,
-        **config.arguments(tf32),
+        **config.launch_options(tf32),
     )

@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from deblurgan.kernels.config import TileStats
+
 BLOCK_TILES, BLOCK_C = 256, 8  # many programs of few steps: each step waits for memory
 
 
@@ -63,20 +65,21 @@ def merge_stats_kernel(
             tl.store(out_counts + tl.program_id(1), tl.sum(total, 0))
 
 
-def merge_stats(partials: Tensor, counts: Tensor, stats: Tensor, *, eps: float) -> None:
-    """Fills stats [n, 2, c] from partials [n, tiles, 2, c] and counts [tiles] (see `conv_stats`).
+def merge_stats(tiles: TileStats, stats: Tensor, *, eps: float) -> None:
+    """Fills stats [n, 2, c] with mean and 1 / std from the statistics of tiles.
 
     Many tiles are merged in groups first, so that no program walks over more than a few blocks of them.
     """
-    n, tiles, _, c = partials.shape
+    partials, counts = tiles
+    n, total, _, c = partials.shape
     across = triton.cdiv(c, BLOCK_C)
     shape = {"C": c, "BLOCK_TILES": BLOCK_TILES, "BLOCK_C": BLOCK_C}
-    if tiles > 4 * BLOCK_TILES:
-        groups = triton.cdiv(tiles, BLOCK_TILES)
-        merged = torch.empty(n, groups, 2, c, device=partials.device)
-        merged_counts = torch.empty(groups, device=partials.device)
+    if total > 4 * BLOCK_TILES:
+        groups = triton.cdiv(total, BLOCK_TILES)
+        group_partials = torch.empty(n, groups, 2, c, dtype=torch.float32, device=partials.device)
+        group_counts = torch.empty(groups, dtype=torch.float32, device=partials.device)
         merge_stats_kernel[across, groups, n](
-            partials, counts, merged, merged_counts, tiles, BLOCK_TILES, eps, **shape, FINAL=False
+            partials, counts, group_partials, group_counts, total, BLOCK_TILES, eps, **shape, FINAL=False
         )
-        partials, counts, tiles = merged, merged_counts, groups
-    merge_stats_kernel[across, 1, n](partials, counts, stats, counts, tiles, tiles, eps, **shape, FINAL=True)
+        partials, counts, total = group_partials, group_counts, groups
+    merge_stats_kernel[across, 1, n](partials, counts, stats, counts, total, total, eps, **shape, FINAL=True)

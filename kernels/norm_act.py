@@ -7,10 +7,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from deblurgan.kernels.dropout import keep_mask, threshold
+from deblurgan.kernels.config import Border, NormActInputs, Quantized, TileStats
+from deblurgan.kernels.dropout import keep_mask, keep_threshold
 
-BORDERS = {"reflect": 1, "zero": 2}
-MOST_TILES = 64  # that are merged here rather than in a launch of `merge_stats`
+BORDER_MODES = {"reflect": 1, "zero": 2}
+MOST_TILES = 64  # more are merged by a launch of `merge_stats`
 
 
 @triton.jit
@@ -28,7 +29,7 @@ def store_bordered(
     BORDER: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK_P: tl.constexpr,
-    ZERO: tl.constexpr,  # what stands for zero
+    ZERO: tl.constexpr,  # the level that stands for zero
 ):
     """Stores pixels, and the border pixels that mirror them."""
     here = (x < w)[:, None] & (c < C)[None, :]
@@ -65,7 +66,7 @@ def store_bordered(
 
 
 @triton.jit
-def merged(
+def merge_tiles(
     partials,  # fp32 [tiles, 2, C]: mean, M2
     counts,  # fp32 [tiles]
     tiles,
@@ -88,14 +89,14 @@ def merged(
     return mean, 1.0 / tl.sqrt(m2 / pixels + eps)
 
 
-@triton.jit(do_not_specialize=["tiles", "h", "w", "stream"])
+@triton.jit(do_not_specialize=["tiles", "h", "w", "rng_stream"])
 def norm_act_kernel(
     y,  # pixel (0, 0) of [n, h, w, C]
     stats,  # fp32 [n, 2, C]: mean, 1 / std; TILES: [n, tiles, 2, C], of conv_stats
     counts,  # TILES: fp32 [tiles]
     residual,  # pixel (0, 0), or y again
     out,  # pixel (0, 0) of [n, h + 2b, w + 2b, C]'s inside; may be y
-    eighth,  # int8 or fp8, like out
+    quantized,  # int8 or fp8, laid out as out is
     counter,  # THRESHOLD: int64 [2], of the masks
     tiles,
     h,
@@ -106,26 +107,27 @@ def norm_act_kernel(
     r_row,
     o_image,
     o_row,
-    e_image,
-    e_row,
-    inverse,  # 1 / what one step of `eighth` stands for
-    stream,
-    kept,  # what a kept element is multiplied by
+    q_image,
+    q_row,
+    inverse_step,  # 1 / what a level of `quantized` stands for
+    rng_stream,
+    dropout_scale,
     eps,
     C: tl.constexpr,
     SLOPE: tl.constexpr,  # of the activation below 0: 0 is ReLU, 1 none
     RESIDUAL: tl.constexpr,
     BORDER: tl.constexpr,  # 0 none, 1 reflect, 2 zero
     WIDTH: tl.constexpr,  # of the border
-    WRITE: tl.constexpr,  # out
-    EIGHTH: tl.constexpr,  # 1: eighth is int8, 2: fp8
-    ZERO: tl.constexpr,  # of int8
+    WRITE: tl.constexpr,  # whether out is written
+    QUANTIZED: tl.constexpr,  # 1: quantized is int8, 2: fp8
+    ZERO: tl.constexpr,  # int8: the level that stands for zero
     THRESHOLD: tl.constexpr,  # of the words that keep an element, 0 without dropout
-    TILES: tl.constexpr,  # to merge, at most; 0 where that is done
+    TILES: tl.constexpr,  # at least the tiles to merge; 0 where stats are merged already
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """out = residual + mask kept act((y - mean) / std), in fp32, rounded once; eighth = out inverse + ZERO, cut off.
+    """out = residual + mask dropout_scale act((y - mean) / std), in fp32, rounded once;
+    quantized = out inverse_step + ZERO, clamped to its type.
 
     act(v) = max(v, SLOPE v).
 
@@ -140,7 +142,7 @@ def norm_act_kernel(
     image = tl.program_id(2).to(tl.int64)
     here = (x < w)[:, None] & (c < C)[None, :]
     if TILES > 0:
-        mean, scale = merged(stats + image * tiles * 2 * C, counts, tiles, c, eps, C, TILES)
+        mean, scale = merge_tiles(stats + image * tiles * 2 * C, counts, tiles, c, eps, C, TILES)
     else:
         mean = tl.load(stats + image * 2 * C + c, mask=c < C, other=0.0)
         scale = tl.load(stats + image * 2 * C + C + c, mask=c < C, other=0.0)
@@ -150,92 +152,84 @@ def norm_act_kernel(
         low = value * SLOPE if SLOPE > 0 else 0.0
         value = tl.maximum(value, low, propagate_nan=tl.PropagateNan.ALL)
     if THRESHOLD > 0:
-        mask = keep_mask(counter, image, row, x, channel, w, stream, C, THRESHOLD, BLOCK_C)
-        value *= tl.where(mask, kept, 0.0)
+        mask = keep_mask(counter, image, row, x, channel, w, rng_stream, C, THRESHOLD, BLOCK_C)
+        value *= tl.where(mask, dropout_scale, 0.0)
     if RESIDUAL:
         r_at = residual + image * r_image + row.to(tl.int64) * r_row + x[:, None] * C + c[None, :]
         value += tl.load(r_at, mask=here, other=0.0).to(tl.float32)
     if WRITE:
         result = value.to(out.dtype.element_ty)
         store_bordered(out + image * o_image, o_row, result, row, first, x, c, h, w, C, BORDER, WIDTH, BLOCK_P, 0)
-    if EIGHTH > 0:
-        level = value * inverse
-        if EIGHTH == 1:
+    if QUANTIZED > 0:
+        level = value * inverse_step
+        if QUANTIZED == 1:
             level = tl.minimum(tl.maximum(tl.floor(level + 0.5) + ZERO, -127.0), 127.0)
         else:
             level = tl.minimum(tl.maximum(level, -448.0), 448.0)
-        level = level.to(eighth.dtype.element_ty)
-        store_bordered(eighth + image * e_image, e_row, level, row, first, x, c, h, w, C, BORDER, WIDTH, BLOCK_P, ZERO)
+        level = level.to(quantized.dtype.element_ty)
+        to = quantized + image * q_image
+        store_bordered(to, q_row, level, row, first, x, c, h, w, C, BORDER, WIDTH, BLOCK_P, ZERO)
 
 
 def norm_act(
-    y: Tensor,
-    stats: Tensor,
+    inputs: NormActInputs,
     out: Tensor | None,
     *,
-    relu: bool,
-    leak: float = 0.0,
     residual: Tensor | None = None,
-    border: str | None = None,
-    width: int = 0,
-    eighth: Tensor | None = None,
-    step: float = 1.0,
-    zero: int = 0,
-    drop: float = 0.0,
-    counter: Tensor | None = None,
-    stream: int = 0,
-    counts: Tensor | None = None,
+    border: Border | None = None,
+    quantized: Quantized | None = None,
     eps: float = 0.0,
 ) -> None:
-    """Fills out [n, h, w, c], the inside of a bordered picture, and `width` border pixels around it.
+    """Fills out [n, h, w, c], the inside of a bordered picture, and its border.
 
-    y [n, h, w, c] may be `out` itself; residual [n, h, w, c] may not. Pixels of a row lie side by side. `eighth`, int8
-    or fp8 (e4m3) and as wide, takes the same in steps of `step`, 0 standing at `zero`, as far as its type reaches (127
-    either way, or 448); `out` is None where it alone is wanted. With `counter`, int64 [2], dropout of probability
-    `drop` comes after the ReLU, its mask that of `reference.dropout_mask` in `stream`. `leak` in [0, 1) is the ReLU's
-    slope below 0.
+    out may be inputs.y itself; residual [n, h, w, c] may not. Pixels of a row lie side by side. `quantized`, as wide as
+    out, takes the same in 8 bits, clamped to 127 levels either way, or 448 in fp8; `out` is None where it alone is
+    needed.
 
-    stats [n, 2, c] are those of `merge_stats`. With `counts` [tiles], at most MOST_TILES, they are `conv_stats`'s
-    partials [n, tiles, 2, c], which each program merges for its channels.
+    inputs.stats may be at most MOST_TILES tiles, of variance + eps; each program merges them for its channels.
     """
-    n, h, w, c = y.shape
-    tiles = 0 if counts is None else counts.shape[0]
+    y, stats, slope, dropout = inputs
+    counts = stats
+    tiles = 0
+    if isinstance(stats, TileStats):
+        stats, counts = stats
+        tiles = counts.shape[0]
     if tiles > MOST_TILES:
-        raise ValueError(f"counts must be of at most {MOST_TILES} tiles, got {tiles}: merge_stats takes more")
+        raise ValueError(f"stats must be at most {MOST_TILES} tiles, got {tiles}: merge_stats takes more")
+    n, h, w, c = y.shape
     block_c = min(triton.next_power_of_2(c), 64) if tiles else triton.next_power_of_2(c)
     block_p = max(1, min(4096 // block_c, triton.next_power_of_2(w)))
-    least = 0 if counter is None else threshold(drop, h, w, c)
-    extra = y if residual is None else residual
+    added = y if residual is None else residual
     wide = y if out is None else out
-    narrow = wide if eighth is None else eighth
+    narrow = wide if quantized is None else quantized.tensor
     norm_act_kernel[(triton.cdiv(w, block_p) * triton.cdiv(c, block_c), h, n)](
         y,
         stats,
-        stats if counts is None else counts,
-        extra,
+        counts,
+        added,
         wide,
         narrow,
-        stats if counter is None else counter,
+        stats if dropout is None else dropout.counter,
         tiles,
         h,
         w,
         *y.stride()[:2],
-        *extra.stride()[:2],
+        *added.stride()[:2],
         *wide.stride()[:2],
         *narrow.stride()[:2],
-        1.0 / step,
-        stream,
-        1.0 / (1.0 - drop),
+        1.0 if quantized is None else 1.0 / quantized.step,
+        0 if dropout is None else dropout.rng_stream,
+        1.0 if dropout is None else dropout.scale,
         eps,
         C=c,
-        SLOPE=leak if relu else 1.0,
+        SLOPE=slope,
         RESIDUAL=residual is not None,
-        BORDER=0 if border is None else BORDERS[border],
-        WIDTH=width,
+        BORDER=0 if border is None else BORDER_MODES[border.mode],
+        WIDTH=0 if border is None else border.width,
         WRITE=out is not None,
-        EIGHTH=0 if eighth is None else 1 if eighth.dtype == torch.int8 else 2,
-        ZERO=0 if eighth is None else zero,
-        THRESHOLD=least,
+        QUANTIZED=0 if quantized is None else 1 if narrow.dtype == torch.int8 else 2,
+        ZERO=0 if quantized is None else quantized.zero,
+        THRESHOLD=keep_threshold(dropout, h, w, c),
         TILES=triton.next_power_of_2(tiles) if tiles else 0,
         BLOCK_P=block_p,
         BLOCK_C=block_c,

@@ -14,13 +14,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from deblurgan.kernels.conv_stats import ConvConfig
+from deblurgan.kernels.config import ConvConfig
 
 
 @triton.jit(do_not_specialize=["h"])
 def output_tail_kernel(
     x,  # [n, h + TAPS - 1, w + TAPS - 1, C]
-    weight,  # [BLOCK_N, (TAPS - 1 + LINES) * C], see `folded`
+    weight,  # [BLOCK_N, (TAPS - 1 + LINES) * C], see `pack_tail_weight`
     bias,  # fp32 [OUT]
     image,  # [n, OUT, h, w], any strides
     out,  # [n, OUT, h, w], any strides
@@ -50,7 +50,7 @@ def output_tail_kernel(
 ):
     """out = clamp(image + tanh(sum over i, j of weight[i, j] x[y + i, x + j] + bias), -1, 1).
 
-    A program has BLOCK_M pixels of each row of x, of which the last TAPS - 1 are neighbours only. EIGHT_BIT: image and
+    A program reads BLOCK_M pixels of each row of x; the last TAPS - 1 of them only as neighbours. EIGHT_BIT: image and
     out are uint8, v for 2 v / 255 - 1; rounded to nearest. SAVE: tanh goes into `saved`.
     """
     STEPS: tl.constexpr = (C + BLOCK_K - 1) // BLOCK_K
@@ -97,24 +97,24 @@ def output_tail_kernel(
         tl.store(s_at, tanh, mask=wanted)
 
 
-def lines(block_n: int, k: int) -> int:
-    """Rows of k results each that a product of block_n columns makes. Raises ValueError where not even one fits."""
+def rows_per_product(block_n: int, k: int) -> int:
+    """Rows of pixels, of k results each, that one product of block_n columns makes. ValueError where none fits."""
     rows = block_n // 8 // k
     if rows == 0:
         raise ValueError(f"block_n must be at least eight times the {k} results of a pixel, got {block_n}")
     return rows
 
 
-def folded(weight: Tensor, block_n: int, dtype: torch.dtype) -> Tensor:
-    """weight [k, c, s, s], s at most 8, as the kernel reads it: [block_n, (s - 1 + lines) * c].
+def pack_tail_weight(weight: Tensor, block_n: int, dtype: torch.dtype) -> Tensor:
+    """weight [k, c, s, s], s at most 8, as the kernel reads it: [block_n, (s - 1 + rows) * c].
 
     Row j * (block_n // 8) + t * k + o holds weight[o, :, i, j] at column (t + i) * c, and zeros.
     """
-    (k, c, size), rows, results = weight.shape[:3], lines(block_n, weight.shape[0]), block_n // 8
+    (k, c, size), rows, results = weight.shape[:3], rows_per_product(block_n, weight.shape[0]), block_n // 8
     read = size - 1 + rows
     full = torch.zeros(8, results, read, c, dtype=dtype, device=weight.device)
-    places = (results * read * c, (k * read + 1) * c, read * c, c, 1)  # of j, t, o, i, c
-    full.as_strided((size, rows, k, size, c), places).copy_(weight.detach().permute(3, 0, 2, 1)[:, None])
+    strides = (results * read * c, (k * read + 1) * c, read * c, c, 1)  # of axes j, t, o, i, c
+    full.as_strided((size, rows, k, size, c), strides).copy_(weight.detach().permute(3, 0, 2, 1)[:, None])
     return full.view(block_n, read * c)
 
 
@@ -131,11 +131,12 @@ def output_tail(
 ) -> None:
     """Fills out [n, k, h, w] from image, the same shape, and x [n, h + s - 1, w + s - 1, c], its pixels side by side.
 
-    weight [k, c, s, s] is `folded` for config.block_n, bias fp32 [k]. Both pictures are uint8, or floats in [-1, 1].
+    weight [k, c, s, s] is packed by `pack_tail_weight` for config.block_n, bias fp32 [k]. Both pictures are uint8, or
+    floats in [-1, 1].
     `saved`, fp32 [n, k, h, w] and contiguous, takes tanh before the picture is added.
     """
     n, k, h, w = out.shape
-    taps, rows = x.shape[1] - h + 1, lines(config.block_n, k)
+    taps, rows = x.shape[1] - h + 1, rows_per_product(config.block_n, k)
     output_tail_kernel[(triton.cdiv(w, config.block_m - taps + 1), triton.cdiv(h, rows), n)](
         x,
         weight,
@@ -154,5 +155,5 @@ def output_tail(
         LINES=rows,
         EIGHT_BIT=out.dtype == torch.uint8,
         SAVE=saved is not None,
-        **config.arguments(tf32),
+        **config.launch_options(tf32),
     )

@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from deblurgan.kernels.config import PaddedGradient
+
 
 @triton.jit(do_not_specialize=["c", "h"])
 def output_tail_grad_kernel(
@@ -53,29 +55,29 @@ def output_tail_grad_kernel(
     tl.store(partials + tile * CHANNELS + k, tl.sum(value, 0))
 
 
-def output_tail_grad(g: Tensor, image: Tensor, tanh: Tensor, out: Tensor, *, width: int) -> Tensor:
-    """Fills out [n, h + 2 width, w + 2 width + 1, 8] with the gradient of the last convolution's result, zero around.
+def output_tail_grad(grad: Tensor, image: Tensor, tanh: Tensor, out: PaddedGradient) -> Tensor:
+    """Fills out.whole [n, h + 2 b, w + 2 b + 1, 8], b = out.top, with the gradient of the last convolution's output.
 
-    g is the gradient of output_tail's result, image its picture, tanh fp32 what it saved, all [n, c <= 8, h, w]. The
-    result is the bias's gradient, fp32 [c]. At the clamp's bounds the gradient passes, as in torch.
+    grad is the gradient of output_tail's output, image its picture, tanh fp32 what it saved, all [n, c <= 8, h, w].
+    Returns the bias's gradient, fp32 [c]. At the clamp's bounds the gradient passes, as in torch.
     """
-    n, c, h, w = g.shape
-    _, rows, pitch, channels = out.shape
+    n, c, h, w = grad.shape
+    _, rows, pitch, channels = out.whole.shape
     block = 128
     grid = (triton.cdiv(pitch, block), rows, n)
-    partials = torch.empty(grid[0] * rows * n, channels, device=out.device)
+    partials = torch.empty(grid[0] * rows * n, channels, dtype=torch.float32, device=grad.device)
     output_tail_grad_kernel[grid](
-        g,
+        grad,
         image,
         tanh,
-        out,
+        out.whole,
         partials,
         c,
         h,
         w,
-        *g.stride(),
+        *grad.stride(),
         *image.stride(),
-        WIDTH=width,
+        WIDTH=out.top,
         CHANNELS=channels,
         BLOCK=block,
     )

@@ -1,4 +1,4 @@
-"""A picture [n, c, h, w] as the first convolution wants it: channels last, padded to 8, its border written out."""
+"""A picture [n, c, h, w] as the first convolution reads it: channels last, padded to 8, its border written out."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from deblurgan.kernels.config import Border
 
 CHANNELS = 8  # 16 bytes a pixel in half types: eight pixels of a row are one run of 64 elements
 
@@ -54,8 +56,8 @@ def pack_image_kernel(
     tl.store(line + x[:, None] * CHANNELS + k[None, :], value.to(out.dtype.element_ty), mask=(x < pitch)[:, None])
 
 
-def pack_image(image: Tensor, out: Tensor, *, border: str, width: int) -> None:
-    """Fills out [n, h + 2 width, w + 2 width + 1, 8] from image [n, c <= 8, h, w], floats in [-1, 1] or uint8."""
+def pack_image(image: Tensor, out: Tensor, *, border: Border) -> None:
+    """Fills out [n, h + 2 b, w + 2 b + 1, 8], b = border.width, from image [n, c <= 8, h, w]: uint8, or in [-1, 1]."""
     n, c, h, w = image.shape
     block = 128
     pack_image_kernel[(triton.cdiv(out.shape[2], block), out.shape[1], n)](
@@ -66,8 +68,8 @@ def pack_image(image: Tensor, out: Tensor, *, border: str, width: int) -> None:
         w,
         *image.stride(),
         EIGHT_BIT=image.dtype == torch.uint8,
-        REFLECT=border == "reflect",
-        WIDTH=width,
+        REFLECT=border.mode == "reflect",
+        WIDTH=border.width,
         CHANNELS=CHANNELS,
         BLOCK=block,
     )

@@ -1,4 +1,4 @@
-"""The statistics that `conv_stats` takes of its own tiles, for pictures that another convolution made."""
+"""The statistics that `conv_stats` takes of its own tiles, for the output of a library's convolution."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from deblurgan.kernels.config import TileStats
 from deblurgan.kernels.merge_stats import merge_stats
 
 TILE, BLOCK_C = 256, 64
@@ -48,24 +49,26 @@ def tile_stats_kernel(
 
 
 def tile_count(h: int, w: int) -> int:
+    """Tiles of a picture of h x w."""
     return triton.cdiv(h * w, TILE)
 
 
-def tile_stats(y: Tensor, partials: Tensor, counts: Tensor) -> None:
-    """Fills partials [n, tiles, 2, c] and counts [tiles] from y [n, h, w, c], channels side by side."""
+def tile_stats(y: Tensor, tiles: TileStats) -> None:
+    """Fills the statistics of the tiles of y [n, h, w, c], channels side by side."""
     n, h, w, c = y.shape
-    tiles = counts.shape[0]
-    grid = (tiles, triton.cdiv(c, BLOCK_C), n)
+    total = tiles.counts.shape[0]
+    grid = (total, triton.cdiv(c, BLOCK_C), n)
     shape = {"C": c, "TILE": TILE, "BLOCK_C": BLOCK_C}
-    tile_stats_kernel[grid](y, partials, counts, h, w, *y.stride()[:3], tiles, **shape, num_warps=8)  # 4 would spill
+    tile_stats_kernel[grid](y, *tiles, h, w, *y.stride()[:3], total, **shape, num_warps=8)  # 4 would spill
 
 
 def plane_stats(y: Tensor, *, eps: float) -> Tensor:
     """mean and 1 / sqrt(variance + eps) of the planes of y [n, h, w, c], channels side by side: fp32 [n, 2, c]."""
     n, h, w, c = y.shape
-    tiles = tile_count(h, w)
-    partials, counts = torch.empty(n, tiles, 2, c, device=y.device), torch.empty(tiles, device=y.device)
-    stats = torch.empty(n, 2, c, device=y.device)
-    tile_stats(y, partials, counts)
-    merge_stats(partials, counts, stats, eps=eps)
+    total = tile_count(h, w)
+    partials = torch.empty(n, total, 2, c, dtype=torch.float32, device=y.device)
+    tiles = TileStats(partials, torch.empty(total, dtype=torch.float32, device=y.device))
+    stats = torch.empty(n, 2, c, dtype=torch.float32, device=y.device)
+    tile_stats(y, tiles)
+    merge_stats(tiles, stats, eps=eps)
     return stats

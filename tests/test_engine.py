@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import pickle
 from collections.abc import Callable
 from copy import deepcopy
@@ -12,23 +11,22 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from conftest import KERNEL_DEVICE, KERNEL_DTYPES, NET_TOLERANCE, lively, relative_error, textures
-from deblurgan import device, reference
 from deblurgan.device import assume_kernels
-from deblurgan.generator import engine
+from deblurgan.generator import engine, graphs
 from deblurgan.generator.engine import Engine, Workspace
 from deblurgan.inference import Deblurrer
 from deblurgan.nn import Generator
-from deblurgan.ops import convolution
+from deblurgan.ops.layers import Quantize
 from deblurgan.spec import PRESETS
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from deblurgan.kernels import merge_stats, norm_act, output_tail, table
-from deblurgan.kernels.conv_stats import ConvConfig
+from deblurgan.kernels import merge_stats, norm_act
+from deblurgan.kernels.config import ConvConfig
+from deblurgan.kernels.table import PickConfig
 
 HEAD = ConvConfig(64, 64, 64)
 each_dtype = pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
@@ -63,8 +61,8 @@ def signed(levels: Tensor) -> Tensor:
     return levels.float() / 127.5 - 1
 
 
-def engine_of(generator: Generator, dtype: torch.dtype = torch.float32, choose: table.Choose = library) -> Engine:
-    return Engine(generator.spec, generator.state_dict(), dtype=dtype, choose=choose)
+def engine_of(generator: Generator, dtype: torch.dtype = torch.float32, pick_config: PickConfig = library) -> Engine:
+    return Engine(generator.spec, generator.state_dict(), dtype=dtype, pick_config=pick_config)
 
 
 def truth(generator: Generator, x: Tensor) -> Tensor:
@@ -94,7 +92,7 @@ class Case(NamedTuple):
     preset: str
     width: int
     blocks: int
-    choose: table.Choose
+    pick_config: PickConfig
     size: tuple[int, int]
 
 
@@ -113,11 +111,11 @@ CASES = {
 @each_dtype
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_engine_is_the_generator(case: Case, dtype: torch.dtype, poisoned: None) -> None:
-    if case.choose is flat_trunk and KERNEL_DEVICE.type == "cuda" and torch.cuda.get_device_capability() < (9, 0):
+    if case.pick_config is flat_trunk and KERNEL_DEVICE.type == "cuda" and torch.cuda.get_device_capability() < (9, 0):
         pytest.skip("tma needs compute capability 9.0")
     generator = net(case.preset, width=case.width, blocks=case.blocks)
     x = signed(textures(2, *case.size))
-    got = engine_of(generator, dtype, case.choose)(x)
+    got = engine_of(generator, dtype, case.pick_config)(x)
     assert got.dtype == x.dtype
     assert_like_torch(got, generator, x, dtype)
 
@@ -132,18 +130,20 @@ def test_engine_restores_8_bit_pictures(poisoned: None) -> None:
 
 def test_engine_takes_shapes_in_turn(poisoned: None) -> None:
     generator = net()
-    run = engine_of(generator, choose=ours)
+    run = engine_of(generator, pick_config=ours)
     small, wide = signed(textures(1, 8, 8)), signed(textures(1, 8, 16))
     first = run(small)
-    kept = first.clone()
+    copy = first.clone()
     assert_like_torch(run(wide), generator, wide, torch.float32)
     assert torch.equal(run(small), first), "same picture, other bits"
-    assert torch.equal(first, kept), "a later call wrote over an earlier result"
+    assert torch.equal(first, copy), "a later call wrote over an earlier result"
 
 
-@pytest.mark.parametrize("choose", [ours, library])
-def test_merging_apart_changes_nothing(choose: table.Choose, poisoned: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, x = engine_of(net(), choose=choose), signed(textures(2, 8, 12))
+@pytest.mark.parametrize("pick_config", [ours, library])
+def test_merging_apart_changes_nothing(
+    pick_config: PickConfig, poisoned: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, x = engine_of(net(), pick_config=pick_config), signed(textures(2, 8, 12))
     together = run(x)
     monkeypatch.setattr(norm_act, "MOST_TILES", 0)
     assert residual_error(run(x), together.double(), x) <= 1e-5
@@ -157,23 +157,44 @@ def test_engine_takes_any_strides(poisoned: None) -> None:
     assert torch.equal(run(x.contiguous(memory_format=torch.channels_last)), wanted)
 
 
-@pytest.mark.parametrize("choose", [ours, library])
-def test_flat_pictures_leave_clean(choose: table.Choose, poisoned: None) -> None:
+@pytest.mark.parametrize("pick_config", [ours, library])
+def test_flat_pictures_leave_clean(pick_config: PickConfig, poisoned: None) -> None:
     """They normalise to exact zeros, so only the last bias is left of the network."""
     generator = net()
     x = torch.full((2, 3, 8, 8), -1.0, device=KERNEL_DEVICE)
     x[1] = 0.3
     wanted = (x + torch.tanh(generator.head.bias).view(1, 3, 1, 1)).clamp(-1, 1)
-    assert (engine_of(generator, choose=choose)(x) - wanted).abs().max() <= 1e-6
+    assert (engine_of(generator, pick_config=pick_config)(x) - wanted).abs().max() <= 1e-6
 
 
 def test_workspace_fits_the_paper_s_network() -> None:
     space = Workspace(PRESETS["paper"], 1, 720, 1280, torch.float16, torch.device("meta"))
     assert space.bytes <= 250 * 720 * 1280
     assert space.packed.shape == (1, 726, 1287, 8)
-    assert space.head.inside.shape == space.stem.inside.shape == (1, 720, 1280, 64)
-    assert space.half.inside.shape == (1, 360, 640, 128)
-    assert [part.inside.shape for part in space.trunk] == [(1, 180, 320, 256)] * 3
+    shapes = [out.inside.shape for out in space.outputs]
+    assert shapes[0] == shapes[-1] == (1, 720, 1280, 64)
+    assert shapes[1] == shapes[-2] == (1, 360, 640, 128)
+    assert shapes[2:-2] == [(1, 180, 320, 256)] * 19
+    addresses = [out.whole.storage_offset() for out in space.outputs[2:-2]]
+    assert len(set(addresses)) == 3 and addresses[3:] == addresses[:-3], "a block reads two pictures and writes a third"
+
+
+def test_no_stage_writes_where_it_reads() -> None:
+    """A stage's output shares no memory with its input, nor with the residual that is added later."""
+    for preset in PRESETS:
+        spec = PRESETS[preset]
+        space = Workspace(spec, 1, 16, 24, torch.float32, torch.device("cpu"))
+        pictures = [space.packed, *(out.whole for out in space.outputs)]
+        residual = None
+        for stage, source, out in zip(spec.stages, pictures, pictures[1:], strict=False):
+            assert not overlap(source, out), stage.name
+            assert residual is None or stage.kind != "trunk" or not overlap(residual, out), stage.name
+            residual = out if stage.is_residual else residual
+
+
+def overlap(a: Tensor, b: Tensor) -> bool:
+    (start_a, end_a), (start_b, end_b) = ((x.data_ptr(), x.data_ptr() + x.nbytes) for x in (a, b))
+    return max(start_a, start_b) < min(end_a, end_b)
 
 
 def test_workspace_is_kept_for_its_shape() -> None:
@@ -186,12 +207,12 @@ def test_workspace_is_kept_for_its_shape() -> None:
 def test_paths_tell_what_runs() -> None:
     asked: list[tuple[str, int]] = []
 
-    def choose(kind: str, pixels: int, dtype: torch.dtype) -> ConvConfig | None:
+    def pick_config(kind: str, pixels: int, dtype: torch.dtype) -> ConvConfig | None:
         assert dtype == torch.float32
         asked.append((kind, pixels))
         return HEAD if kind in ("head", "down") else None
 
-    run = engine_of(net("article"), choose=choose)
+    run = engine_of(net("article"), pick_config=pick_config)
     run(signed(textures(2, 8, 12)))
     ran, asked[:] = list(asked), []
     paths = run.paths(2, 8, 12)
@@ -201,127 +222,14 @@ def test_paths_tell_what_runs() -> None:
     assert all(str(HEAD) in paths[name] for name in ("down.0", "down.1", "head"))
 
 
-def row(**changes: Any) -> dict[str, Any]:
-    config = {"block_m": 64, "block_n": 64, "block_k": 32, "warps": 4, "stages": 3, "form": "pointer"}
-    return {"gpu": "A", "kind": "trunk", "pixels": 1000, "dtype": "float16", "config": config, **changes}
-
-
-def test_table_gives_the_nearest_row() -> None:
-    def config(block_m: int) -> dict[str, int]:
-        return {"block_m": block_m}
-
-    rows = [
-        row(config=config(16)),
-        row(config=config(32), pixels=1500),
-        row(config=config(64), dtype="float32"),
-        row(config=config(128), gpu="B"),
-        row(config=config(256), kind="head"),
-    ]
-    choose = table.from_table("A", rows)
-    half = torch.float16
-    found = {pixels: choose("trunk", pixels, half) for pixels in (499, 500, 1200, 1230, 3000, 3001)}
-    assert found[499] is found[3001] is None, "more than a factor of 2 away"
-    assert [found[pixels].block_m for pixels in (500, 1200, 1230, 3000)] == [16, 16, 32, 32]
-    assert choose("trunk", 1000, torch.float32).block_m == 64
-    assert choose("trunk", 1000, torch.bfloat16) is None
-    assert choose("stem", 1000, half) is None
-    assert table.from_table("B", rows)("trunk", 1000, half).block_m == 128
-    assert table.from_table("C", rows)("trunk", 1000, half) is None
-    assert choose("head", 1000, half).block_m == 256
-    assert isinstance(choose("head", 9000, half), ConvConfig)
-
-
 def test_empty_batches_come_back() -> None:
-    rows = [row(kind=kind, dtype="float32") for kind in ("stem", "down", "trunk", "up", "head")]
-    run = engine_of(net(), choose=table.from_table("A", rows))
-    assert run(torch.empty(0, 3, 8, 8, device=KERNEL_DEVICE)).shape == (0, 3, 8, 8)
-
-
-def test_table_s_rows_are_whole() -> None:
-    rows = table._table_rows()
-    keys = [(row["gpu"], row["kind"], row["pixels"], row["dtype"]) for row in rows]
-    assert len(set(keys)) == len(keys)
-    for row in rows:
-        assert row["kind"] in ("stem", "down", "trunk", "up", "head")
-        assert getattr(torch, row["dtype"]) in (torch.float16, torch.bfloat16, torch.float32)
-        config = ConvConfig(**row["config"])
-        assert config.form == "pointer" or (config.form == "tma" and row["kind"] == "trunk"), row
-
-
-def close(got: Tensor, wanted: Tensor) -> bool:
-    return relative_error(got, wanted) <= 1e-12
-
-
-def product(x: Tensor, weight: Tensor, taps: tuple[int, int], h: int, w: int) -> Tensor:
-    """What the kernel makes of x [n, h', w', c] and a packed weight: [n, h, w, cout], all in fp64."""
-    runs = weight.unflatten(1, (taps[0] * taps[1], -1))
-    read = runs.shape[2]
-    flat = x.flatten(2)
-    c = x.shape[3]
-    out = torch.zeros(x.shape[0], h, w, weight.shape[0], dtype=x.dtype)
-    for tap, (i, j) in enumerate(itertools.product(range(taps[0]), range(taps[1]))):
-        lines = flat[:, i : i + h, j * c :].unfold(2, read, c)[:, :, :w]
-        out += lines @ runs[:, tap].T
-    return out
-
-
-def test_packed_weights_are_torch_s_layers() -> None:
-    torch.manual_seed(0)
-    x = torch.randn(2, 5, 4, 6, dtype=torch.float64)
-    bordered = F.pad(x, (1,) * 4).permute(0, 2, 3, 1)
-
-    weight = torch.randn(7, 5, 3, 3, dtype=torch.float64)
-    layer = convolution.plain("trunk", weight, torch.float64)
-    wanted = F.conv2d(x, weight, padding=1)
-    assert close(product(bordered, layer.packed, layer.taps[0], 4, 6).permute(0, 3, 1, 2), wanted)
-    assert torch.equal(layer.library, weight)
-    assert convolution.plain("down", weight, torch.float64, stride=2).stride == 2
-
-    weight = torch.randn(5, 7, 3, 3, dtype=torch.float64)
-    layer = convolution.up(weight, torch.float64)
-    wanted = F.conv_transpose2d(x, weight, stride=2, padding=1, output_padding=1)
-    assert layer.taps == ((1, 1), (1, 2), (2, 1), (2, 2))
-    rows = layer.packed.split([5 * i * j for i, j in layer.taps], 1)
-    for phase, (u, v) in enumerate(itertools.product((0, 1), (0, 1))):
-        got = product(bordered[:, 1:, 1:], rows[phase], layer.taps[phase], 4, 6)
-        assert close(got.permute(0, 3, 1, 2), wanted[..., u::2, v::2]), (u, v)
-
-
-def test_packed_stem_is_torch_s_layer() -> None:
-    torch.manual_seed(0)
-    x = torch.randn(1, 3, 5, 6, dtype=torch.float64)
-    weight = torch.randn(7, 3, 7, 7, dtype=torch.float64)
-    wanted = F.conv2d(reference.pad(x, 3, "reflect"), weight)
-    eight = torch.randn(1, 11, 13, 8, dtype=torch.float64)  # spare channels and the last column must weigh nothing
-    eight[:, :, :-1, :3] = reference.pad(x, 3, "reflect").permute(0, 2, 3, 1)
-    layer = convolution.stem(weight, torch.float64)
-    assert layer.taps == ((7, 1),)
-    assert close(product(eight, layer.packed, layer.taps[0], 5, 6).permute(0, 3, 1, 2), wanted)
-    assert close(F.conv2d(eight.permute(0, 3, 1, 2), layer.library)[..., :6], wanted)
-
-
-@pytest.mark.parametrize(
-    ("k", "size", "block_n", "lines"), [(3, 7, 128, 5), (3, 7, 32, 1), (2, 5, 64, 4), (8, 8, 64, 1)]
-)
-def test_folded_weights_are_torch_s_layer(k: int, size: int, block_n: int, lines: int) -> None:
-    torch.manual_seed(0)
-    x = torch.randn(1, 4, size + lines - 1, 6 + size - 1, dtype=torch.float64)
-    weight = torch.randn(k, 4, size, size, dtype=torch.float64)
-    rows = output_tail.folded(weight, block_n, torch.float64)
-    assert rows.shape == (block_n, (size - 1 + lines) * 4)
-    columns = x[0].permute(2, 1, 0).flatten(1)  # pixels of a row, each with those below it
-    products = (columns @ rows.T).view(-1, 8, block_n // 8)
-    found = sum(products[j : j + 6, j, : lines * k] for j in range(size))
-    assert close(found.view(6, lines, k).permute(2, 1, 0)[None], F.conv2d(x, weight))
-    assert output_tail.lines(block_n, k) == lines
-    assert not products[:, size:].any()
-    assert not products[:, :, lines * k :].any()
+    assert engine_of(net(), pick_config=ours)(torch.empty(0, 3, 8, 8, device=KERNEL_DEVICE)).shape == (0, 3, 8, 8)
 
 
 @pytest.fixture
 def fast(kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Generators take the engine on the CPU too."""
-    monkeypatch.setattr(engine, "from_table", lambda gpu: library)
+    monkeypatch.setattr(engine, "config_picker", lambda gpu: library)
 
 
 def test_generator_takes_the_engine(fast: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,31 +250,31 @@ def test_generator_takes_the_engine(fast: None, monkeypatch: pytest.MonkeyPatch)
 
 
 @each_dtype
-@pytest.mark.parametrize("trunk", ["same", "int8"])
-def test_dropout_is_the_reference_s(trunk: engine.Trunk, dtype: torch.dtype, poisoned: None) -> None:
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_dropout_is_the_reference_s(quantize: Quantize | None, dtype: torch.dtype, poisoned: None) -> None:
     """The same masks by either way; in 8 bits the residual is as far from plain torch's as without dropout."""
     generator = net(blocks=2)
     x, counter = signed(textures(2, 8, 8)), torch.tensor([5, 2**33], device=KERNEL_DEVICE)
-    kept = x[1:], counter + torch.tensor([0, 1], device=KERNEL_DEVICE)
-    choose = flat_trunk if trunk == "int8" else ours
-    if trunk == "int8" and KERNEL_DEVICE.type == "cuda" and torch.cuda.get_device_capability() < (9, 0):
+    second = x[1:], counter + torch.tensor([0, 1], device=KERNEL_DEVICE)
+    pick_config = flat_trunk if quantize else ours
+    if quantize and KERNEL_DEVICE.type == "cuda" and torch.cuda.get_device_capability() < (9, 0):
         pytest.skip("tma needs compute capability 9.0")
-    run = Engine(generator.spec, generator.state_dict(), dtype=dtype, choose=choose, trunk=trunk)
+    run = Engine(generator.spec, generator.state_dict(), dtype=dtype, pick_config=pick_config, quantize=quantize)
     got, off = run(x, counter), run(x)
     plain = deepcopy(generator).double()
     wanted, wanted_off = plain(x.double(), counter=counter), plain(x.double())
     assert residual_error(wanted_off, wanted, x) > 0.1, "dropout changes little"
-    if trunk == "int8":
+    if quantize:
         assert residual_error(got, wanted, x) <= 2 * residual_error(off, wanted_off, x)
     else:
         tolerance = NET_TOLERANCE[torch.float32] if dtype == torch.float32 else 2 * NET_TOLERANCE[dtype]
         assert residual_error(got, wanted, x) <= tolerance
-    assert torch.equal(run(*kept), got[1:]), "the masks depend on the batch"
+    assert torch.equal(run(*second), got[1:]), "the masks depend on the batch"
 
 
 def test_generator_takes_dropout_to_the_engine(fast: None, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor | None] = []
-    monkeypatch.setattr(Generator, "_fast", lambda self: lambda x, counter: seen.append(counter) or x)
+    monkeypatch.setattr(Generator, "_packed_engine", lambda self: lambda x, counter: seen.append(counter) or x)
     x = torch.zeros(1, 3, 8, 8)
     paper, tiny = Generator("paper", width=4, blocks=1), Generator("tiny", width=4, blocks=1)
     with torch.no_grad():
@@ -411,33 +319,22 @@ def test_compiled_generator_is_plain_torch(fast: None) -> None:
     assert torch.equal(got, generator(x))
 
 
-def test_deblurrer_takes_an_8_bit_trunk_where_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deblurrer_quantizes_where_kernels_run() -> None:
     generator = Generator("tiny", width=4, blocks=1)
-    with pytest.raises(ValueError, match="trunk must be one of same, int8, fp8, got 'int4'"):
-        Deblurrer(generator, device="cpu", trunk="int4")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="quantize must be None or one of int8, fp8, got 'int4'"):
+        Deblurrer(generator, device="cpu", quantize="int4")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match='without the GPU kernels, got "int8": it needs a CUDA device'):
-        Deblurrer(generator, device="cpu", trunk="int8")
+        Deblurrer(generator, device="cpu", quantize="int8")
     with assume_kernels():
-        assert Deblurrer(generator, device="cpu", trunk="fp8").generator.trunk == "fp8"
+        assert Deblurrer(generator, device="cpu", quantize="fp8").generator.quantize == "fp8"
     with pytest.raises(ValueError, match=r"torch\.compile takes the kernels' place"):
-        Deblurrer(generator, device="cpu", trunk="fp8", compile=True)
-
-
-def test_why_no_kernels_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda = torch.device("cuda")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-    assert device.why_no_kernels(cuda) is None
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    assert device.why_no_kernels(cuda) == "it needs a GPU of compute capability 8.0 or newer"
-    monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: None)
-    assert device.why_no_kernels(cuda) == "triton is not installed"
-    assert device.why_no_kernels(torch.device("cpu")) == "it needs a CUDA device"
+        Deblurrer(generator, device="cpu", quantize="fp8", compile=True)
 
 
 def test_engine_is_no_part_of_what_is_saved(fast: None, tmp_path: Path) -> None:
     generator = net()
     before = {name: value.clone() for name, value in generator.state_dict().items()}
-    packed = generator._fast()
+    packed = generator._packed_engine()
     generator.backend = "reference"
     generator.backend = "auto"
     assert list(generator.state_dict()) == list(before)
@@ -452,8 +349,8 @@ def test_engine_is_no_part_of_what_is_saved(fast: None, tmp_path: Path) -> None:
         assert copy._engine is None
         assert torch.equal(copy.head.weight, generator.head.weight)
         copy.head.weight.zero_()
-        assert not copy._fast().head_weight.any()
-    assert generator._fast() is packed
+        assert not copy._packed_engine().head_weight.any()
+    assert generator._packed_engine() is packed
     assert packed.head_weight.any()
 
 
@@ -480,10 +377,10 @@ CHANGES: dict[str, Callable[[Generator], Any]] = {
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
 def test_changed_weights_are_packed_again(change: Callable[[Generator], Any], fast: None) -> None:
     generator = net()
-    packed = generator._fast()
-    assert generator._fast() is packed
+    packed = generator._packed_engine()
+    assert generator._packed_engine() is packed
     change(generator)
-    again = generator._fast()
+    again = generator._packed_engine()
     assert again is not packed
     assert again.head_weight.dtype == generator.head.weight.dtype
     assert torch.equal(again.head_weight, generator.head.weight)
@@ -492,7 +389,7 @@ def test_changed_weights_are_packed_again(change: Callable[[Generator], Any], fa
 def test_generator_made_in_inference_mode_runs(fast: None) -> None:
     with torch.inference_mode():
         generator = Generator("tiny", width=4, blocks=1).to(KERNEL_DEVICE)
-        assert generator._fast() is generator._fast()
+        assert generator._packed_engine() is generator._packed_engine()
 
 
 def test_graph_of_inference_mode_serves_outside_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -500,10 +397,10 @@ def test_graph_of_inference_mode_serves_outside_it(monkeypatch: pytest.MonkeyPat
         def replay(self) -> None:
             pass
 
-    monkeypatch.setattr(engine, "captured", lambda device: contextlib.nullcontext(Captured()))
+    monkeypatch.setattr(graphs, "captured", lambda device: contextlib.nullcontext(Captured()))
     x = torch.zeros(1, 3, 8, 8)
     with torch.inference_mode():
-        graph = engine.Graph(lambda image, counter: image.clone(), x)
+        graph = graphs.CapturedCall(lambda image, counter: image.clone(), x)
         graph(x)
     with torch.no_grad():
         assert torch.equal(graph(x), x)
@@ -535,16 +432,16 @@ def test_gpu_replays_a_graph() -> None:
     generator = on_gpu()
     x, y = (signed(part[None]).half() for part in textures(2, 32, 48))
     first = [generator(x), generator(y)]
-    kept = [result.clone() for result in first]
-    graphs = generator._fast()._graphs
+    copies = [result.clone() for result in first]
+    graphs = generator._packed_engine()._graphs
     assert all(graph is not None for graph in graphs.values())
     again = [generator(x), generator(y), generator(x)]
     for got, wanted in zip(again, (*first, first[0]), strict=True):
         assert torch.equal(got, wanted), "a replay gives other bits"
-    assert all(torch.equal(a, b) for a, b in zip(first, kept, strict=True)), "a later call wrote over a result"
-    part = x.flip(-1)[..., :-4]  # its copy in a graph lies otherwise
+    assert all(torch.equal(a, b) for a, b in zip(first, copies, strict=True)), "a later call wrote over a result"
+    part = x.flip(-1)[..., :-4]  # its copy in a graph has other strides
     other = generator(part)
-    assert len(generator._fast()._graphs) == 1
+    assert len(generator._packed_engine()._graphs) == 1
     assert all(torch.equal(generator(part), other) for _ in range(2))
     assert torch.equal(generator(x), first[0])
 

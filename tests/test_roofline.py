@@ -31,14 +31,6 @@ from roofline import (  # noqa: E402
 )
 
 PAPER, ARTICLE = PRESETS["paper"], PRESETS["article"]
-MODULES = {
-    "stem": "stem",
-    "down1": "down.0",
-    "down2": "down.1",
-    "trunk": "blocks.0.conv1",
-    "up1": "up.0",
-    "up2": "up.1",
-}
 
 
 def macs(kernels: list[Kernel]) -> float:
@@ -56,6 +48,7 @@ def named(kernels: list[Kernel]) -> dict[str, Kernel]:
         ("article", {}, (1, 720, 1280)),
         ("tiny", {}, (3, 64, 96)),
         ("tiny", {"width": 10, "blocks": 2, "convs": 1}, (2, 12, 8)),
+        ("tiny", {"width": 4, "blocks": 1, "downsamplings": 3}, (1, 16, 24)),
     ],
 )
 def test_counts_are_those_of_the_torch_modules(preset: str, overrides: dict, shape: tuple[int, int, int]) -> None:
@@ -68,8 +61,9 @@ def test_counts_are_those_of_the_torch_modules(preset: str, overrides: dict, sha
     kernels = generator_kernels(net.spec, h, w, n)
     assert 2 * macs(kernels) == counter.get_total_flops()
     by_module = counter.get_flop_counts()
-    for name, module in MODULES.items():
-        assert named(kernels)[name].flops == sum(by_module[f"Generator.{module}"].values()), name
+    for stage in net.spec.stages[:-1]:
+        kernel = named(kernels)["trunk" if stage.kind == "trunk" else stage.name]
+        assert kernel.flops == sum(by_module[f"Generator.{stage.name}"].values()), stage.name
     weights = sum(parameter.numel() for parameter in net.parameters() if parameter.dim() == 4)
     assert total(kernels, lambda kernel: kernel.weight_bytes) == 2 * weights
 
@@ -95,11 +89,11 @@ def test_bytes_of_norm_act() -> None:
     y, bordered = 2 * 256 * 180 * 320, 2 * 256 * 182 * 322
     assert kernels["norm inner"].bytes == y + bordered
     assert kernels["norm residual"].bytes == 2 * y + bordered
-    assert kernels["norm up2"].bytes == 2 * 64 * (720 * 1280 + 726 * 1286)
+    assert kernels["norm up.1"].bytes == 2 * 64 * (720 * 1280 + 726 * 1286)
 
 
-def test_eight_bits_change_the_trunk_alone() -> None:
-    half, eight_bit = (named(generator_kernels(PAPER, 720, 1280, trunk=trunk)) for trunk in (2, 1))
+def test_eight_bits_change_the_residual_blocks_alone() -> None:
+    half, eight_bit = (named(generator_kernels(PAPER, 720, 1280, quantize=flag)) for flag in (False, True))
     changed = {name for name in half if half[name] != eight_bit[name]}
     assert changed == {"trunk", "norm inner", "norm residual"}
     assert eight_bit["trunk"].math_s() == half["trunk"].math_s() / 2
@@ -137,9 +131,9 @@ def test_floors_of_the_whole_pass(spec: GeneratorSpec, h: int, w: int, n: int, w
     assert [1e3 * floor for floor in floors] == pytest.approx(wanted, rel=0.01)
 
 
-@pytest.mark.parametrize("trunk", [2, 1])
-def test_predictions_stay_above_the_floor(trunk: int) -> None:
-    kernels = generator_kernels(PAPER, 256, 256, trunk=trunk)
+@pytest.mark.parametrize("quantize", [False, True])
+def test_predictions_stay_above_the_floor(quantize: bool) -> None:
+    kernels = generator_kernels(PAPER, 256, 256, quantize=quantize)
     for kernel in kernels:
         span = predict(kernel)
         assert kernel.floor_s() < span.fast < span.slow

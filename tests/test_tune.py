@@ -21,9 +21,9 @@ sys.path.append(str(ROOT))
 
 from benchmarks import tune  # noqa: E402
 from benchmarks.roofline import generator_kernels  # noqa: E402
-from benchmarks.tune import CANDIDATES, Case, Result, candidates, fits, merged  # noqa: E402
-from deblurgan.kernels.conv_stats import ConvConfig  # noqa: E402
-from deblurgan.kernels.table import eight_bit_config, from_table  # noqa: E402
+from benchmarks.tune import CANDIDATES, Case, Result, candidates, fits, merge_rows  # noqa: E402
+from deblurgan.kernels.config import ConvConfig  # noqa: E402
+from deblurgan.kernels.table import from_table, head_config, quantized_config  # noqa: E402
 from deblurgan.spec import PRESETS  # noqa: E402
 
 ARCHS = [80, 86, 89, 90, 100, 120]
@@ -127,14 +127,14 @@ def test_a_row_where_ours_is_faster() -> None:
 def test_where_the_library_is_no_choice_there_is_a_row_in_any_case() -> None:
     config = CANDIDATES["head"][1]
     assert tune.row(result("head", 65536, 1e-5, {config: 2e-5}), "A") == table_row("A", "head", 65536, config)
-    eighth = CANDIDATES["trunk8"][1]
-    lost = result("trunk8", 4096, 1e-5, {eighth: 2e-5}, torch.int8)
-    assert tune.row(lost, "A") == table_row("A", "trunk", 4096, eighth, "int8")
+    quantized = CANDIDATES["trunk8"][1]
+    lost = result("trunk8", 4096, 1e-5, {quantized: 2e-5}, torch.int8)
+    assert tune.row(lost, "A") == table_row("A", "trunk", 4096, quantized, "int8")
 
 
 def test_the_default_configurations_are_candidates() -> None:
-    assert from_table("A", [])("head", 65536, torch.float16) in CANDIDATES["head"]
-    assert eight_bit_config(256) in CANDIDATES["trunk8"]
+    assert head_config(from_table("A", []), 65536, torch.float16) in CANDIDATES["head"]
+    assert quantized_config(256) in CANDIDATES["trunk8"]
 
 
 def test_what_was_measured_is_replaced_and_the_rest_stays() -> None:
@@ -151,14 +151,14 @@ def test_what_was_measured_is_replaced_and_the_rest_stays() -> None:
         result("stem", 65536, 2e-5, {CANDIDATES["stem"][0]: 1e-5}),
     ]
     new = [table_row("A", "trunk", 4096, FAST), table_row("A", "stem", 65536, CANDIDATES["stem"][0])]
-    rows = merged(old, results, "A")
+    rows = merge_rows(old, results, "A")
     assert len(rows) == len(others) + len(new)
     assert all(row in rows for row in others + new)
-    assert merged(rows, results, "A") == rows
+    assert merge_rows(rows, results, "A") == rows
 
 
 def test_the_library_reads_what_is_written(tmp_path: Path) -> None:
-    rows = merged([table_row("B", "trunk", 4096, SLOW)], [result("trunk", 4096, 2e-5, {FAST: 1e-5})], "A")
+    rows = merge_rows([table_row("B", "trunk", 4096, SLOW)], [result("trunk", 4096, 2e-5, {FAST: 1e-5})], "A")
     tune.write(tmp_path / "table.json", rows)
     read = json.loads((tmp_path / "table.json").read_text())["rows"]
     assert read == rows
@@ -262,7 +262,7 @@ def test_wins_and_losses_are_printed() -> None:
 @pytest.mark.parametrize(
     ("dtype", "names"),
     [
-        (torch.float16, ["stem", "down1", "down2", "trunk", "up1", "up2", "head"]),
+        (torch.float16, ["stem", "down.0", "down.1", "trunk", "up.0", "up.1", "head"]),
         (torch.int8, ["trunk"]),
         (torch.float8_e4m3fn, ["trunk"]),
     ],
@@ -291,7 +291,7 @@ def test_every_gradient_is_measured_with_its_candidates(preset: str, monkeypatch
         (problem, tune.measure(problem, 90))
         for problem in tune.gradient_problems(PRESETS[preset], (1, 8, 12), torch.float16, KERNEL_DEVICE)
     ]
-    layers = ("down1", "down2", "trunk", "up1", "up2", "head")
+    layers = ("down.0", "down.1", "trunk", "up.0", "up.1", "head")
     wanted = {"stem wgrad", *(f"{layer} {which}" for layer in layers for which in ("dgrad", "wgrad"))}
     if preset == "paper":  # both layers of a block
         wanted = wanted - {"trunk dgrad"} | {"trunk dgrad x2"}
@@ -311,23 +311,23 @@ def test_gradients_are_timed_as_training_makes_them(monkeypatch: pytest.MonkeyPa
 
         def call(*args: Any, **options: Any) -> Any:
             made.append(name)
-            if "layer" in options:
-                packed.append(options["layer"] is not None)
+            if "adjoint" in options:
+                packed.append(options["adjoint"] is not None)
             return original(*args, **options)
 
         monkeypatch.setattr(module, name, call)
 
-    record(tune.convolution, "data_gradient")
-    record(tune.convolution, "activation_gradient")
+    record(tune.conv_grad, "input_gradient")
+    record(tune.conv_grad, "activation_gradient")
     record(tune, "norm_act_reduce")
-    stream = ["data_gradient"], ["data_gradient"]  # with our kernel, with the library
-    activations = ["activation_gradient"], ["data_gradient", "norm_act_reduce"]
+    residual = ["input_gradient"], ["input_gradient"]  # with our kernel, with the library
+    activations = ["activation_gradient"], ["input_gradient", "norm_act_reduce"]
     wanted = {
-        "down1 dgrad": activations,
-        "down2 dgrad": activations,
-        "trunk dgrad x2": (stream[0] + activations[0], stream[1] + activations[1]),
-        "up1 dgrad": stream,
-        "up2 dgrad": activations,
+        "down.0 dgrad": activations,
+        "down.1 dgrad": activations,
+        "trunk dgrad x2": (residual[0] + activations[0], residual[1] + activations[1]),
+        "up.0 dgrad": residual,
+        "up.1 dgrad": activations,
         "head dgrad": activations,
     }
     for problem in tune.gradient_problems(PRESETS["paper"], (1, 8, 12), torch.float16, KERNEL_DEVICE):
@@ -346,7 +346,7 @@ def test_the_trunks_gradients_have_the_work_of_both_layers() -> None:
     made = {problem.case.kernel.name: problem.case.kernel for problem in problems}
     assert made["trunk dgrad x2"].flops == 2 * kernels["trunk"].flops
     assert made["trunk dgrad x2"].bytes == 2 * kernels["trunk"].bytes
-    assert made["up1 dgrad"].flops == kernels["up1"].flops
+    assert made["up.0 dgrad"].flops == kernels["up.0"].flops
 
 
 def test_an_error_is_one_candidates_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,8 +384,8 @@ def test_an_interrupt_ends_the_run() -> None:
 def test_a_case_without_any_time_keeps_its_row() -> None:
     old = [table_row("A", "trunk", 4096, SLOW)]
     nothing = replace(result("trunk", 4096, float("inf"), {}), failed={None: "lost", FAST: "lost", SLOW: "lost"})
-    assert merged(old, [nothing], "A") == old
-    assert merged(old, [replace(nothing, failed={FAST: "wrong"}, library=1e-5)], "A") == []
+    assert merge_rows(old, [nothing], "A") == old
+    assert merge_rows(old, [replace(nothing, failed={FAST: "wrong"}, library=1e-5)], "A") == []
 
 
 def test_a_wrong_result_has_no_time(monkeypatch: pytest.MonkeyPatch) -> None:

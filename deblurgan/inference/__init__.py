@@ -25,8 +25,8 @@ from deblurgan.device import (
     pick_device,
     why_no_kernels,
 )
-from deblurgan.generator import engine
 from deblurgan.nn import Generator
+from deblurgan.ops.layers import Quantize
 from deblurgan.reference import border_index
 
 KEPT = 2  # times the memory that a call needs at most when what it frees stays with the process, in pieces
@@ -53,7 +53,7 @@ class Deblurrer:
         max_memory: bytes that a call may allocate beyond its picture and result; "auto" is what the device has free. A
             picture that needs more is refused before any work.
         stochastic: dropout at inference, as in the paper; `seed` draws its masks, anew in each call.
-        trunk: "same", or "int8" or "fp8": the residual blocks in 8 bits, in the kernels of a GPU of compute capability
+        quantize: "int8" or "fp8": the residual blocks in 8 bits, in the kernels of a GPU of compute capability
             9.0 or newer, for networks whose width is a multiple of 8. fp8 is more exact than int8 where a few values of
             a plane are very large, as trained networks have them, and less where none are.
         compile: torch.compile the network, which pays on a CPU, where it needs a C++ compiler; on CUDA it takes the
@@ -70,7 +70,7 @@ class Deblurrer:
         max_memory: int | str = "auto",
         stochastic: bool = False,
         seed: int = 0,
-        trunk: engine.Trunk = "same",
+        quantize: Quantize | None = None,
         compile: bool = False,
     ) -> None:
         if dtype != "auto" and dtype not in DTYPES:
@@ -84,18 +84,18 @@ class Deblurrer:
             raise ValueError("stochastic needs a generator with dropout, this one has none")
         if stochastic and compile:
             raise ValueError("compile must be off where stochastic is on: torch.compile cannot trace masks with a seed")
-        if trunk not in get_args(engine.Trunk):
-            raise ValueError(f"trunk must be one of {', '.join(get_args(engine.Trunk))}, got {trunk!r}")
-        if trunk != "same" and (compile or not kernels_available(self.device)):
+        if quantize is not None and quantize not in get_args(Quantize):
+            raise ValueError(f"quantize must be None or one of {', '.join(get_args(Quantize))}, got {quantize!r}")
+        if quantize and (compile or not kernels_available(self.device)):
             why = "torch.compile takes the kernels' place" if compile else why_no_kernels(self.device)
-            raise ValueError(f'trunk must be "same" without the GPU kernels, got "{trunk}": {why}')
+            raise ValueError(f'quantize must be None without the GPU kernels, got "{quantize}": {why}')
         self.seed = seed if stochastic else None
         copy = Generator(**generator.config())
         copy.load_state_dict(generator.state_dict())
         self.layout = torch.channels_last if self.device.type == "cpu" else torch.contiguous_format  # the faster one
         copy.to(self.device, self.dtype).to(memory_format=self.layout)  # type: ignore[call-overload]
         self.generator = copy.eval().requires_grad_(False)
-        self.generator.trunk = trunk
+        self.generator.quantize = quantize
         options: Any = {"freezing": True} if self.device.type == "cpu" else None  # packs this copy's weights
         self._network = torch.compile(self.generator, fullgraph=True, options=options) if compile else self.generator
 
@@ -197,9 +197,11 @@ class Deblurrer:
 
     def _one(self, picture: Tensor) -> Tensor:
         """[1, c, h, w] in any range taken -> the same restored, fp32: mirrored to a size the network takes, cropped."""
-        h, w = picture.shape[2:]
+        (h, w), multiple = picture.shape[2:], self.generator.spec.size_multiple
         x = picture.float() / 255 if picture.dtype == torch.uint8 else picture.float().clamp(0, 1)
-        rows, columns = (border_index(side, 0, _padded(side) - side, "reflect").to(x.device) for side in (h, w))
+        rows, columns = (
+            border_index(side, 0, _padded(side, multiple) - side, "reflect").to(x.device) for side in (h, w)
+        )
         whole = x.expand(-1, 3, -1, -1)[..., rows, :][..., columns] * 2 - 1
         y = self._network(whole.contiguous(memory_format=self.layout), seed=self.seed)
         if not bool(y.isfinite().all()):
@@ -212,7 +214,8 @@ class Deblurrer:
     def _require_memory(self, h: int, w: int) -> bool:
         """Whether there is so much that freed memory may be kept. MemoryError where there is too little."""
         limit = free_memory(self.device) if self.max_memory == "auto" else int(self.max_memory)
-        need = _padded(h) * _padded(w) * self.bytes_per_pixel
+        multiple = self.generator.spec.size_multiple
+        need = _padded(h, multiple) * _padded(w, multiple) * self.bytes_per_pixel
         if limit is not None and need > limit:
             raise MemoryError(
                 f"picture of {w}x{h} needs about {need / 2**20:.0f} MiB, max_memory is {limit / 2**20:.0f} MiB"
@@ -291,9 +294,9 @@ def run_plan(
     return report
 
 
-def _padded(side: int) -> int:
+def _padded(side: int, multiple: int) -> int:
     """The side of the picture that the network sees."""
-    return max(Generator.MIN_SIZE, -(-side // Generator.SIZE_MULTIPLE) * Generator.SIZE_MULTIPLE)
+    return max(Generator.MIN_SIZE, -(-side // multiple) * multiple)
 
 
 def _require_unit_range(x: Tensor) -> None:

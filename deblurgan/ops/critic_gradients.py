@@ -1,15 +1,20 @@
-"""The gradient penalty of `nn.Critic` with its weight gradients, without double backward: six forward passes of work.
+"""The gradient penalty of `nn.Critic` and its weight gradients without double backward, for six forward passes of work.
 
 The critic D is a chain of convolutions z = W x + b, InstanceNorm (after all but the first and last) and LeakyReLU. With
 g = grad D(x), of the sum of a picture's scores, and u = dP/dg held fixed, the gradient of
 
     P = weight * mean((|g| - 1)^2)
 
-by the weights is that of <u, g>, the derivative of D along u. A tangent t runs forward from u beside x. It meets the
-Jacobians of the backward pass that made g, transposed, so that its adjoint at each convolution's output is the signal
-lambda which that pass left there. The adjoint mu of x comes back through InstanceNorm's second derivative. A weight's
-gradient is then one convolution gradient over both pairs, (lambda, t) and (mu, x). Pictures whose scores count too ride
-along in the first two passes, with pairs (lambda, x).
+by the weights is the gradient of <u, g>, the derivative of D along u. Four passes compute it:
+
+    1. forward: x at each convolution's input
+    2. backward from the scores: the signal lambda at each convolution's output, and g
+    3. forward from u: the tangent t of x. It meets the transposed Jacobians of pass 2, so its adjoint at a
+       convolution's output is the signal lambda of pass 2
+    4. backward: the adjoint mu of x, through InstanceNorm's second derivative
+
+A weight's gradient is then one convolution gradient over both pairs, (lambda, t) and (mu, x). Pictures whose scores
+are part of the critic's loss go through passes 1 and 2 in the same batch, with pairs (lambda, x).
 
 Activations are kept in the dtype of the convolutions; statistics and norms are fp32, or fp64 for fp64 pictures.
 InstanceNorm and LeakyReLU with all their derivatives are kernels on CUDA (`KernelNormAct`), elsewhere plain torch
@@ -20,7 +25,7 @@ torch.compile, which sees plain torch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +33,7 @@ from torch import Tensor
 
 from deblurgan.config import Norm
 from deblurgan.device import kernels_available
+from deblurgan.kernels.config import NormActInputs, PaddedGradient, Reduced
 from deblurgan.reference import EPS, SLOPE
 
 
@@ -98,7 +104,7 @@ def penalty_gradients(
     with torch.autocast(x.device.type, enabled=False):
         layers = _layers(weights, padding, dtype or x.dtype)
         inputs, norms = _forward(layers, bias, x)
-        value, gradients, of_bias = _sweep(layers, inputs, norms, norm, weight)
+        value, gradients, of_bias = _penalty_passes(layers, inputs, norms, norm, weight)
         return value, _like(gradients, weights), _like([of_bias], [bias])[0]
 
 
@@ -116,7 +122,7 @@ def critic_gradients(
     dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor, list[Tensor], Tensor]:
     """mean(D(restored)) - mean(D(sharp)), the penalty at x, and the gradients of their sum by the weights and by the
-    first bias: a critic's update of WGAN-GP in one sweep.
+    first bias: all of a WGAN-GP critic's update, with shared forward and backward passes.
 
     All pictures [n, 3, h, w]; the rest as for `penalty_gradients`. Here, too, no other bias has a gradient: the last
     one's cancel. The scores' share of the signals is as small as one over their number: too small for fp16.
@@ -125,8 +131,8 @@ def critic_gradients(
         layers = _layers(weights, padding, dtype or x.dtype)
         inputs, norms = _forward(layers, bias, torch.cat([x, restored, sharp]))
         _, of_restored, of_sharp = _wide(_convolved(layers[-1], inputs[-1])).chunk(3)
-        pull = 1 / of_sharp.numel()
-        value, gradients, of_bias = _sweep(layers, inputs, norms, norm, weight, (pull, -pull))
+        share = 1 / of_sharp.numel()
+        value, gradients, of_bias = _penalty_passes(layers, inputs, norms, norm, weight, (share, -share))
         return of_restored.mean() - of_sharp.mean(), value, _like(gradients, weights), _like([of_bias], [bias])[0]
 
 
@@ -156,16 +162,16 @@ def _forward(layers: list[_Layer], bias: Tensor, x: Tensor) -> tuple[list[Tensor
 
 
 def _backward(
-    layers: list[_Layer], inputs: list[Tensor], norms: dict[int, NormAct], pulls: Sequence[float] = ()
+    layers: list[_Layer], inputs: list[Tensor], norms: dict[int, NormAct], score_weights: Sequence[float] = ()
 ) -> tuple[list[Tensor], dict[int, Tensor], Tensor]:
     """Signals at the convolutions' outputs, the norms' sums of them, and the gradient of the first pictures.
 
-    Those are from the sum of the first pictures' scores; each of `pulls` is the derivative of the whole by the scores
-    of as many more.
+    Those are from the sum of the first pictures' scores; each of `score_weights` is the derivative of the loss by
+    the scores of as many more pictures.
     """
-    last, seen, n = layers[-1], inputs[-1], inputs[0].shape[0] // (1 + len(pulls))
+    last, seen, n = layers[-1], inputs[-1], inputs[0].shape[0] // (1 + len(score_weights))
     ones = seen.new_ones(n, 1, *(side + 2 * last.padding - 3 for side in seen.shape[2:]))
-    signals = [torch.cat([ones, *(ones * pull for pull in pulls)])]
+    signals = [torch.cat([ones, *(ones * weight for weight in score_weights)])]
     sums: dict[int, Tensor] = {}
     for i in reversed(range(len(layers) - 1)):
         signal = _to_input(layers[i + 1], signals[0], inputs[i + 1])
@@ -193,17 +199,17 @@ def _tangents(
     return tangents, sums
 
 
-def _sweep(
+def _penalty_passes(
     layers: list[_Layer],
     inputs: list[Tensor],
     norms: dict[int, NormAct],
     norm: Norm,
     weight: float,
-    pulls: Sequence[float] = (),
+    score_weights: Sequence[float] = (),
 ) -> tuple[Tensor, list[Tensor], Tensor]:
     """The penalty at the first pictures, and the gradients of it and of the other pictures' scores, see `_backward`, by
     the weights and by the first bias."""
-    signals, signal_sums, gradient = _backward(layers, inputs, norms, pulls)
+    signals, signal_sums, gradient = _backward(layers, inputs, norms, score_weights)
     length = _length(gradient, norm)
     share = torch.where(length > 0, 1 - 1 / length, 0) * (2 * weight / length.numel())
     n = gradient.shape[0]
@@ -260,7 +266,7 @@ class PlainNormAct(NamedTuple):
 
     @staticmethod
     def make(z: Tensor) -> tuple[Tensor, PlainNormAct]:
-        plane, rstd = _normalised(_wide(z))
+        plane, rstd = _normalize(_wide(z))
         y = F.leaky_relu(plane, SLOPE).to(z.dtype)
         return y, PlainNormAct(y, rstd)
 
@@ -277,8 +283,9 @@ class PlainNormAct(NamedTuple):
     def adjoint(self, v: Tensor, signal: Tensor, signal_sums: Tensor, tangent: Tensor, tangent_sums: Tensor) -> Tensor:
         y = _wide(self.y)
         plane = _unleak(y, y)
-        bend = _norm_bend(plane, self.rstd, _wide(signal), _unleak(_wide(tangent), y), signal_sums, tangent_sums)
-        return (_norm_jacobian(_leak(_wide(v), y), plane, self.rstd)[0] - bend).to(v.dtype)
+        before_leak = _unleak(_wide(tangent), y)
+        second = _norm_double_backward(plane, self.rstd, _wide(signal), before_leak, signal_sums, tangent_sums)
+        return (_norm_jacobian(_leak(_wide(v), y), plane, self.rstd)[0] - second).to(v.dtype)
 
     def first(self, n: int) -> PlainNormAct:
         return PlainNormAct(self.y[:n], self.rstd[:n])
@@ -287,8 +294,7 @@ class PlainNormAct(NamedTuple):
 class KernelNormAct(NamedTuple):
     """`NormAct` in our kernels."""
 
-    z: Tensor  # contiguous [n, h, w, k]
-    stats: Tensor  # fp32 [n, 2, k]: mean, 1 / deviation
+    inputs: NormActInputs  # y is z as contiguous [n, h, w, k]
 
     @staticmethod
     def make(z: Tensor) -> tuple[Tensor, KernelNormAct]:
@@ -298,54 +304,44 @@ class KernelNormAct(NamedTuple):
         rows = _rows(z)
         out = torch.empty_like(rows)
         with torch.cuda.device_of(z):
-            stats = plane_stats(rows, eps=EPS)
-            norm_act(rows, stats, out, relu=True, leak=SLOPE)
-        return _planes(out), KernelNormAct(rows, stats)
+            inputs = NormActInputs(rows, plane_stats(rows, eps=EPS), SLOPE)
+            norm_act(inputs, out)
+        return _planes(out), KernelNormAct(inputs)
 
     def signal(self, v: Tensor) -> tuple[Tensor, Tensor]:
         from deblurgan.kernels.norm_act_grad import norm_act_grad, norm_act_reduce
 
-        g, (n, h, w, k) = _rows(v), self.z.shape
-        out = torch.empty_like(g)
+        grad = _rows(v)
+        out = torch.empty_like(grad)
         with torch.cuda.device_of(v):
-            sums = norm_act_reduce(g, self.z, self.stats, relu=True, leak=SLOPE)
-            place = {"rows": h, "top": 0, "left": 0}
-            norm_act_grad(g, self.z, self.stats, sums, out.view(n * h, w, k), relu=True, leak=SLOPE, **place)
+            sums = norm_act_reduce(grad, self.inputs)
+            norm_act_grad(grad, self.inputs, sums, PaddedGradient.unpadded(out))
         return _planes(out), sums
 
     def tangent(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        from deblurgan.kernels.norm_act_bend import norm_act_tangent
+        from deblurgan.kernels.norm_act_double_backward import norm_act_tangent
         from deblurgan.kernels.norm_act_grad import norm_act_reduce
 
         rows = _rows(t)
         out = torch.empty_like(rows)
         with torch.cuda.device_of(t):
-            sums = norm_act_reduce(rows, self.z, self.stats, relu=False)
-            norm_act_tangent(rows, self.z, self.stats, sums, out, leak=SLOPE)
+            sums = norm_act_reduce(rows, self.inputs._replace(slope=1.0))
+            norm_act_tangent(rows, self.inputs, sums, out)
         return _planes(out), sums
 
     def adjoint(self, v: Tensor, signal: Tensor, signal_sums: Tensor, tangent: Tensor, tangent_sums: Tensor) -> Tensor:
-        from deblurgan.kernels.norm_act_bend import norm_act_bend
+        from deblurgan.kernels.norm_act_double_backward import norm_act_double_backward
 
         rows = _rows(v)
         out = torch.empty_like(rows)
+        pairs = {"signal": Reduced(_rows(signal), signal_sums), "tangent": Reduced(_rows(tangent), tangent_sums)}
         with torch.cuda.device_of(v):
-            norm_act_bend(
-                rows,
-                self.z,
-                self.stats,
-                signal=_rows(signal),
-                signal_sums=signal_sums,
-                tangent=_rows(tangent),
-                tangent_sums=tangent_sums,
-                out=out,
-                leak=SLOPE,
-                eps=EPS,
-            )
+            norm_act_double_backward(rows, self.inputs, **pairs, out=out, eps=EPS)
         return _planes(out)
 
     def first(self, n: int) -> KernelNormAct:
-        return KernelNormAct(self.z[:n], self.stats[:n])
+        y, stats = self.inputs.y, cast(Tensor, self.inputs.stats)
+        return KernelNormAct(NormActInputs(y[:n], stats[:n], self.inputs.slope))
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -357,7 +353,7 @@ def _planes(x: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2)
 
 
-def _normalised(z: Tensor) -> tuple[Tensor, Tensor]:
+def _normalize(z: Tensor) -> tuple[Tensor, Tensor]:
     """`reference.instance_norm` of z [n, k, h, w], and 1 / deviation [n, k, 1, 1]."""
     centred = z - z[..., :1, :1]
     centred = centred - _mean(centred)
@@ -372,7 +368,7 @@ def _norm_jacobian(v: Tensor, plane: Tensor, rstd: Tensor) -> tuple[Tensor, Tens
     return rstd * (v - _mean(v) - plane * product), product
 
 
-def _norm_bend(plane: Tensor, rstd: Tensor, signal: Tensor, tangent: Tensor, a: Tensor, m: Tensor) -> Tensor:
+def _norm_double_backward(plane: Tensor, rstd: Tensor, signal: Tensor, tangent: Tensor, a: Tensor, m: Tensor) -> Tensor:
     """Minus the derivative of <e, J t>, e and t held fixed, by what InstanceNorm saw:
 
         rstd (m J e + a J t + k plane),   k = mean((J e) (J t)) / rstd + a m eps rstd^3

@@ -59,7 +59,7 @@ def build_generator(config: TrainConfig) -> Generator:
         return _load_generator(config.init, config)
     generator = Generator(config.preset, width=config.width, blocks=config.blocks, dropout=config.dropout)
     if config.identity_start:
-        nn.init.zeros_(generator.head.weight)
+        nn.init.zeros_(generator.get_parameter("head.weight"))
     return generator
 
 

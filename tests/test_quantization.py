@@ -1,4 +1,4 @@
-"""The generator with its trunk in 8 bits: the engine against the same arithmetic in plain torch, and what it costs."""
+"""Residual blocks in 8 bits: the engine against the same arithmetic in plain torch, and what it costs."""
 
 from __future__ import annotations
 
@@ -15,46 +15,47 @@ from conftest import KERNEL_DEVICE, KERNEL_DTYPES, relative_error, texture
 from deblurgan import images, metrics, reference
 from deblurgan.blur import MotionBlur
 from deblurgan.checkpoint import DEFAULT_WEIGHTS, load_generator
-from deblurgan.generator.engine import REACH, Engine, Trunk
+from deblurgan.generator.engine import Engine
+from deblurgan.generator.quantization import QUANT_RANGES
 from deblurgan.nn import ConvNormReLU, Generator
-from deblurgan.ops import convolution
+from deblurgan.ops.layers import Quantize, quantize_weight
 
 DEMO = Path(deblurgan.__file__).parent / "assets" / "demo.png"
 
 
-def in_steps(x: Tensor, step: float, trunk: str, zero: int = 0) -> Tensor:
-    if trunk == "fp8":
+def round_to_levels(x: Tensor, step: float, quantize: Quantize, zero: int = 0) -> Tensor:
+    if quantize == "fp8":
         return (x / step).clamp(-448, 448).to(torch.float8_e4m3fn).to(x.dtype) * step
     return ((x / step + 0.5).floor() + zero).clamp(-127, 127).sub(zero) * step
 
 
-def eight_bit_conv(  # type: ignore[no-untyped-def]
-    conv: ConvNormReLU, x: Tensor, step: float, trunk: str, zero: int = 0, **options
+def quantized_conv(  # type: ignore[no-untyped-def]
+    conv: ConvNormReLU, x: Tensor, step: float, quantize: Quantize, zero: int = 0, **options
 ) -> Tensor:
     """conv_norm_relu of x and a weight that are both rounded to 8 bits."""
-    packed, scales, offsets = convolution.eight_bit(
-        conv.weight, step, zero=zero, dtype=convolution.EIGHT_BIT_TYPES[trunk]
-    )
-    assert (offsets is None) == (trunk == "fp8")
-    weight = packed.double() * (scales.double() / step)[:, None]
+    rows, _, _, scales, offsets = quantize_weight(conv.weight, quantize, step, zero=zero)
+    assert scales is not None and (offsets is None) == (quantize == "fp8")
+    weight = rows.double() * (scales.double() / step)[:, None]
     weight = weight.view(conv.weight.shape[0], 3, 3, -1).permute(0, 3, 1, 2).to(x.dtype)
-    return reference.conv_norm_relu(in_steps(x, step, trunk, zero), weight, None, border=conv.border, **options)
+    return reference.conv_norm_relu(
+        round_to_levels(x, step, quantize, zero), weight, None, border=conv.border, **options
+    )
 
 
 @torch.no_grad()
-def emulated(net: Generator, x: Tensor, trunk: str = "int8") -> Tensor:
-    """The generator with an 8-bit trunk, as its definition in plain torch."""
-    reach = REACH[trunk]
+def emulated(net: Generator, x: Tensor, quantize: Quantize = "int8") -> Tensor:
+    """The generator with 8-bit residual blocks, as its definition in plain torch."""
+    limits = QUANT_RANGES[quantize]
     y = net.stem(x)
     for down in net.down:
         y = down(y)
     for i, block in enumerate(net.blocks):
-        assert isinstance(block.conv1, ConvNormReLU)
-        if block.conv2 is None:
-            y = eight_bit_conv(block.conv1, y, reach.stream_step(i), trunk, residual=y)
+        step = limits.residual_step(i)
+        if "conv2" not in block:
+            y = quantized_conv(block.conv1, y, step, quantize, residual=y)
         else:
-            z = eight_bit_conv(block.conv1, y, reach.stream_step(i), trunk)
-            y = eight_bit_conv(block.conv2, z, reach.normalised_step(), trunk, reach.zero, act="none", residual=y)
+            z, step2 = quantized_conv(block.conv1, y, step, quantize), limits.normalized_step()
+            y = quantized_conv(block.conv2, z, step2, quantize, limits.zero, act="none", residual=y)
     for up in net.up:
         y = up(y)
     return reference.output_tail(y, x, net.head.weight, net.head.bias, border=net.spec.border)
@@ -83,14 +84,16 @@ def rounding_to_fp8(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "trunk", "border"),
+    ("preset", "quantize", "border"),
     [("paper", "int8", "reflect"), ("paper", "int8", "zero"), ("article", "int8", "zero"), ("paper", "fp8", "zero")],
 )
-def test_engine_is_the_emulation(preset: str, trunk: Trunk, border: reference.Border, rounding_to_fp8: None) -> None:
+def test_engine_is_the_emulation(
+    preset: str, quantize: Quantize, border: reference.Border, rounding_to_fp8: None
+) -> None:
     pytest.importorskip("triton")
-    from deblurgan.kernels.conv_stats import ConvConfig
+    from deblurgan.kernels.config import ConvConfig
 
-    def choose(kind: str, pixels: int, dtype: torch.dtype) -> ConvConfig | None:
+    def pick_config(kind: str, pixels: int, dtype: torch.dtype) -> ConvConfig | None:
         if dtype.itemsize == 1:
             return ConvConfig(64, 32, 32, form="tma")
         return ConvConfig(32, 64, 16) if kind == "head" else None
@@ -98,31 +101,33 @@ def test_engine_is_the_emulation(preset: str, trunk: Trunk, border: reference.Bo
     torch.manual_seed(0)
     net = Generator(preset, width=16, blocks=2, border=border).eval()
     x = picture(16, 24)
-    wanted = emulated(net.double(), x.double(), trunk) - x.double()
+    wanted = emulated(net.double(), x.double(), quantize) - x.double()
     exact = net(x.double()).detach() - x.double()
     net = net.float().to(KERNEL_DEVICE)
     for dtype in KERNEL_DTYPES:
-        engine = Engine(net.spec, net.state_dict(), dtype=dtype, choose=choose, trunk=trunk)
+        engine = Engine(net.spec, net.state_dict(), dtype=dtype, pick_config=pick_config, quantize=quantize)
         space = engine.workspace(1, 16, 24)
-        for bordered in (space.stem, space.half, space.head):
+        for bordered in (space.outputs[0], space.outputs[1], space.outputs[-1]):
             bordered.whole.fill_(float("nan"))
-        for bordered in space.eighth:
+        for bordered in (space.residual8, space.inner8):
             bordered.whole.fill_(99)
         got = engine(x.to(KERNEL_DEVICE)).cpu().double() - x.double()
         # in half types a value may fall on the other side of a step, which costs as much as rounding itself does;
         # a Hopper GPU sums products of fp8 in about 14 bits, whatever the type of what they make
-        rough = dtype != torch.float32 or (trunk == "fp8" and KERNEL_DEVICE.type == "cuda")
+        rough = dtype != torch.float32 or (quantize == "fp8" and KERNEL_DEVICE.type == "cuda")
         limit = relative_error(wanted, exact) if rough else 1e-5
         assert relative_error(got, wanted) <= limit
 
 
 def test_weights_keep_a_scale_a_channel() -> None:
     weight = torch.randn(8, 4, 3, 3) * torch.logspace(-3, 3, 8)[:, None, None, None]
-    packed, scales, _ = convolution.eight_bit(weight, step=0.5)
+    packed, _, _, scales, _ = quantize_weight(weight, "int8", 0.5)
+    assert scales is not None
     assert packed.dtype == torch.int8 and (packed.abs().amax(1) == 127).all()
     back = (packed.float() * scales[:, None] / 0.5).view(8, 3, 3, 4).permute(0, 3, 1, 2)
     assert ((back - weight).abs().amax((1, 2, 3)) <= 0.51 * weight.abs().amax((1, 2, 3)) / 127).all()
-    silent, scales, _ = convolution.eight_bit(torch.zeros(2, 4, 3, 3), step=0.5)
+    silent, _, _, scales, _ = quantize_weight(torch.zeros(2, 4, 3, 3), "int8", 0.5)
+    assert scales is not None
     assert (silent == 0).all() and scales.isfinite().all()
 
 
@@ -130,8 +135,8 @@ def test_int8_weights_know_where_the_input_has_its_zero() -> None:
     weight = torch.randn(4, 8, 3, 3, dtype=torch.float64)
     x = torch.rand(1, 8, 5, 6, dtype=torch.float64) * 3
     step, zero = 3 / 254, -127
-    packed, scales, offsets = convolution.eight_bit(weight, step, zero=zero)
-    assert offsets is not None and offsets.dtype == torch.int32
+    packed, _, _, scales, offsets = quantize_weight(weight, "int8", step, zero=zero)
+    assert scales is not None and offsets is not None and offsets.dtype == torch.int32
     levels = (x / step).round() + zero
     rounded = packed.double().view(4, 3, 3, 8).permute(0, 3, 1, 2)
     got = (F.conv2d(levels, rounded) + offsets.view(1, 4, 1, 1)) * scales.double().view(1, 4, 1, 1)
@@ -140,28 +145,29 @@ def test_int8_weights_know_where_the_input_has_its_zero() -> None:
 
 def test_fp8_weights_keep_a_scale_a_channel() -> None:
     weight = torch.randn(8, 4, 3, 3) * torch.logspace(-3, 3, 8)[:, None, None, None]
-    packed, scales, _ = convolution.eight_bit(weight, step=0.5, dtype=torch.float8_e4m3fn)
+    packed, _, _, scales, _ = quantize_weight(weight, "fp8", 0.5)
+    assert scales is not None
     assert (packed.float().abs().amax(1) == 448).all()
     back = (packed.float() * scales[:, None] / 0.5).view(8, 3, 3, 4).permute(0, 3, 1, 2)
     lost = (back - weight).abs()
     assert (lost <= weight.abs() / 15 + weight.abs().amax((1, 2, 3), keepdim=True) * 1e-5).all()
 
 
-@pytest.mark.parametrize("trunk", ["int8", "fp8"])
-def test_older_gpus_are_refused(trunk: Trunk, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("quantize", ["int8", "fp8"])
+def test_older_gpus_are_refused(quantize: Quantize, monkeypatch: pytest.MonkeyPatch) -> None:
     class Weight:
         device = torch.device("cuda")
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
-    with pytest.raises(ValueError, match=f'below compute capability 9.0, got "{trunk}" on a GPU'):
-        Engine(Generator("tiny").spec, {"head.weight": Weight()}, dtype=torch.float16, trunk=trunk)  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match=f'below compute capability 9.0, got "{quantize}" on a GPU'):
+        Engine(Generator("tiny").spec, {"head.weight": Weight()}, dtype=torch.float16, quantize=quantize)  # type: ignore[dict-item]
 
 
 def test_a_row_that_does_not_fit_gives_way() -> None:
-    """The table's rows are of the paper's 256 channels; a narrow trunk has what is chosen without a row."""
+    """The table's rows are of the paper's 256 channels; a narrow network has the default."""
     pytest.importorskip("triton")
-    from deblurgan.kernels.conv_stats import ConvConfig
+    from deblurgan.kernels.config import ConvConfig
     from deblurgan.kernels.table import from_table
 
     def rows(*blocks: int) -> list[dict[str, Any]]:
@@ -177,8 +183,8 @@ def test_a_row_that_does_not_fit_gives_way() -> None:
         (rows(128, 128), ConvConfig(128, 32, 32, 8, 4, "tma")),
         (rows(32, 32), ConvConfig(32, 32, 32, form="tma")),
     ):
-        choose = from_table("A", found)
-        engine = Engine(net.spec, net.state_dict(), dtype=torch.float32, choose=choose, trunk="int8")
+        pick_config = from_table("A", found)
+        engine = Engine(net.spec, net.state_dict(), dtype=torch.float32, pick_config=pick_config, quantize="int8")
         paths = engine.paths(1, 8, 8)
         assert paths["blocks.0.conv1"] == paths["blocks.0.conv2"] == f"Triton {used}"
         results.append(engine(x))
@@ -186,16 +192,16 @@ def test_a_row_that_does_not_fit_gives_way() -> None:
     assert relative_error(results[2] - x, results[0] - x) <= 1e-5
 
 
-@pytest.mark.parametrize("trunk", ["int8", "fp8"])
-def test_channels_that_8_bits_cannot_sum_are_refused(trunk: Trunk) -> None:
+@pytest.mark.parametrize("quantize", ["int8", "fp8"])
+def test_channels_that_8_bits_cannot_sum_are_refused(quantize: Quantize) -> None:
     pytest.importorskip("triton")
     net = Generator("tiny", width=12, blocks=1)
-    with pytest.raises(ValueError, match=r'trunk must be "same" unless .* a multiple of 32, got 48 channels'):
-        Engine(net.spec, net.state_dict(), dtype=torch.float32, choose=lambda *_: None, trunk=trunk)
+    with pytest.raises(ValueError, match=r"quantize must be None unless .* a multiple of 32, got 48 channels"):
+        Engine(net.spec, net.state_dict(), dtype=torch.float32, pick_config=lambda *_: None, quantize=quantize)
 
 
-@pytest.mark.parametrize(("trunk", "most"), [("int8", 0.07), ("fp8", 0.18)])
-def test_gate_at_the_papers_size(trunk: str, most: float) -> None:
+@pytest.mark.parametrize(("quantize", "most"), [("int8", 0.07), ("fp8", 0.18)])
+def test_gate_at_the_papers_size(quantize: Quantize, most: float) -> None:
     """Relative error of the residual with weights drawn from N(0, 0.02): fp8 is above int8's gate."""
     torch.manual_seed(1)
     net = Generator("paper").eval().requires_grad_(False)
@@ -204,11 +210,11 @@ def test_gate_at_the_papers_size(trunk: str, most: float) -> None:
             nn.init.normal_(module.weight, 0, 0.02)
             nn.init.zeros_(module.bias)
     x = picture(64, 64)
-    assert relative_error(emulated(net, x, trunk) - x, net(x) - x) <= most
+    assert relative_error(emulated(net, x, quantize) - x, net(x) - x) <= most
 
 
-@pytest.mark.parametrize("trunk", ["int8", "fp8"])
-def test_gate_with_the_shipped_weights(trunk: str) -> None:
+@pytest.mark.parametrize("quantize", ["int8", "fp8"])
+def test_gate_with_the_shipped_weights(quantize: Quantize) -> None:
     """The PSNR against the sharp picture falls by at most 0.05 dB."""
     net = load_generator(DEFAULT_WEIGHTS).eval().requires_grad_(False)
     sharp = torch.from_numpy(images.read(DEMO).pixels).permute(2, 0, 1)[None]
@@ -216,5 +222,5 @@ def test_gate_with_the_shipped_weights(trunk: str) -> None:
     sharp = sharp[..., : min(h, 320), : min(w, 320)]
     for i in range(2):
         x = signed(MotionBlur(exposure=1.0)(sharp, seed=1, index=i))
-        loss = metrics.psnr(net(x), signed(sharp), 2.0) - metrics.psnr(emulated(net, x, trunk), signed(sharp), 2.0)
+        loss = metrics.psnr(net(x), signed(sharp), 2.0) - metrics.psnr(emulated(net, x, quantize), signed(sharp), 2.0)
         assert float(loss) <= 0.05
