@@ -19,6 +19,8 @@ from launches import launches
 def test_a_step_has_no_more_launches_than_it_had() -> None:
     found = launches()
     assert found.total() <= 1032, found.most_common(20)
-    assert found["_fused_adam_.tensor_lr"] == 6 and found["norm_act_double_backward_kernel"] == 15, "the step is another"
+    assert found["_fused_adam_.tensor_lr"] == 6 and found["norm_act_double_backward_kernel"] == 15, (
+        "the step is another"
+    )
     without = launches(content="none")
     assert without.total() < found.total() - 40, "VGG has 14 convolutions"

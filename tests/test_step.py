@@ -246,7 +246,7 @@ def test_kernels_and_plain_torch_agree_over_20_steps(monkeypatch: pytest.MonkeyP
     """The generator on the tape and the penalty without double backward, beside neither."""
     pytest.importorskip("triton", reason="triton is not installed")
     from deblurgan import tape
-    from deblurgan.kernels.conv_stats import ConvConfig
+    from deblurgan.kernels.config import ConvConfig
 
     device = str(KERNEL_DEVICE)
     batches = [tuple(part[:1] for part in pictures(i, device, side=8)) for i in range(20)]  # the interpreter is slow
@@ -256,7 +256,7 @@ def test_kernels_and_plain_torch_agree_over_20_steps(monkeypatch: pytest.MonkeyP
 
     eager = losses(new_step(device, backend="reference"))
     head = ConvConfig(64, 32, 16)
-    monkeypatch.setattr(tape, "choice", lambda gpu: lambda kind, *_: head if kind == "head" else None)
+    monkeypatch.setattr(tape, "config_picker", lambda gpu: lambda kind, *_: head if kind == "head" else None)
     taken = []
     run = tape.restore
     monkeypatch.setattr(tape, "restore", lambda *args, **options: taken.append(1) or run(*args, **options))
