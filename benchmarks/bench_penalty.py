@@ -1,6 +1,6 @@
 """The critic's gradient penalty with its weights' gradients: the identity, double backward, and torch.func.
 
-By itself: a training step makes it in one sweep with the critic's scores, which bench_training.py times.
+By itself: a training step makes it in the same passes as the critic's scores, which bench_training.py times.
 """
 
 from __future__ import annotations

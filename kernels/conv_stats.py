@@ -182,9 +182,9 @@ def up_conv_stats_kernel(
     STEPS: tl.constexpr = (C + BLOCK_K - 1) // BLOCK_K
     phase = 3 - tl.program_id(0) // (part * ACROSS)
     u, v = phase // 2, phase % 2
-    place = tl.program_id(0) % (part * ACROSS)
-    tile = place // ACROSS
-    columns = (place % ACROSS) * BLOCK_N + tl.arange(0, BLOCK_N)
+    program = tl.program_id(0) % (part * ACROSS)
+    tile = program // ACROSS
+    columns = (program % ACROSS) * BLOCK_N + tl.arange(0, BLOCK_N)
     image = tl.program_id(1).to(tl.int64)
     m = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     inside = m < h * w

@@ -36,7 +36,7 @@ def store_bordered(
     tl.store(base + row.to(tl.int64) * stride + x[:, None] * C + c[None, :], value, mask=here)
     if BORDER > 0:
         # reflect leaves the edge pixel out: pixel i stands again at -i and 2 (side - 1) - i; zero at -1 - i and
-        # 2 side - 1 - i, as good a place as any
+        # 2 side - 1 - i, as good a position as any
         SKIP: tl.constexpr = 1 if BORDER == 1 else 0
         edge = value if BORDER == 1 else tl.zeros_like(value) + ZERO
         left = (x >= SKIP) & (x < WIDTH + SKIP) & (x < w)

@@ -164,7 +164,7 @@ def norm_act_double_backward(
 ) -> None:
     """Fills out with the gradient by y of <v, norm_act(y)> + <e, D t>, D t the derivative of norm_act(y) along t.
 
-    v is a gradient of norm_act's output; e, t and the places of D's kinks are held fixed. signal: the gradient by y of
+    v is a gradient of norm_act's output; e, t and the kinks of D are held fixed. signal: the gradient by y of
     <e, norm_act(y)>, with the sums that `norm_act_reduce` took for it; tangent: D t, of `norm_act_tangent`, with the
     sums that it was given. All pictures are contiguous [n, h, w, c], eps is that of the statistics. `out` may be v.
     """

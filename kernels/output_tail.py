@@ -1,6 +1,6 @@
 """The last convolution and all that follows it: image + tanh(conv), clamped, as floats or 8 bits.
 
-Three results a pixel would leave most of a tensor core idle, and read every pixel 49 times. So the taps of a line and
+Three results a pixel would leave most of a tensor core idle, and read every pixel 49 times. So the taps of a row and
 the results of several rows are the columns of one product, and the products of neighbours are added afterwards:
 
     out[y + t, x, o] = sum over j of P[x + j, j, t, o]

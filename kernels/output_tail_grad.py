@@ -34,8 +34,8 @@ def output_tail_grad_kernel(
 ):
     """out = g (1 - t^2) where |image + t| <= 1, else and in the border 0;   partials: its sums over each program."""
     n = tl.program_id(2).to(tl.int64)
-    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    row, x = tl.program_id(1) - WIDTH, place - WIDTH
+    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    row, x = tl.program_id(1) - WIDTH, column - WIDTH
     k = tl.arange(0, CHANNELS)
     pitch = w + 2 * WIDTH + 1
     inside = ((row >= 0) & (row < h) & (x >= 0) & (x < w))[:, None] & (k < c)[None, :]
@@ -49,7 +49,7 @@ def output_tail_grad_kernel(
     value = tl.load(g_at, mask=inside, other=0.0).to(tl.float32) * slope
     line = out + (n * (h + 2 * WIDTH) + tl.program_id(1)) * pitch * CHANNELS
     tl.store(
-        line + place[:, None] * CHANNELS + k[None, :], value.to(out.dtype.element_ty), mask=(place < pitch)[:, None]
+        line + column[:, None] * CHANNELS + k[None, :], value.to(out.dtype.element_ty), mask=(column < pitch)[:, None]
     )
     tile = (n * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(0) + tl.program_id(0)
     tl.store(partials + tile * CHANNELS + k, tl.sum(value, 0))

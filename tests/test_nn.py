@@ -163,12 +163,11 @@ def test_dropout_is_training_s_or_the_seed_s() -> None:
 
 def test_dropout_keeps_the_mean() -> None:
     net = Generator("paper", width=16, blocks=1, dropout=0.5)
-    block = net.blocks[0]
     seen: list[Tensor] = []
-    block.conv2.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    x = torch.randn(4, 64, 32, 32)
-    block(x)
-    block(x, counter=torch.tensor([0, 0]))
+    net.blocks[0].conv2.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    x = picture(4, 128, 128, torch.float32)
+    net.eval()(x)
+    net(x, seed=0)
     plain, dropped = (part.detach() for part in seen)
     assert abs(float(dropped.mean() / plain.mean()) - 1) < 0.02
     assert abs(float((dropped == 0).double().mean()) - float((plain == 0).double().mean() / 2 + 0.5)) < 0.02
@@ -183,18 +182,18 @@ def test_device_is_picked_by_what_there_is(monkeypatch: pytest.MonkeyPatch) -> N
         pick_device("cuda:1")
 
 
-def test_idle_biases_have_no_effect_and_are_not_trained() -> None:
+def test_dead_biases_have_no_effect_and_are_not_trained() -> None:
     for net in (Generator("tiny", width=4, blocks=1).double(), Critic(width=4).double()):
         x = picture(1, 32, 32)
         before = net(x)
-        idle = net.idle_biases()
-        assert idle
+        dead = net.dead_biases()
+        assert dead
         for name, parameter in net.named_parameters():
-            if name in idle:
+            if name in dead:
                 parameter.data.normal_()
         assert_matches(net(x), before, table=NET_TOLERANCE)
         trained = {id(p) for p in trained_parameters(net)}
-        assert trained == {id(p) for name, p in net.named_parameters() if name not in idle}
+        assert trained == {id(p) for name, p in net.named_parameters() if name not in dead}
 
 
 def test_weights_start_as_released() -> None:
