@@ -197,6 +197,7 @@ def norm_act(
     if tiles > MOST_TILES:
         raise ValueError(f"stats must be at most {MOST_TILES} tiles, got {tiles}: merge_stats takes more")
     n, h, w, c = y.shape
+    threshold = keep_threshold(dropout, h, w, c)
     block_c = min(triton.next_power_of_2(c), 64) if tiles else triton.next_power_of_2(c)
     block_p = max(1, min(4096 // block_c, triton.next_power_of_2(w)))
     added = y if residual is None else residual
@@ -229,7 +230,7 @@ def norm_act(
         WRITE=out is not None,
         QUANTIZED=0 if quantized is None else 1 if narrow.dtype == torch.int8 else 2,
         ZERO=0 if quantized is None else quantized.zero,
-        THRESHOLD=keep_threshold(dropout, h, w, c),
+        THRESHOLD=threshold,
         TILES=triton.next_power_of_2(tiles) if tiles else 0,
         BLOCK_P=block_p,
         BLOCK_C=block_c,

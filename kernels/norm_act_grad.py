@@ -258,6 +258,7 @@ def norm_act_reduce(
     """
     y, stats, slope, dropout = inputs
     n, h, w, c = y.shape
+    threshold = keep_threshold(dropout, h, w, c)
     block_p, block_c = block_shape(w, c)
     across = triton.cdiv(w, block_p)
     rows = triton.cdiv(h * across, TILES)
@@ -286,7 +287,7 @@ def norm_act_reduce(
         WIDTH=width,
         EXTRA=extra is not None,
         TOTAL=total is not None,
-        THRESHOLD=keep_threshold(dropout, h, w, c),
+        THRESHOLD=threshold,
         BLOCK_P=block_p,
         BLOCK_C=block_c,
         num_warps=4,
@@ -302,6 +303,7 @@ def norm_act_grad(grad: Tensor, inputs: NormActInputs, sums: Tensor, out: Padded
     """
     y, stats, slope, dropout = inputs
     n, h, w, c = y.shape
+    threshold = keep_threshold(dropout, h, w, c)
     block_p, block_c = block_shape(w, c)
     pitch = out.memory.shape[1]
     norm_act_grad_kernel[triton.cdiv(pitch, block_p), out.memory.shape[0] - (n - 1) * out.rows, n](
@@ -324,7 +326,7 @@ def norm_act_grad(grad: Tensor, inputs: NormActInputs, sums: Tensor, out: Padded
         C=c,
         SLOPE=slope,
         WIDTH=width,
-        THRESHOLD=keep_threshold(dropout, h, w, c),
+        THRESHOLD=threshold,
         BLOCK_P=block_p,
         BLOCK_C=block_c,
         num_warps=4,
