@@ -1,6 +1,6 @@
 """torch.library operators: they check, allocate and choose the path. torch.ops.deblurgan.* are the same functions.
 
-Those of csrc/ stand in `blur_ops` and are names here too. The networks' ops and their gradients run in our Triton
+Those of csrc/ have files of their own and are names here too. The networks' ops and their gradients run in our Triton
 kernels on CUDA (see `device.kernels_available`), in `reference` elsewhere. A gradient is made anew from an op's inputs:
 by an op of its own, `norm_act_grad` and its like, which is deterministic as far as cuDNN is, and not differentiable; by
 `reference` where it is to be differentiated again.
@@ -20,23 +20,18 @@ from deblurgan.device import gpu_name, kernels_available
 from deblurgan.kernels.table import Choose, choice
 from deblurgan.ops import convolution
 from deblurgan.ops import critic_gradients as penalty
-from deblurgan.ops.blur_ops import (
-    apply_psf,
-    choices,
-    dropout_mask,
-    is_native,
-    psf_taps,
-    random_trajectories,
-    random_windows,
-    rasterize_psf,
-)
+from deblurgan.ops.apply import apply_psf
 from deblurgan.ops.common import check_counter, check_seed, require
+from deblurgan.ops.draws import random_windows, uniforms
+from deblurgan.ops.dropout import dropout_mask
+from deblurgan.ops.native import is_native
+from deblurgan.ops.psf import psf_taps, rasterize_psf
+from deblurgan.ops.trajectories import random_trajectories
 
 __all__ = [
     "apply_psf",
     "check_counter",
     "check_seed",
-    "choices",
     "conv_norm_relu",
     "conv_norm_relu_grad",
     "dropout_mask",
@@ -50,6 +45,7 @@ __all__ = [
     "random_trajectories",
     "random_windows",
     "rasterize_psf",
+    "uniforms",
     "up_conv_norm_relu",
     "up_conv_norm_relu_grad",
 ]

@@ -191,7 +191,7 @@ class Step:
         config, alpha = self.config, None
         if config.gan == "wgan-gp":
             n = sharp.shape[0] if config.gp_norm == "sample" else 1
-            alpha = ops.choices(n, counter=alphas)[:, :1, None, None]
+            alpha = ops.uniforms(n, counter=alphas)[:, :1, None, None]
             if self.sweeps(critic):
                 return self._sweep(critic, sharp, restored, alpha)
         with self.autocast():
