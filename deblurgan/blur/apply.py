@@ -54,7 +54,8 @@ def apply_psf(
     options are applied in this order, all in one pass over the picture:
 
     Args:
-        padding: what lies past the border: "reflect" mirrors the picture, "replicate" repeats its edge, "zero" is black.
+        padding: what lies past the border: "reflect" mirrors the picture, "replicate" repeats its edge, "zero" is
+            black.
         gamma: averages value^gamma, which is light, rather than values; in [0.1, 10], a camera's is 2.2.
         windows: the part of each picture to compute, int64 [n, 3] (see `random_windows`), of `size` (h, w) px. The blur
             reads the pixels around it too.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, overload
 
 import torch
 from torch import Tensor, nn
@@ -251,6 +251,9 @@ class MotionBlur(nn.Module):
         y = ops.apply_psf(pictures, kernels, *options)
         y = y if x.dim() == 4 else y[0]
         return (y, psf) if return_psf else y
+
+    if TYPE_CHECKING:
+        __call__ = forward  # so that a call has forward's types
 
     def extra_repr(self) -> str:
         return f"length={self.length}, size={self.size}, exposure={self.exposure}, mode={self.mode!r}, p={self.p}"

@@ -22,7 +22,7 @@ def check_anxiety(anxiety: Anxiety) -> None:
 
 
 def draw_anxieties(anxiety: Anxiety, released: Tensor, uniform: Tensor) -> Tensor:
-    """fp32 [n] from uniform [n]: spread over `anxiety`, or, where that is None, picked from `released`, a `bit_table`."""
+    """fp32 [n] from uniform [n]: spread over `anxiety`, or, if that is None, picked from `released`, a `bit_table`."""
     return pick(released, uniform) if anxiety is None else spread(anxiety, uniform)
 
 

@@ -62,6 +62,7 @@ def apply_psf(
     if linear:
         image = (image.float() / white).clamp(min=0).pow(gamma)
     offset, weight, count = _taps_of(psf, capacity)
+    n, c, h, w = image.shape
     # named, so that they live until the call returns
     lasting_windows = None if windows is None else windows.contiguous()
     deviation = None if noise is None else noise.float().contiguous()
@@ -72,8 +73,12 @@ def apply_psf(
         _strides(out, channels_last),
         PIXEL_TYPES.index(image.dtype),
         PIXEL_TYPES.index(out.dtype),
-        *image.shape,
-        *out.shape[2:],
+        n,
+        c,
+        h,
+        w,
+        out.shape[2],
+        out.shape[3],
         offset.data_ptr(),
         weight.data_ptr(),
         count.data_ptr(),
