@@ -170,16 +170,16 @@ def test_missing_ninja_is_named(setup: ModuleType, monkeypatch: pytest.MonkeyPat
 
 
 def test_ninja_file_gives_cuda_to_the_bindings_only(setup: ModuleType, toolkit: Path) -> None:
-    sources = ["csrc/bindings.cpp", "csrc/blur_cpu.cpp"]
+    sources = ["csrc/bindings.cpp", "csrc/apply.cpp"]
     plain = setup.ninja_file(sources, "out/_C.so", "tmp", ["include"], None)
     assert "nvcc" not in plain and "DEBLURGAN_WITH_CUDA" not in plain and "cudart" not in plain
     both = setup.ninja_file([*sources, "csrc/blur_cuda.cu"], "out/_C.so", "tmp", ["include"], toolkit)
     lines = both.splitlines()
-    # Ninja recompiles a file whose command changed: blur_cpu.cpp's stays
+    # Ninja recompiles a file whose command changed: apply.cpp's stays
     assert lines[lines.index("build tmp/csrc/bindings.cpp.o: cxx csrc/bindings.cpp") + 1] == (
         "  extra = -isysteminclude -DDEBLURGAN_WITH_CUDA"
     )
-    assert lines[lines.index("build tmp/csrc/blur_cpu.cpp.o: cxx csrc/blur_cpu.cpp") + 1].startswith("build ")
+    assert lines[lines.index("build tmp/csrc/apply.cpp.o: cxx csrc/apply.cpp") + 1].startswith("build ")
     assert next(line for line in lines if "command = g++" in line) in plain
     assert "build tmp/csrc/blur_cuda.cu.o: nvcc csrc/blur_cuda.cu" in lines
     assert f"'{toolkit}/bin/nvcc'" in both and "-lcudart_static" in both
