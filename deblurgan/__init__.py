@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,7 @@ __all__ = [
     "blur",
     "data",
     "evaluate",
+    "get_include",
     "images",
     "info",
     "load_generator",
@@ -66,6 +68,11 @@ __all__ = [
     "save_released",
     "train",
 ]
+
+
+def get_include() -> str:
+    """The folder of the C++ and CUDA headers, for a compiler's -I."""
+    return os.path.join(os.path.dirname(__file__), "include")
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     def option(short: str) -> Any: ...
 else:
-    try:  # the command line's marks; the API and YAML do without tyro
+    try:  # what marks options for the command line; the API and YAML need no tyro
         from tyro.conf import Positional, arg
 
         def option(short: str) -> Any:
@@ -34,7 +34,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 class Options:
-    """What all commands' options share: values are converted to their fields' types, or refused by name."""
+    """The base of all commands' options: converts values to the types of their fields; ValueError names a wrong one."""
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
