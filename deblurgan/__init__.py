@@ -75,12 +75,14 @@ def get_include() -> str:
     return os.path.join(os.path.dirname(__file__), "include")
 
 
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return import_module(f"deblurgan.{name}")
-    if name in _NAMES:
-        return getattr(import_module(f"deblurgan.{_NAMES[name]}"), name)
-    raise AttributeError(f"module 'deblurgan' has no attribute {name!r}")
+if not TYPE_CHECKING:  # a checker is to flag names that are not there
+
+    def __getattr__(name: str) -> Any:
+        if name in _MODULES:
+            return import_module(f"deblurgan.{name}")
+        if name in _NAMES:
+            return getattr(import_module(f"deblurgan.{_NAMES[name]}"), name)
+        raise AttributeError(f"module 'deblurgan' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
