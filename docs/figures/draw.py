@@ -90,7 +90,7 @@ def residual_block() -> Figure:
     f.text(
         24, 32, "One residual block, one picture of 720x1280: planes of 180x320, 256 channels, half precision", "title"
     )
-    f.text(24, 52, "orange rim: the border of 1 pixel, written by the kernel before, so that no convolution checks for an edge",
+    f.text(24, 52, "orange rim: the border of 1 pixel, written by the kernel before: no convolution checks for edges",
            "small")  # fmt: skip
     rows = (
         (84, "x", "y1", "ReLU, dropout,", "border", "13.8 us", "a"),
@@ -116,21 +116,20 @@ def residual_block() -> Figure:
     f.path("M976 130V280H98V292")
     f.path("M22 120H14V268H890V287", "one headed")
     f.text(130, 262, "the residual x, 29.5 MB", "small")
-    f.text(24, 492, "Times are floors, not measurements: arithmetic at 790 TFLOP/s, bytes at 4.3 TB/s (H200). The block's "
-           "sum is 206.5 us; two convolutions are 83 % of it.", "small")  # fmt: skip
+    f.text(24, 492, "Times are floors, not measurements: arithmetic at 790 TFLOP/s, bytes at 4.3 TB/s (H200). The "
+           "block's sum is 206.5 us; two convolutions are 83 % of it.", "small")  # fmt: skip
     return f
 
 
 def pitch() -> Figure:
     h, w = 3, 4
     pitch, cell = w + 2, 34
-    f = Figure(1010, 670, "A 3x3 convolution as nine shifted matrix products")
+    f = Figure(1050, 670, "A 3x3 convolution as nine shifted matrix products")
     f.text(24, 32, "A 3x3 convolution as nine products of one matrix, shifted", "title")
-    f.text(24, 52, "a picture of 3x4 with its border: pitch P = 4 + 2 = 6. A cell is a pixel, that is a row of C channels "
-           "of the matrix X.", "small")  # fmt: skip
+    f.text(24, 52, "a picture of 3x4 with its border: pitch P = 4 + 2 = 6. A cell is a pixel, that is a row of C "
+           "channels of the matrix X.", "small")  # fmt: skip
     left, top = 24, 76
     target = 7
-    taps = {target + i * pitch + j for i in range(3) for j in range(3)}
     for row in range(h + 2):
         for column in range(pitch):
             inner = 0 < row <= h and 0 < column <= w
@@ -162,7 +161,6 @@ def pitch() -> Figure:
         )
     ):
         f.text(left, top + 5 * cell + 34 + 18 * i, line, "mono" if "sum" in line else "")
-    assert len(taps) == 9
     column, size, start = 396, 17, 92
     f.text(column + 20, 80, "X", "bold", "middle")
     for row in range((h + 2) * pitch):
@@ -232,7 +230,8 @@ def penalty() -> Figure:
     f.text(892, 141, "scores D(x)", "small")
     f.text(892, 221, "ones", "small")
     f.text(866, 401, "0", "small")
-    f.text(500, 424, "each norm adds its second derivative, made of λ and t", "small")
+    f.text(660, 418, "+ the norm's second", "small", "middle")
+    f.text(660, 433, "derivative, of λ and t", "small", "middle")
     f.text(190, 141, "x", "bold")
     f.text(190, 221, "g", "bold")
     f.text(190, 321, "u", "bold")
