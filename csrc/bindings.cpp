@@ -16,8 +16,8 @@ namespace {
 using Address = uintptr_t;  // 0 for what is not given
 using Strides = std::array<int64_t, 4>;
 
-// Where to work: {-1, threads} on the CPU, {device, stream} on a GPU.
-using Place = std::pair<int, uint64_t>;
+// Where to work: {-1, threads} on the CPU, {device, CUDA stream} on a GPU.
+using LaunchTarget = std::pair<int, uint64_t>;
 
 template <class T>
 T* pointer(Address address) {
@@ -25,18 +25,19 @@ T* pointer(Address address) {
 }
 
 template <class Args>
-struct On {
+struct EntryPoint {
   using Cpu = void (*)(const Args&, int64_t threads);
   using Gpu = void (*)(const Args&, int device, void* stream);
 };
 
 template <class Args>
-void run(const Args& args, Place place, typename On<Args>::Cpu cpu, typename On<Args>::Gpu gpu) {
+void run(const Args& args, LaunchTarget target, typename EntryPoint<Args>::Cpu cpu,
+         typename EntryPoint<Args>::Gpu gpu) {
   const py::gil_scoped_release release;
-  if (place.first < 0)
-    cpu(args, static_cast<int64_t>(place.second));
+  if (target.first < 0)
+    cpu(args, static_cast<int64_t>(target.second));
   else if (gpu)
-    gpu(args, place.first, reinterpret_cast<void*>(place.second));
+    gpu(args, target.first, reinterpret_cast<void*>(target.second));
   else
     throw std::runtime_error("deblurgan._C was built without CUDA");
 }
@@ -56,32 +57,32 @@ Draws draws_of(uint64_t seed, uint64_t first, Address counter) {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Raw-pointer entry points of csrc/; deblurgan.ops checks the arguments.";
 
-  m.def("choices", [](uint64_t seed, uint64_t first, Address counter, Address out, int64_t n, Place place) {
-    const ChoicesArgs args{draws_of(seed, first, counter), pointer<float>(out), n};
-    run(args, place, choices_cpu, DEBLURGAN_GPU(choices));
+  m.def("uniforms", [](uint64_t seed, uint64_t first, Address counter, Address out, int64_t n, LaunchTarget target) {
+    const UniformsArgs args{draws_of(seed, first, counter), pointer<float>(out), n};
+    run(args, target, uniforms_cpu, DEBLURGAN_GPU(uniforms));
   });
 
   m.def("random_windows", [](uint64_t seed, uint64_t first, Address counter, Address out, int64_t n, int64_t h,
-                             int64_t w, int64_t out_h, int64_t out_w, bool flip, Place place) {
+                             int64_t w, int64_t out_h, int64_t out_w, bool flip, LaunchTarget target) {
     const WindowsArgs args{draws_of(seed, first, counter), pointer<Window>(out), n, h, w, out_h, out_w, flip};
-    run(args, place, random_windows_cpu, DEBLURGAN_GPU(random_windows));
+    run(args, target, random_windows_cpu, DEBLURGAN_GPU(random_windows));
   });
 
   m.def("dropout_mask", [](Address counter, Address out, int64_t n, int64_t elements, uint32_t threshold,
-                           uint32_t stream, Place place) {
-    const DropoutArgs args{draws_of(0, 0, counter), pointer<bool>(out), n, elements, threshold, stream};
-    run(args, place, dropout_mask_cpu, DEBLURGAN_GPU(dropout_mask));
+                           uint32_t rng_stream, LaunchTarget target) {
+    const DropoutArgs args{draws_of(0, 0, counter), pointer<bool>(out), n, elements, threshold, rng_stream};
+    run(args, target, dropout_mask_cpu, DEBLURGAN_GPU(dropout_mask));
   });
 
   m.def("random_trajectories", [](uint64_t seed, uint64_t first, Address counter, Address anxiety, Address out,
-                                  int64_t n, int64_t steps, float length, Place place) {
+                                  int64_t n, int64_t steps, float length, LaunchTarget target) {
     const TrajectoryArgs args{
         draws_of(seed, first, counter), pointer<const float>(anxiety), pointer<float>(out), n, steps, length};
-    run(args, place, random_trajectories_cpu, DEBLURGAN_GPU(random_trajectories));
+    run(args, target, random_trajectories_cpu, DEBLURGAN_GPU(random_trajectories));
   });
 
   m.def("rasterize_psf", [](Address trajectories, Address exposure, Address out, Address canvas, int64_t n,
-                            int64_t steps, int64_t size, bool centered, Place place) {
+                            int64_t steps, int64_t size, bool centered, LaunchTarget target) {
     const PsfArgs args{pointer<const float>(trajectories),
                        pointer<const float>(exposure),
                        pointer<float>(out),
@@ -90,7 +91,7 @@ PYBIND11_MODULE(_C, m) {
                        steps,
                        size,
                        centered};
-    run(args, place, rasterize_psf_cpu, DEBLURGAN_GPU(rasterize_psf));
+    run(args, target, rasterize_psf_cpu, DEBLURGAN_GPU(rasterize_psf));
   });
 
   m.def("all_within", [](Address values, int64_t n, float low, float high) {
@@ -101,7 +102,7 @@ PYBIND11_MODULE(_C, m) {
         [](Address psf, int64_t n, int64_t size) { return max_taps_cpu(pointer<const float>(psf), n, size); });
 
   m.def("psf_taps", [](Address psf, Address offset, Address weight, Address count, int64_t n, int64_t size,
-                       int64_t capacity, Place place) {
+                       int64_t capacity, LaunchTarget target) {
     const TapsArgs args{pointer<const float>(psf),
                         pointer<int32_t>(offset),
                         pointer<float>(weight),
@@ -109,41 +110,41 @@ PYBIND11_MODULE(_C, m) {
                         n,
                         size,
                         capacity};
-    run(args, place, psf_taps_cpu, DEBLURGAN_GPU(psf_taps));
+    run(args, target, psf_taps_cpu, DEBLURGAN_GPU(psf_taps));
   });
 
-  m.def("apply_psf",
-        [](Address image, Address out, const Strides& image_stride, const Strides& out_stride, int image_type,
-           int out_type, int64_t n, int64_t c, int64_t h, int64_t w, int64_t out_h, int64_t out_w, Address offset,
-           Address weight, Address count, int64_t capacity, int padding, Address windows, float white, float gamma,
-           bool linear, Address noise, uint64_t seed, uint64_t first, Address counter, bool is_signed, Place place) {
-          ApplyArgs args{};
-          args.image = pointer<const void>(image);
-          args.out = pointer<void>(out);
-          std::copy(image_stride.begin(), image_stride.end(), args.image_stride);
-          std::copy(out_stride.begin(), out_stride.end(), args.out_stride);
-          args.image_type = static_cast<DType>(image_type);
-          args.out_type = static_cast<DType>(out_type);
-          args.n = n;
-          args.c = c;
-          args.h = h;
-          args.w = w;
-          args.out_h = out_h;
-          args.out_w = out_w;
-          args.offset = pointer<const int32_t>(offset);
-          args.weight = pointer<const float>(weight);
-          args.count = pointer<const int32_t>(count);
-          args.capacity = capacity;
-          args.padding = static_cast<Padding>(padding);
-          args.windows = pointer<const Window>(windows);
-          args.white = white;
-          args.gamma = gamma;
-          args.linear = linear;
-          args.noise = pointer<const float>(noise);
-          args.draws = draws_of(seed, first, counter);
-          args.is_signed = is_signed;
-          run(args, place, apply_psf_cpu, DEBLURGAN_GPU(apply_psf));
-        });
+  m.def("apply_psf", [](Address image, Address out, const Strides& image_stride, const Strides& out_stride,
+                        int image_type, int out_type, int64_t n, int64_t c, int64_t h, int64_t w, int64_t out_h,
+                        int64_t out_w, Address offset, Address weight, Address count, int64_t capacity, int padding,
+                        Address windows, float white, float gamma, bool linear, Address noise, uint64_t seed,
+                        uint64_t first, Address counter, bool is_signed, LaunchTarget target) {
+    ApplyArgs args{};
+    args.image = pointer<const void>(image);
+    args.out = pointer<void>(out);
+    std::copy(image_stride.begin(), image_stride.end(), args.image_stride);
+    std::copy(out_stride.begin(), out_stride.end(), args.out_stride);
+    args.image_type = static_cast<DType>(image_type);
+    args.out_type = static_cast<DType>(out_type);
+    args.n = n;
+    args.c = c;
+    args.h = h;
+    args.w = w;
+    args.out_h = out_h;
+    args.out_w = out_w;
+    args.offset = pointer<const int32_t>(offset);
+    args.weight = pointer<const float>(weight);
+    args.count = pointer<const int32_t>(count);
+    args.capacity = capacity;
+    args.padding = static_cast<Padding>(padding);
+    args.windows = pointer<const Window>(windows);
+    args.white = white;
+    args.gamma = gamma;
+    args.linear = linear;
+    args.noise = pointer<const float>(noise);
+    args.draws = draws_of(seed, first, counter);
+    args.is_signed = is_signed;
+    run(args, target, apply_psf_cpu, DEBLURGAN_GPU(apply_psf));
+  });
 
 #ifdef DEBLURGAN_WITH_CUDA
   m.attr("built_with_cuda") = true;

@@ -13,7 +13,7 @@ void check(cudaError_t status, const char* what) {
   if (status != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
 }
 
-// The calling thread's device for as long as it stands.
+// Makes `device` the calling thread's CUDA device while the guard lives.
 class DeviceGuard {
  public:
   explicit DeviceGuard(int device) {
@@ -28,7 +28,7 @@ class DeviceGuard {
   int before_ = 0;
 };
 
-// `work` is the number of blocks that would do with one item each.
+// `work` is how many items (paths, tiles, ...) there are for blocks to take.
 template <class Args>
 void launch(void (*kernel)(Args), const char* name, int64_t work, const Args& args, int device, void* stream) {
   if (work == 0) return;
@@ -47,8 +47,8 @@ int cuda_device_count() {
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
-void choices_cuda(const ChoicesArgs& a, int device, void* stream) {
-  launch(choices_kernel, "choices", blocks_of(a.n, kThreads), a, device, stream);
+void uniforms_cuda(const UniformsArgs& a, int device, void* stream) {
+  launch(uniforms_kernel, "uniforms", blocks_of(a.n, kThreads), a, device, stream);
 }
 
 void random_windows_cuda(const WindowsArgs& a, int device, void* stream) {

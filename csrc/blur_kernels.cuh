@@ -1,21 +1,23 @@
-// The blur on a GPU. Kernels read their arguments from one struct; blocks are of kThreads, and take one picture, path
-// or tile after another where there are more of them than blocks.
+// The CUDA kernels of the blur. A kernel's one argument is the struct that its CPU function takes. Blocks have kThreads
+// threads, and take one picture, path or tile after another where there are more of those than blocks.
 //
-// Floating-point work is that of trajectory.h, psf.h and picture.h, sums over threads are of integers: the result is
-// that of blur_cpu.cpp byte for byte, but for apply_psf, which multiplies and adds in one rounding.
+// The floating-point work is done by the functions of draws.h, trajectory.h, psf.h and picture.h, which the CPU uses
+// too, and sums over threads are of integers. So results equal the CPU's byte for byte, except those of apply_psf,
+// which rounds a product and its sum once.
 #pragma once
+#include <cstdint>
+
 #include "blur.h"
-#include "psf.h"
 
 namespace deblurgan {
 
 constexpr int kThreads = 256;
 constexpr int kMostBlocks = 1 << 20;  // more than any GPU holds at once
 
-__global__ void choices_kernel(ChoicesArgs a) {
+__global__ void uniforms_kernel(UniformsArgs a) {
   const int64_t stride = int64_t{gridDim.x} * blockDim.x;
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < a.n; i += stride) {
-    const Words words = philox(a.draws.the_seed(), a.draws.index(i), 0, kChoices);
+    const Words words = philox(a.draws.the_seed(), a.draws.index(i), 0, kUniforms);
     for (int k = 0; k < 4; ++k) a.out[4 * i + k] = uniform(words.v[k]);
   }
 }
@@ -36,7 +38,7 @@ __global__ void dropout_kernel(DropoutArgs a) {
   }
 }
 
-// A block a path: its threads draw the kicks of kThreads steps, then one of them walks.
+// A block a path: its threads draw the kicks of kThreads steps, then one thread advances the path by them.
 __global__ void trajectories_kernel(TrajectoryArgs a) {
   __shared__ Kick kicks[kThreads];
   const int thread = static_cast<int>(threadIdx.x);
@@ -62,15 +64,15 @@ __global__ void trajectories_kernel(TrajectoryArgs a) {
   }
 }
 
-// What the threads of a block know of a path, put together by `join`.
-struct Extent {
+// What a thread knows of its samples of a path; `join` merges two.
+struct PathExtent {
   int64_t sum[2];
   float low[2], high[2];
   int outside;
 };
 
-DEBLURGAN_INLINE Extent join(const Extent& a, const Extent& b) {
-  Extent c;
+DEBLURGAN_INLINE PathExtent join(const PathExtent& a, const PathExtent& b) {
+  PathExtent c;
   for (int k = 0; k < 2; ++k) {
     c.sum[k] = a.sum[k] + b.sum[k];
     c.low[k] = a.low[k] < b.low[k] ? a.low[k] : b.low[k];
@@ -82,17 +84,17 @@ DEBLURGAN_INLINE Extent join(const Extent& a, const Extent& b) {
 
 // A block a path.
 __global__ void psf_kernel(PsfArgs a) {
-  __shared__ Extent extents[kThreads];
+  __shared__ PathExtent extents[kThreads];
   __shared__ int outside;
   const int thread = static_cast<int>(threadIdx.x);
   for (int64_t i = blockIdx.x; i < a.n; i += gridDim.x) {
     const float* path = a.trajectories + i * a.steps * 2;
     const Exposure e = exposure_of(a.exposure[i], a.steps);
-    Extent extent{{0, 0}, {path[0], path[1]}, {path[0], path[1]}, 0};
+    PathExtent extent{{0, 0}, {path[0], path[1]}, {path[0], path[1]}, 0};
     for (int64_t t = thread; t < a.steps; t += kThreads)
       for (int k = 0; k < 2; ++k) {
         const float x = path[2 * t + k];
-        const bool far = !in_reach(x);
+        const bool far = !near_enough(x);
         extent.outside |= far;
         if (!far && t >= 1 && t <= e.full) extent.sum[k] += fixed_position(x);
         extent.low[k] = x < extent.low[k] ? x : extent.low[k];
@@ -106,7 +108,7 @@ __global__ void psf_kernel(PsfArgs a) {
     __syncthreads();
     extent = extents[0];
     if (thread == 0) outside = extent.outside;
-    __syncthreads();  // the path is looked at by all before one of them finds it outside
+    __syncthreads();  // thread 0 has stored `outside` before any thread adds to it below
 
     int64_t* canvas = a.canvas + i * a.size * a.size;
     if (!extent.outside) {
@@ -130,13 +132,13 @@ __global__ void psf_kernel(PsfArgs a) {
     float* out = a.out + i * a.size * a.size;
     for (int64_t k = thread; k < a.size * a.size; k += kThreads)
       out[k] = outside ? float_of(0x7FC00000u) : static_cast<float>(static_cast<double>(canvas[k]) / total);
-    __syncthreads();  // nobody writes the next path's `extents` and `outside` before all are done with these
+    __syncthreads();  // all are done with `extents` and `outside` before the next path overwrites them
   }
 }
 
-// A block a PSF: kThreads cells at a time, each non-zero one's place found by a sum over the threads before it.
+// A block a PSF, kThreads cells at a time: the index of a non-zero cell's tap is how many come before it, a prefix sum.
 __global__ void taps_kernel(TapsArgs a) {
-  __shared__ int places[2][kThreads];
+  __shared__ int counts[2][kThreads];
   const int thread = static_cast<int>(threadIdx.x);
   for (int64_t i = blockIdx.x; i < a.n; i += gridDim.x) {
     const float* psf = a.psf + i * a.size * a.size;
@@ -145,20 +147,20 @@ __global__ void taps_kernel(TapsArgs a) {
       const int64_t cell = start + thread;
       const float weight = cell < a.size * a.size ? psf[cell] : 0.0f;
       int from = 0;
-      places[from][thread] = weight != 0.0f;
+      counts[from][thread] = weight != 0.0f;
       __syncthreads();
       for (int step = 1; step < kThreads; step *= 2, from ^= 1) {
-        places[from ^ 1][thread] = places[from][thread] + (thread >= step ? places[from][thread - step] : 0);
+        counts[from ^ 1][thread] = counts[from][thread] + (thread >= step ? counts[from][thread - step] : 0);
         __syncthreads();
       }
-      const int64_t place = before + places[from][thread] - 1;
-      if (weight != 0.0f && place < a.capacity) {
-        const int64_t t = i * a.capacity + place;
+      const int64_t index = before + counts[from][thread] - 1;
+      if (weight != 0.0f && index < a.capacity) {
+        const int64_t t = i * a.capacity + index;
         a.offset[2 * t] = static_cast<int32_t>(a.size / 2 - cell / a.size);
         a.offset[2 * t + 1] = static_cast<int32_t>(a.size / 2 - cell % a.size);
         a.weight[t] = weight;
       }
-      before += places[from][kThreads - 1];
+      before += counts[from][kThreads - 1];
       __syncthreads();
     }
     if (thread == 0) a.count[i] = static_cast<int32_t>(before);
@@ -168,7 +170,7 @@ __global__ void taps_kernel(TapsArgs a) {
 constexpr int kTileWidth = 32, kTileHeight = kThreads / kTileWidth;
 constexpr int kTapsAtOnce = 256, kChannelsAtOnce = 4;
 
-// Some of a picture's taps, and how far they reach.
+// Some of a picture's taps, and their least and greatest dy and dx.
 struct TapChunk {
   int64_t offset[kTapsAtOnce];  // in elements
   int32_t dy[kTapsAtOnce], dx[kTapsAtOnce];
@@ -189,6 +191,7 @@ DEBLURGAN_INLINE void store_value(const ApplyArgs& a, int64_t at, float x) {
   }
 }
 
+// The value to store for a sum: gamma undone, noise added, in [-1, 1] if wanted.
 DEBLURGAN_INLINE float finished(const ApplyArgs& a, float x, int64_t picture, int64_t element) {
   if (a.gamma != 1.0f) x = power_positive(x, 1.0f / a.gamma) * a.white;
   if (a.noise)
@@ -212,7 +215,7 @@ __global__ void apply_kernel(ApplyArgs a) {
     const bool wanted = row < a.out_h && column < a.out_w;
     const Window window = a.windows ? a.windows[picture] : Window{0, 0, 0};
     const int64_t y = window.top + row, x = window.left + (window.flip ? a.out_w - 1 - column : column);
-    // the tile in the picture
+    // the first and last row and column that the tile covers in the picture
     const int64_t last_row = (top + kTileHeight < a.out_h ? top + kTileHeight : a.out_h) - 1;
     const int64_t last_column = (left + kTileWidth < a.out_w ? left + kTileWidth : a.out_w) - 1;
     const int64_t y0 = window.top + top, y1 = window.top + last_row;

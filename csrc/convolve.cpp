@@ -46,7 +46,7 @@ DEBLURGAN_FORCED void convolve(const float* source, const RowTaps& taps, float* 
 
 using Convolve = void (*)(const float* source, const RowTaps& taps, float* out, int64_t pitch);
 
-// As wide as the sums fit into the registers there are.
+// Blocks are as wide as the sums fit into the CPU's registers.
 void convolve_plain(const float* source, const RowTaps& taps, float* out, int64_t pitch) {
   for (int64_t j = 0; j < kColumns; j += 16) convolve<1>(source + j, taps, out + j, pitch);
 }

@@ -1,8 +1,11 @@
-// The arithmetic of the random draws, the same bytes on every machine.
+// The arithmetic of the random draws and of pixel values: the same bytes on every machine.
 //
 // Only + - * / and sqrt are used, which IEEE 754 rounds one way; the library's log, exp and sincos differ between libms
-// and between host and device, so they stand here as polynomials. Compile without contraction into fma
+// and between host and device, so polynomials replace them here. Compile without contraction into fma
 // (-ffp-contract=off, -fmad=false). Nothing branches on data, so that loops over these functions become vector code.
+//
+// Sources: Philox is Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"; the normal deviates are Box and
+// Muller's (1958). DEBLURGAN_INLINE marks a function for host and device alike.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -20,10 +23,10 @@ struct Words {
   uint32_t v[4];
 };
 
-// Philox4x32-10 (Salmon et al. 2011): four random words for each (key, counter).
-DEBLURGAN_INLINE Words philox(uint64_t key, uint64_t index, uint32_t draw, uint32_t stream) {
+// Philox4x32-10: four random words for each key and counter (index, draw, rng_stream).
+DEBLURGAN_INLINE Words philox(uint64_t key, uint64_t index, uint32_t draw, uint32_t rng_stream) {
   uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
-  uint32_t c0 = static_cast<uint32_t>(index), c1 = static_cast<uint32_t>(index >> 32), c2 = draw, c3 = stream;
+  uint32_t c0 = static_cast<uint32_t>(index), c1 = static_cast<uint32_t>(index >> 32), c2 = draw, c3 = rng_stream;
   for (int round = 0; round < 10; ++round) {
     const uint64_t p0 = uint64_t{0xD2511F53u} * c0;
     const uint64_t p1 = uint64_t{0xCD9E8D57u} * c2;
@@ -87,8 +90,8 @@ constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding and subtracting it 
 DEBLURGAN_INLINE float power_positive(float x, float power) {
   const bool zero = x < 0x1p-126f, finite = x <= 3.4028235e38f;
   const Binary b = split(zero || !finite ? 1.0f : x);
-  const float whole = power * b.exponent;                               // of the exponent of two
-  const float part = power * (log_mantissa(b.mantissa) * 1.44269504f);  // both parts apart keep the digits
+  const float whole = power * b.exponent;  // the exponent of two of the result is whole + part
+  const float part = power * (log_mantissa(b.mantissa) * 1.44269504f);  // kept apart until r, or digits are lost
   const float n = (whole + part + kRound) - kRound;
   const float r = ((whole - n) + part) * 0.69314718f;  // [-0.35, 0.35]
   const float series =

@@ -1,5 +1,5 @@
-// Threads made for one call: nothing outlives it, so forking (DataLoader workers) is safe and no second OpenMP runtime
-// stands beside torch's.
+// A parallel loop. Its threads live for one call only, so a process may fork afterwards (DataLoader workers do), and no
+// OpenMP runtime is loaded beside torch's.
 #pragma once
 #include <algorithm>
 #include <atomic>
@@ -11,6 +11,8 @@
 #include <vector>
 
 namespace deblurgan {
+
+struct NoScratch {};  // for tasks that need no memory of their own
 
 // Calls task(scratch, i) for i in [0, count) on up to `threads` threads, each with a Scratch of its own; the first
 // exception is thrown again here.

@@ -1,7 +1,12 @@
-// Pixels: their types, borders, light and noise.
+// Pixels: their types and the conversions between them, what lies past a picture's border, and sensor noise.
+//
+// Half and BFloat16 hold the bits of IEEE binary16 and bfloat16. Conversions round to nearest, ties to even (uint8_t:
+// halves up, clamped to [0, 255]), the same on CPU and GPU. Noise comes in units of its standard deviation.
 #pragma once
+#include <cstdint>
+
+#include "draws.h"
 #include "maths.h"
-#include "trajectory.h"
 
 #ifdef __CUDA_ARCH__
 #include <cuda_bf16.h>
@@ -28,7 +33,7 @@ DEBLURGAN_INLINE float to_float(Half value) {
   return __half2float(__ushort_as_half(value.bits));
 #else
   const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16, rest = value.bits & 0x7FFFu;
-  const float finite = float_of(rest << 13) * 0x1p112f;  // which brings the denormal ones out right
+  const float finite = float_of(rest << 13) * 0x1p112f;  // the product is right for denormals too
   return float_of(sign | (rest >= 0x7C00u ? (rest << 13) + 0x70000000u : bits_of(finite)));
 #endif
 }
@@ -41,7 +46,7 @@ DEBLURGAN_INLINE void from_float(float value, uint8_t& out) {
   out = static_cast<uint8_t>(static_cast<int32_t>(level > 0.0f ? (level < 255.0f ? level : 255.0f) : 0.0f));
 }
 
-// Rounds to the nearest, ties to even, as the two half types below.
+// Rounds to the nearest, ties to even; from_float to Half does too.
 DEBLURGAN_INLINE void from_float(float value, BFloat16& out) {
   const uint32_t bits = bits_of(value);
   const uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
@@ -70,7 +75,7 @@ DEBLURGAN_INLINE float signed_value(float x, float white) {
   return y < -1.0f ? -1.0f : (y > 1.0f ? 1.0f : y);
 }
 
-// The pixel that stands at position i of a line of n pixels continued past its ends; -1 where it is zero.
+// Which pixel of a line of n pixels is read at index i, which may lie past its ends; -1 where zero is read instead.
 DEBLURGAN_INLINE int64_t border_index(int64_t i, int64_t n, Padding padding) {
   if (i >= 0 && i < n) return i;
   if (padding == Padding::kZero) return -1;
@@ -83,23 +88,10 @@ DEBLURGAN_INLINE int64_t border_index(int64_t i, int64_t n, Padding padding) {
 // A standard normal number for element e = (channel * height + row) * width + column of picture `index`.
 DEBLURGAN_INLINE float pixel_noise(uint64_t seed, uint64_t index, uint64_t e) {
   const uint64_t pair = e >> 1;
-  const uint32_t stream = static_cast<uint32_t>(kNoise) | static_cast<uint32_t>(pair >> 32) << 8;
-  const Words words = philox(seed, index, static_cast<uint32_t>(pair), stream);
+  const uint32_t rng_stream = static_cast<uint32_t>(kNoise) | static_cast<uint32_t>(pair >> 32) << 8;
+  const Words words = philox(seed, index, static_cast<uint32_t>(pair), rng_stream);
   const Complex normal = normal_pair(words.v[0], words.v[1]);
   return (e & 1) ? normal.im : normal.re;
-}
-
-struct Window {
-  int64_t top, left, flip;
-};
-
-// A place for a window of out_h x out_w in a picture of h x w; `flip` mirrors it left to right in half of the draws.
-DEBLURGAN_INLINE Window draw_window(uint64_t seed, uint64_t index, int64_t h, int64_t w, int64_t out_h, int64_t out_w,
-                                    bool flip) {
-  const Words words = philox(seed, index, 0, kWindow);
-  const uint64_t rows = static_cast<uint64_t>(h - out_h + 1), columns = static_cast<uint64_t>(w - out_w + 1);
-  return {static_cast<int64_t>((words.v[0] * rows) >> 32), static_cast<int64_t>((words.v[1] * columns) >> 32),
-          flip ? static_cast<int64_t>(words.v[2] >> 31) : 0};
 }
 
 }  // namespace deblurgan

@@ -1,18 +1,22 @@
-// The camera-shake path of DeblurGAN (after Boracchi and Foi 2012), one per (seed, index).
+// The camera-shake path of DeblurGAN (Kupyn et al. 2018, section 4, after Boracchi and Foi 2012), with the constants of
+// its released generate_trajectory.py; one path for each (seed, index). Positions are (x, y) in px from the start.
 //
 //   v <- v + thrown v + anxiety (gauss (n1 + i n2) - spring x) step,   then |v| <- step,   x <- x + v
 //
 // An impulse (probability shake * anxiety a step) throws the velocity back by about half a turn: thrown is then
-// 2 e^(i (pi +- 0.5)), else 0. The spring pulls to the starting point. The first velocity has modulus `anxiety`, not
-// `step`, unless anxiety is 0: as released.
+// 2 e^(i (pi +- 0.5)), else 0. The spring pulls to the starting point. The first velocity has modulus `anxiety`, or
+// `step` where anxiety is 0, as in the released code.
+//
+// random_trajectories_cpu takes the number of threads; random_trajectories_cuda works on the memory of `device`, is
+// queued on its CUDA stream `stream`, never waits for it, and throws std::runtime_error where CUDA refuses.
 #pragma once
+#include <cmath>
+#include <cstdint>
+
+#include "draws.h"
 #include "maths.h"
 
 namespace deblurgan {
-
-// The streams of one index's Philox counter. kNoise takes the bits above 8 for pixels past 2^34; kDropout is the first
-// of as many as a network has masks.
-enum Stream : uint32_t { kSteps = 0, kSetup = 1, kChoices = 2, kNoise = 3, kWindow = 4, kDropout = 16 };
 
 // What is drawn once a path.
 struct Shake {
@@ -58,5 +62,19 @@ DEBLURGAN_INLINE PathState advance(const PathState& path, const Shake& shake, co
   const Complex velocity{vx * scale, vy * scale};
   return {{path.at.re + velocity.re, path.at.im + velocity.im}, velocity};
 }
+
+struct TrajectoryArgs {
+  Draws draws;
+  const float* anxiety;  // [n]
+  float* out;            // [n, steps, 2], (x, y) px
+  int64_t n, steps;
+  float length;  // px
+};
+
+void random_trajectories_cpu(const TrajectoryArgs& args, int64_t threads);
+
+#ifdef DEBLURGAN_WITH_CUDA
+void random_trajectories_cuda(const TrajectoryArgs& args, int device, void* stream);
+#endif
 
 }  // namespace deblurgan

@@ -1,10 +1,10 @@
 built_with_cuda: bool
 
-# Arrays are addresses, 0 for none. A place is (-1, threads) on the CPU, (device, stream) on a GPU.
-_Place = tuple[int, int]
+# Arrays are addresses, 0 for none. A launch target is (-1, threads) for the CPU, (device, CUDA stream) for a GPU.
+_LaunchTarget = tuple[int, int]
 _Strides = tuple[int, int, int, int]
 
-def choices(seed: int, first: int, counter: int, out: int, n: int, place: _Place) -> None: ...
+def uniforms(seed: int, first: int, counter: int, out: int, n: int, target: _LaunchTarget) -> None: ...
 def random_windows(
     seed: int,
     first: int,
@@ -16,11 +16,21 @@ def random_windows(
     out_h: int,
     out_w: int,
     flip: bool,
-    place: _Place,
+    target: _LaunchTarget,
 ) -> None: ...
-def dropout_mask(counter: int, out: int, n: int, elements: int, threshold: int, stream: int, place: _Place) -> None: ...
+def dropout_mask(
+    counter: int, out: int, n: int, elements: int, threshold: int, rng_stream: int, target: _LaunchTarget
+) -> None: ...
 def random_trajectories(
-    seed: int, first: int, counter: int, anxiety: int, out: int, n: int, steps: int, length: float, place: _Place
+    seed: int,
+    first: int,
+    counter: int,
+    anxiety: int,
+    out: int,
+    n: int,
+    steps: int,
+    length: float,
+    target: _LaunchTarget,
 ) -> None: ...
 def rasterize_psf(
     trajectories: int,
@@ -31,12 +41,12 @@ def rasterize_psf(
     steps: int,
     size: int,
     centered: bool,
-    place: _Place,
+    target: _LaunchTarget,
 ) -> None: ...
 def all_within(values: int, n: int, low: float, high: float) -> bool: ...
 def max_taps(psf: int, n: int, size: int) -> int: ...
 def psf_taps(
-    psf: int, offset: int, weight: int, count: int, n: int, size: int, capacity: int, place: _Place
+    psf: int, offset: int, weight: int, count: int, n: int, size: int, capacity: int, target: _LaunchTarget
 ) -> None: ...
 def apply_psf(
     image: int,
@@ -65,6 +75,6 @@ def apply_psf(
     first: int,
     counter: int,
     is_signed: bool,
-    place: _Place,
+    target: _LaunchTarget,
 ) -> None: ...
 def cuda_device_count() -> int: ...

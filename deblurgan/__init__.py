@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,7 @@ __all__ = [
     "blur",
     "data",
     "evaluate",
+    "get_include",
     "images",
     "info",
     "load_generator",
@@ -68,12 +70,19 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return import_module(f"deblurgan.{name}")
-    if name in _NAMES:
-        return getattr(import_module(f"deblurgan.{_NAMES[name]}"), name)
-    raise AttributeError(f"module 'deblurgan' has no attribute {name!r}")
+def get_include() -> str:
+    """The folder of the C++ and CUDA headers, for a compiler's -I."""
+    return os.path.join(os.path.dirname(__file__), "include")
+
+
+if not TYPE_CHECKING:  # a checker is to flag names that are not there
+
+    def __getattr__(name: str) -> Any:
+        if name in _MODULES:
+            return import_module(f"deblurgan.{name}")
+        if name in _NAMES:
+            return getattr(import_module(f"deblurgan.{_NAMES[name]}"), name)
+        raise AttributeError(f"module 'deblurgan' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

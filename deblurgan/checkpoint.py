@@ -33,7 +33,8 @@ class CheckpointError(ValueError):
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path | str, *, metadata: dict[str, str]) -> None:
-    """Writes safetensors with `metadata` and a SHA-256 of all they hold; the file is whole or absent."""
+    """Writes safetensors with `metadata` and a SHA-256 of both. An older file is replaced whole or, after an error, not
+    at all."""
     metadata = {"format": "deblurgan", **metadata}
     host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = safetensors.torch.save(host, metadata={**metadata, "sha256": _digest(host, metadata)})
@@ -41,9 +42,10 @@ def save_tensors(tensors: dict[str, Tensor], path: Path | str, *, metadata: dict
 
 
 def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What `save_tensors` wrote. Raises CheckpointError where a bit of it changed, OSError where it cannot be read.
+    """The tensors and metadata of a file by `save_tensors`.
 
-    Safetensors of others are read too; having no digest, they are taken as they are.
+    Safetensors from elsewhere are read too, without the check of a digest. Raises CheckpointError for a file that was
+    changed or cut short, OSError for one that cannot be read.
     """
     path = Path(path)
     with path.open("rb"):  # the plain error for a file that is missing or not allowed
@@ -55,7 +57,7 @@ def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (safetensors.SafetensorError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: damaged safetensors file ({error})") from error
     digest = metadata.pop("sha256", None)
-    ours = metadata.get("format") == "deblurgan"  # or the digest could lose its name unnoticed
+    ours = metadata.get("format") == "deblurgan"  # then a digest must be there, also where its name was damaged
     if (ours or digest is not None) and digest != _digest(tensors, metadata):
         raise CheckpointError(f"{path}: damaged, its contents do not match its SHA-256")
     return tensors, metadata
@@ -64,7 +66,7 @@ def load_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
 def save_generator(
     generator: Generator, path: Path | str, *, half: bool = False, card: dict[str, Any] | None = None
 ) -> None:
-    """Writes weights and spec as safetensors. `half` stores fp16; `card` is kept in the header as JSON."""
+    """Writes weights and spec as safetensors. `half` stores fp16; `card` goes into the header as JSON."""
     tensors = generator.state_dict()
     if half:
         tensors = {name: tensor.half() for name, tensor in tensors.items()}
@@ -77,13 +79,16 @@ def save_generator(
 def load_generator(path: Path | str) -> Generator:
     """The generator in a weights file, fp32 on the CPU, in evaluation mode.
 
-    Reads our safetensors, and the released .pth: two convolutions a block (conv_block.1 and .6, or .5 without
-    dropout), one (conv_block.1, the released code after 2019-03, taken with its ReLU), any number of blocks and any
-    width, a `module.` prefix, a {"model": ...} wrapper, running statistics (never used), files from before torch 1.6.
-    A file with other names is taken for the article's network where its convolutions, in file order, have that
-    network's shapes.
-    Raises CheckpointError for a damaged file, an unknown network, or one with a key too many or too few, which the
-    message names; OSError where the file cannot be read.
+    Reads our safetensors, and a released .pth of any width and number of blocks:
+
+    - with two convolutions a block (conv_block.1 and .6, or .5 without dropout), or one (conv_block.1: the released
+      code after 2019-03, read as a block that ends in a ReLU);
+    - with or without a `module.` prefix, a {"model": ...} wrapper, running statistics (never used);
+    - written by torch before or after 1.6.
+
+    A file with other names is read as the article's network if its convolutions, in file order, have the shapes of that
+    network. Raises CheckpointError for a damaged file, an unknown network, and for missing or extra tensors, which it
+    names; OSError where the file cannot be read.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
@@ -121,7 +126,7 @@ def _ours(path: Path, tensors: dict[str, Tensor], config: str) -> Generator:
     stem = tensors.get("stem.weight", torch.empty(0))
     try:
         spec = json.loads(config)
-        if spec["width"] != len(stem) or spec["blocks"] > len(tensors):  # before anything of that size is made
+        if spec["width"] != len(stem) or spec["blocks"] > len(tensors):  # before tensors of that size are allocated
             raise ValueError(f"width {spec['width']} and {spec['blocks']} blocks, but other tensors")
         generator = Generator(**spec)
     except (ValueError, TypeError, KeyError) as error:
@@ -130,15 +135,15 @@ def _ours(path: Path, tensors: dict[str, Tensor], config: str) -> Generator:
 
 
 def _load_pth(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .pth, out of its wrapper, with their names as they stand in the file."""
+    """The tensors of a .pth, without a wrapper, under their names in the file."""
     data = path.read_bytes()
     if not data:
         raise CheckpointError(f"{path}: empty file")
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: not a file of plain weights, or damaged ({_first_line(error)})") from error
-    except Exception as error:  # of any kind, AssertionError and struct.error among them; the disk had its turn above
+        raise CheckpointError(f"{path}: {_why_not_plain(error)}") from None  # torch's own text advises to run its code
+    except Exception as error:  # of any kind, AssertionError and struct.error among them; the file itself was read
         raise CheckpointError(f"{path}: damaged weights file ({_first_line(error)})") from error
     for name in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
@@ -149,6 +154,16 @@ def _load_pth(path: Path) -> dict[str, Tensor]:
     if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
         raise CheckpointError(f"{path}: holds no state dict of tensors")
     return content
+
+
+def _why_not_plain(error: pickle.UnpicklingError) -> str:
+    """What the pickle holds beside tensors, without torch's advice to load it with weights_only switched off."""
+    found = re.search(r"(?:GLOBAL|class) ([\w.]+)", str(error))
+    if found:
+        return (
+            f"not a file of plain weights: it holds {found[1]}; only tensors are read, since other objects can run code"
+        )
+    return "not a file of plain weights, or damaged; only tensors are read, since other objects can run code"
 
 
 def _first_line(error: BaseException) -> str:
@@ -189,7 +204,8 @@ def _released_names(blocks: int, convs: int, *, second: int) -> dict[str, str]:
 
 
 def _article(path: Path, tensors: dict[str, Tensor], names: list[str]) -> Generator:
-    """The article's network by the order and shapes of its convolutions: their names depend on who typed it in."""
+    """The article's network, recognised by the order and shapes of its convolutions, since their names differ between
+    copies of its code."""
     first = tensors[names[0]] if names else torch.empty(0)
     if first.numel() == 0 or tuple(first.shape[1:]) != (3, 7, 7):
         raise CheckpointError(f"{path}: an unknown network, its first tensor is {names[0] if names else 'missing'}")
@@ -207,7 +223,10 @@ def _article(path: Path, tensors: dict[str, Tensor], names: list[str]) -> Genera
 
 
 def _filled(path: Path, generator: Generator, names: dict[str, str], tensors: dict[str, Tensor]) -> Generator:
-    """The generator with the tensor `names[ours]` of the file in each of its places; strict both ways."""
+    """The generator with the file's tensors; `names` maps each of its own names to one in the file.
+
+    Raises CheckpointError for missing and extra tensors, and for another shape, layout or values that are not finite.
+    """
     missing = sorted(set(names.values()) - set(tensors))
     if missing:
         raise CheckpointError(f"{path}: lacks {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}")

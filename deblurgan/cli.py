@@ -11,16 +11,16 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deblurgan import config
 from deblurgan.config import BlurConfig, DeblurConfig, DemoConfig, EvaluateConfig, InfoConfig, TrainConfig
 
-# What stands for a required option until the command line gives it
-UNSET: dict[str, Any] = {"data": Path(), "out": Path(), "inputs": ()}
+if TYPE_CHECKING:
+    from deblurgan.images import FilesReport
 
-# Kernels on the contact sheet of blur --show-psf
-SHOWN = 64
+# A value for each required option until the command line gives one
+UNSET: dict[str, Any] = {"data": Path(), "out": Path(), "inputs": ()}
 
 
 @dataclass(frozen=True)
@@ -48,26 +48,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, *rest = words
     if name not in COMMANDS:
         return _fail(f"unknown command {name!r}: deblurgan has {', '.join(COMMANDS)}")
+    return _run(name, COMMANDS[name], rest)
+
+
+def _run(name: str, command: Command, words: list[str]) -> int:
+    """Parses a command's words and runs it; errors become a message and an exit code."""
     try:
-        options = _parse(name, COMMANDS[name], rest)
+        return command.run(_parse(name, command, words))
     except SystemExit as stop:  # tyro has said why
         return stop.code if isinstance(stop.code, int) else 2
-    except (ValueError, OSError) as error:
-        return _fail(str(error))
-    try:
-        return COMMANDS[name].run(options)
     except (ValueError, TypeError, OSError, ImportError) as error:
-        return _fail(str(error))
-    except (MemoryError, RuntimeError, ArithmeticError) as error:  # the words were right, the work failed
-        _fail(str(error))
+        return _fail(_as_typed(str(error), command.options))
+    except (MemoryError, RuntimeError, ArithmeticError) as error:  # the options were right, the work failed
+        _fail(_as_typed(str(error), command.options))
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
 
 
+def _as_typed(message: str, options: Any) -> str:
+    """The message with a command's switches as they are typed: the library says overwrite=True for --overwrite.
+
+    `options` is the command's config or its class.
+    """
+    for option in fields(options):
+        message = message.replace(f"{option.name}=True", f"--{option.name.replace('_', '-')}")
+    return message
+
+
 def _parse(name: str, command: Command, words: list[str]) -> Any:
-    """The command's config from --config FILE, the preset's defaults and the options, the later winning."""
+    """The command's config: the preset's defaults, then --config FILE, then the command line; the later wins."""
     import tyro
 
     first = argparse.ArgumentParser(prog=f"deblurgan {name}", add_help=False, allow_abbrev=False)
@@ -121,6 +132,11 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
+def _log(options: Any) -> Callable[[str], None]:
+    """Prints the library's lines, with the command's switches as they are typed."""
+    return lambda line: _say(_as_typed(line, options))
+
+
 def _train(options: TrainConfig) -> int:
     from deblurgan.training import train
 
@@ -150,95 +166,21 @@ def _deblur(options: DeblurConfig) -> int:
         suffix=options.suffix,
         format=options.format,
         quality=options.quality,
-        log=_say,
+        log=_log(options),
     )
-    return _summary(report)
+    return _summary(report, options)
 
 
 def _blur(options: BlurConfig) -> int:
-    """Writes blurred versions, or with --pairs a training set of PNGs: blur/, sharp/ and psf.npz.
+    from deblurgan.data.blurred_sets import write_blurred
 
-    --show-psf adds psf.png.
-    """
-    import numpy as np
-    import torch
-
-    from deblurgan import images
-    from deblurgan.blur import MotionBlur
-    from deblurgan.inference import plan_outputs, run_plan
-
-    if options.n < 1:
-        raise ValueError(f"n must be at least 1, got {options.n}")
-    blur = MotionBlur(
-        length=options.length,
-        exposure=options.exposure,
-        anxiety=options.anxiety,
-        padding=options.padding,
-        gamma=options.gamma,
-        noise=options.noise,
-    )
-    if options.pairs and options.out.suffix.lower() in images.SUFFIXES:
-        raise ValueError(f"out must be a folder with --pairs, got {options.out}")
-    sources = plan_outputs(options.inputs, options.out, format="png" if options.pairs else "keep")
-    root = options.out.parent if sources[0][1] == options.out else options.out
-    folder = root / "blur" if options.pairs else root
-    plan = []
-    for source, target in sources:
-        if options.pairs:
-            target = folder / target.relative_to(root)
-        names = [target.with_stem(f"{target.stem}_{k:03d}") for k in range(options.n)] if options.n > 1 else [target]
-        plan += [(source, name) for name in names]
-    if options.pairs and (root / "psf.npz").exists() and not options.overwrite:
-        raise FileExistsError(f"{root / 'psf.npz'} exists: replace the training set with --overwrite")
-    numbers = {target: i for i, (_, target) in enumerate(plan)}
-    sheet = root / "psf.png"
-    if options.show_psf and sheet in numbers:
-        raise FileExistsError(f"{sheet} is the output of {plan[numbers[sheet]][0]} already")
-    if options.show_psf and sheet.exists() and not options.overwrite:
-        raise FileExistsError(f"{sheet} exists: replace it with --overwrite")
-    kernels: dict[str, np.ndarray[Any, Any]] = {}
-
-    def work(source: Path, target: Path) -> None:
-        outputs = [target, root / "sharp" / target.relative_to(folder)] if options.pairs else [target]
-        for path in outputs:
-            if path.exists() and not options.overwrite:
-                raise FileExistsError(f"{path} exists: replace it with --overwrite")
-        picture = images.read(source)
-        pixels = torch.from_numpy(picture.pixels).permute(2, 0, 1)
-        pixels, psf = blur(pixels, seed=options.seed, index=numbers[target], return_psf=True)
-        blurred = picture.with_pixels(pixels.permute(1, 2, 0).numpy())
-        for path, result in zip(outputs, (blurred, picture), strict=False):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            images.write(result, path, quality=options.quality)
-        if options.pairs or (options.show_psf and len(kernels) < SHOWN):
-            kernels[target.relative_to(folder).as_posix()] = psf[0].numpy()
-
-    report = run_plan(plan, work, log=_say)
-    if kernels and options.pairs:
-        images.replace_file(root / "psf.npz", _npz(kernels))
-    if kernels and options.show_psf:
-        shown = np.stack(list(kernels.values())[:SHOWN])
-        grey = images.contact_sheet(shown)[..., None]
-        images.write(images.Picture(grey.repeat(3, 2), grey=True), sheet)
-        share = f"{len(shown)}" if len(report.done) <= SHOWN else f"the first {SHOWN} of {len(report.done)}"
-        _say(f"{sheet}: {share} kernels")
-    return _summary(report)
+    return _summary(write_blurred(options, log=_log(options)), options)
 
 
-def _npz(arrays: dict[str, Any]) -> bytes:
-    import io
-
-    import numpy as np
-
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, names=np.array(list(arrays)), psf=np.stack(list(arrays.values())))
-    return buffer.getvalue()
-
-
-def _summary(report: Any) -> int:
+def _summary(report: FilesReport, options: Any) -> int:
     _say(f"{len(report.done)} written, {len(report.skipped)} left out, {len(report.failed)} failed")
     for source, reason in report.failed:
-        print(f"deblurgan: {source}: {reason}", file=sys.stderr)
+        print(f"deblurgan: {source}: {_as_typed(reason, options)}", file=sys.stderr)
     return 1 if report.failed else 0
 
 
@@ -265,25 +207,9 @@ def _evaluate(options: EvaluateConfig) -> int:
 
 
 def _demo(options: DemoConfig) -> int:
-    import torch
+    from deblurgan.evaluation.demo import run_demo
 
-    from deblurgan import images, metrics
-    from deblurgan.blur import MotionBlur
-    from deblurgan.inference import Deblurrer
-
-    if options.out.exists() and not options.overwrite:
-        raise FileExistsError(f"{options.out} exists: replace it with --overwrite")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    picture = images.read(Path(__file__).parent / "assets" / "demo.png")
-    sharp = torch.from_numpy(picture.pixels).permute(2, 0, 1)
-    blurred = MotionBlur(exposure=1.0)(sharp, seed=options.seed, index=0)
-    restored = Deblurrer.from_pretrained(options.weights)(blurred)
-    grid = torch.cat([blurred, restored, sharp], 2).permute(1, 2, 0).numpy()
-    images.write(images.Picture(grid), options.out)
-    for name, shown in (("blurred", blurred), ("restored", restored)):
-        psnr, ssim = (float(metric(shown, sharp, 255.0)) for metric in (metrics.psnr, metrics.ssim))
-        _say(f"{name:9} PSNR {psnr:.2f} dB  SSIM {ssim:.4f}")
-    _say(f"{options.out}: blurred | restored | sharp")
+    run_demo(options, log=_say)
     return 0
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     def option(short: str) -> Any: ...
 else:
-    try:  # the command line's marks; the API and YAML do without tyro
+    try:  # what marks options for the command line; the API and YAML need no tyro
         from tyro.conf import Positional, arg
 
         def option(short: str) -> Any:
@@ -315,28 +315,29 @@ class DeblurConfig(Options):
     inputs: Positional[tuple[Path, ...]]
     """Pictures and folders of pictures."""
     out: Annotated[Path, option("-o")]
-    """A file for one picture, else a folder, which mirrors the inputs' folders."""
+    """A folder, which mirrors the folders of the inputs; for a single picture it may be a file."""
     weights: Annotated[Path | None, option("-m")] = None
-    """Weights of ours or a released .pth; the bundled ones if not given."""
+    """A .safetensors file, a released .pth or a run folder; the weights that ship with the package if not given."""
     overwrite: bool = False
-    """Replace pictures that exist, the inputs themselves included."""
+    """Replace files that exist, the inputs themselves included."""
     skip_existing: bool = False
     """Leave out pictures whose output exists."""
     suffix: str = ""
     """Added to each name, before its extension."""
     format: Literal["keep", "png", "jpg", "webp", "tiff"] = "keep"
+    """Of the outputs; keep is that of each input."""
     quality: int = 95
     """Of JPEG and WebP, 1 to 100."""
     device: str = "auto"
     dtype: Precision = "auto"
     quantize: Literal["int8", "fp8"] | None = None
-    """Residual blocks in 8 bits, on a GPU of compute capability 9.0 or newer."""
+    """Compute the residual blocks in 8 bits, on a GPU of compute capability 9.0 or newer."""
     stochastic: bool = False
     """Dropout at inference, as in the paper."""
     seed: int = 0
-    """Of the dropout."""
+    """Of the dropout of stochastic."""
     compile: bool = False
-    """torch.compile the network: faster on a CPU once it is compiled, which takes half a minute."""
+    """Run the network through torch.compile, which is faster on a CPU after half a minute of compiling."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -351,7 +352,7 @@ class BlurConfig(Options):
     inputs: Positional[tuple[Path, ...]]
     """Pictures and folders of pictures."""
     out: Annotated[Path, option("-o")]
-    """Folder to write to."""
+    """Folder to write to; without pairs, a single picture may name its file."""
     n: int = 1
     """Blurred versions of each picture."""
     seed: int = 0
@@ -362,15 +363,16 @@ class BlurConfig(Options):
     length: float = 60.0
     """Path length in px."""
     exposure: tuple[float, ...] = (0.1, 0.5, 1.0)
-    """Shares of the path to choose from."""
+    """Shares of the path that are exposed; each picture gets one of them at random."""
     anxiety: float | None = None
-    """How shaky; drawn from the released list if not given."""
+    """How shaky: 0 is a straight path. Drawn from the released code's list, 0.003 to 0.01, if not given."""
     padding: Literal["reflect", "replicate", "zero"] = "reflect"
     gamma: float = 1.0
     """Average light, value^gamma: 2.2 is a camera's; 1 averages the values."""
     noise: tuple[float, float] = (0.0, 0.0)
     """Lowest and highest standard deviation of sensor noise, as a share of white."""
     overwrite: bool = False
+    """Replace files that exist, the inputs themselves included."""
     quality: int = 95
     """Of JPEG and WebP, 1 to 100."""
 
@@ -378,6 +380,8 @@ class BlurConfig(Options):
         super().__post_init__()
         if not 1 <= self.quality <= 100:
             raise ValueError(f"quality must be 1 to 100, got {self.quality}")
+        if self.n < 1:
+            raise ValueError(f"n must be at least 1, got {self.n}")
 
 
 @dataclass(frozen=True)
@@ -387,18 +391,20 @@ class EvaluateConfig(Options):
     data: Positional[Path]
     """Pairs in any layout train takes, or sharp pictures, which are blurred by fixed kernels."""
     weights: Annotated[Path | None, option("-m")] = None
-    """Weights of ours or a released .pth; the bundled ones if not given."""
+    """A .safetensors file, a released .pth or a run folder; the weights that ship with the package if not given."""
     layout: Layout = "auto"
+    """How data is laid out."""
     gamma: bool = False
     """Take GoPro's blur_gamma pictures rather than its blur."""
     metrics: tuple[Literal["psnr", "ssim"], ...] = ("psnr", "ssim")
     kernels: int = 4
     """Kernels for each sharp picture and exposure."""
     exposure: tuple[float, ...] = (0.5, 1.0)
+    """Shares of the path that are exposed; each sharp picture is blurred at every one of them."""
     seed: int = 0
     """Of the kernels."""
     csv: Path | None = None
-    """Write every picture's figures here."""
+    """A file for the figures of every picture."""
     device: str = "auto"
     dtype: Precision = "auto"
 
@@ -409,9 +415,11 @@ class DemoConfig(Options):
 
     out: Annotated[Path, option("-o")] = Path("deblurgan-demo.png")
     weights: Annotated[Path | None, option("-m")] = None
+    """As for deblur."""
     seed: int = 0
     """Of the kernel."""
     overwrite: bool = True
+    """Replace out if it exists."""
 
 
 @dataclass(frozen=True)
@@ -440,7 +448,10 @@ def _plain(value: Any) -> Any:
 
 
 def _converted(name: str, value: Any, hint: Any) -> Any:
-    """`value` as the type `hint`: a Path, str, number or bool, a Literal, a tuple of those, or one of several such."""
+    """`value` as the type `hint`: Path, str, int, float, bool, Literal, a tuple of these, several Literals or X | None.
+
+    Raises ValueError, with the option's name, for a value that is not of that type.
+    """
     options = get_args(hint)
     if get_origin(hint) is Literal:
         if value not in list(options):

@@ -57,7 +57,7 @@ def why_no_kernels(device: torch.device) -> str | None:
 def assume_kernels(available: bool = True) -> Iterator[None]:
     """Within it our kernels count as available on every device, or on none.
 
-    True is for Triton's interpreter, and for counting launches without a GPU; False compares with plain torch.
+    True serves Triton's interpreter, and counting launches without a GPU; False serves comparisons with plain torch.
     """
     global _kernels_assumed
     before, _kernels_assumed = _kernels_assumed, available
@@ -99,9 +99,9 @@ def pick_precision(precision: str, device: torch.device) -> str:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that can be allocated on the device, or None where the system does not tell."""
+    """Bytes that can be allocated on the device; None where the system does not report it."""
     if device.type == "cuda":
-        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch keeps it for us
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # reserved by torch
         return torch.cuda.mem_get_info(device)[0] + idle
     try:
         with open("/proc/meminfo") as file:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,59 +14,71 @@ from deblurgan.checkpoint import DEFAULT_WEIGHTS, load_generator
 from deblurgan.device import DTYPES, auto_dtype, pick_device, pick_precision, why_no_kernels
 from deblurgan.generator import engine
 from deblurgan.nn import Generator
+from deblurgan.spec import Stage
 
 
 def info() -> str:
     """Which path each part takes on this machine, and why, as lines of text."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    if _C.built_with_cuda:
-        native = f"C++ and CUDA kernels; the CUDA runtime sees {_C.cuda_device_count()} devices"
-    else:
-        native = "C++ only (no CUDA toolkit when it was built)"
-    on_cuda = "csrc's kernels" if _C.built_with_cuda else "PSFs from the CPU, applied by plain torch"
-    dtype, why = auto_dtype(pick_device("auto"))
+    device = pick_device("auto")
+    dtype, why = auto_dtype(device)
     generator = load_generator(DEFAULT_WEIGHTS)
+    on_cuda = "csrc's kernels" if _C.built_with_cuda else "PSFs from the CPU, applied by plain torch"
     lines = {
         "deblurgan": deblurgan.__version__,
         "python": platform.python_version(),
         "torch": f"{torch.__version__}, {torch.get_num_threads()} threads",
-        "device": f"cuda: {gpu}" if gpu else "cpu (torch sees no CUDA device)",
-        "deblurgan._C": native,
+        "device": _device_line(),
+        "deblurgan._C": _native_line(),
         "dtype": f"auto is {dtype}: {why}",
-        "generator": _generator_path(generator, pick_device("auto"), DTYPES[dtype]),
-        "training": _training_path(pick_device("auto")),
+        "generator": generator_path(generator, device, DTYPES[dtype]),
+        "training": _training_path(device),
         "blur": f"C++ on the CPU, {on_cuda} on CUDA; fp64 is applied by plain torch",
         "default weights": _described(DEFAULT_WEIGHTS, generator),
     }
     return "\n".join(f"{name + ':':20}{value}" for name, value in lines.items())
 
 
-def _generator_path(generator: Generator, device: torch.device, dtype: torch.dtype) -> str:
-    """Which way the generator takes in inference, and why not the engine's, or its layers' there."""
+def generator_path(generator: Generator, device: torch.device, dtype: torch.dtype) -> str:
+    """What restores a picture of 1280x720: the engine and each of its stages' path, or plain torch and the reason."""
     generator = generator.to(device, dtype).requires_grad_(False)
     h, w = 720, 1280
     why = generator.why_reference(torch.empty(1, 3, h, w, device=device))
     if why is not None:
         return f"plain torch, not the engine: {why}"
-    return _by_layer(engine.Engine(generator.spec, dict(generator.named_parameters()), dtype=dtype).paths(1, h, w))
+    paths = engine.Engine(generator.spec, dict(generator.named_parameters()), dtype=dtype).paths(1, h, w)
+    return stages_line(generator.spec.stages, paths)
+
+
+def stages_line(stages: Sequence[Stage], paths: Mapping[str, str]) -> str:
+    """An engine's path for each stage, by name, in one line; the residual blocks are listed as one."""
+    ways: dict[str, set[str]] = {}
+    for stage in stages:
+        name = "blocks" if stage.kind == "trunk" else stage.name
+        way = paths[stage.name].split()[0].rstrip(":")  # "Triton" or "cuDNN", without the details
+        ways.setdefault(name, set()).add(way)
+    return "engine: " + ", ".join(f"{name} {'/'.join(sorted(way))}" for name, way in ways.items())
+
+
+def _device_line() -> str:
+    if torch.cuda.is_available():
+        return f"cuda: {torch.cuda.get_device_name()}"
+    return "cpu (torch sees no CUDA device)"
+
+
+def _native_line() -> str:
+    if _C.built_with_cuda:
+        return f"C++ and CUDA kernels; the CUDA runtime sees {_C.cuda_device_count()} devices"
+    return "C++ only (no CUDA toolkit when it was built)"
 
 
 def _training_path(device: torch.device) -> str:
-    """What a training step is made of here."""
+    """The precision of training, and what its steps run in."""
     precision = pick_precision("auto", device)
     why = why_no_kernels(device)
     if why is not None:
         return f"{precision}; plain torch, not the kernels: {why}; the penalty without double backward"
     step = "one CUDA graph" if _C.built_with_cuda else "eager, since _C has no CUDA"
     return f"{precision}; the generator in kernels, torch's convolutions in the critic; each step {step}"
-
-
-def _by_layer(paths: Mapping[str, str]) -> str:
-    """An engine's paths in a line, the residual blocks as one."""
-    ways: dict[str, set[str]] = {}
-    for name, path in paths.items():
-        ways.setdefault("blocks" if name.startswith("blocks") else name, set()).add(path.split()[0].rstrip(":"))
-    return "engine: " + ", ".join(f"{name} {'/'.join(sorted(way))}" for name, way in ways.items())
 
 
 def _described(path: Path, generator: Generator) -> str:

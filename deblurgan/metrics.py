@@ -11,8 +11,8 @@ IDENTICAL = 100.0  # dB
 def psnr(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
     """10 log10(data_range^2 / mse), mse over all pixels and channels of a picture: fp64 [n], dB.
 
-    Equal pictures give inf. This is the mean of pictures' PSNRs that deblurring papers report once averaged, not the
-    PSNR of a pooled error. Raises ValueError where shapes differ.
+    Equal pictures give inf. Deblurring papers report the mean of these values over a data set, not the PSNR of the mean
+    error. Raises ValueError where shapes differ.
     """
     a, b = _pair(a, b, data_range)
     mse = (a - b).square().flatten(1).mean(1)
@@ -20,14 +20,15 @@ def psnr(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
 
 
 def capped_psnr(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
-    """`psnr`, but at most 100 dB, which equal pictures get, as in the released code: means of it stay finite."""
+    """`psnr`, but at most 100 dB, as in the released code, so that a mean over equal pictures stays finite too."""
     return psnr(a, b, data_range).clamp(max=IDENTICAL)
 
 
 def ssim(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
-    """Structural similarity (Wang et al. 2004), 11x11 Gaussian window of sigma 1.5, mean over channels: fp64 [n].
+    """Structural similarity (Wang et al. 2004) with an 11x11 Gaussian window of sigma 1.5, averaged over channels:
+    fp64 [n].
 
-    Biased covariances, borders within 5 px left out: scikit-image's gaussian_weights=True,
+    Covariances are biased and the outer 5 px left out, as in scikit-image with gaussian_weights=True and
     use_sample_covariance=False. (The paper's SSIM column is the complex-wavelet variant and not comparable.)
     Raises ValueError where shapes differ or a side is below 11.
     """

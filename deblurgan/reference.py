@@ -77,14 +77,14 @@ def output_tail(x: Tensor, image: Tensor, weight: Tensor, bias: Tensor | None, *
     return (image + residual.to(image.dtype)).clamp(-1, 1)
 
 
-def philox(seed: int, index: Tensor, draw: Tensor, stream: int) -> Tensor:
+def philox(seed: int, index: Tensor, draw: Tensor, rng_stream: int) -> Tensor:
     """Philox4x32-10 (Salmon et al. 2011): the four words of each counter, int64 [..., 4] holding 32 bits each.
 
     `index` (64 bits) and `draw` (32 bits) are int64 tensors that broadcast against each other.
     """
     low = 0xFFFFFFFF
     index, draw = torch.broadcast_tensors(index, draw)
-    c = [index & low, (index >> 32) & low, draw & low, torch.full_like(index, stream)]
+    c = [index & low, (index >> 32) & low, draw & low, torch.full_like(index, rng_stream)]
     k0, k1 = seed & low, (seed >> 32) & low
     for _ in range(10):
         p0, p1 = c[0] * 0xD2511F53, c[2] * 0xCD9E8D57  # wraps at 64 bits, of which both halves are wanted
@@ -98,15 +98,15 @@ def keep_threshold(p: float) -> int:
     return min(round(p * 2**32), 2**32 - 1)
 
 
-def dropout_mask(shape: Sequence[int], p: float, *, seed: int, first: int = 0, stream: int = 0) -> Tensor:
+def dropout_mask(shape: Sequence[int], p: float, *, seed: int, first: int = 0, rng_stream: int = 0) -> Tensor:
     """Whether dropout keeps each element of [n, c, h, w]: bool, False with probability p.
 
-    Element e = (y w + x) c + channel of picture i takes word e mod 4 of Philox counter (first + i, e // 4, 16 + stream)
-    under the key `seed`, and is kept where that is at least p 2^32.
+    Element e = (y w + x) c + channel of picture i takes word e mod 4 of the Philox counter (first + i, e // 4,
+    16 + rng_stream) under the key `seed`, and is kept where that word is at least p 2^32.
     """
     n, c, h, w = shape
     draws = torch.arange((c * h * w + 3) // 4)
-    words = philox(seed, first + torch.arange(n)[:, None], draws, 16 + stream).flatten(1)  # [n, 4 draws]
+    words = philox(seed, first + torch.arange(n)[:, None], draws, 16 + rng_stream).flatten(1)  # [n, 4 draws]
     keep = words[:, : c * h * w] >= keep_threshold(p)
     return keep.view(n, h, w, c).permute(0, 3, 1, 2)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -433,9 +434,12 @@ def test_code_in_a_pickle_is_refused_and_does_not_run(legacy: bool, tmp_path: Pa
     pickle.loads(pickle.dumps(Hostile(canary)))
     canary.rmdir()
     state = {**Released().state_dict(), "model.1.bias": Hostile(canary)}
-    with pytest.raises(CheckpointError, match="not a file of plain weights"):
+    with pytest.raises(CheckpointError, match="not a file of plain weights") as refusal:
         load_generator(saved(state, tmp_path / "net.pth", legacy=legacy))
     assert not canary.exists()
+    assert "posix.mkdir" in str(refusal.value)
+    shown = "".join(traceback.format_exception(refusal.value))
+    assert "weights_only=False" not in shown and "weights_only` argument" not in shown, "torch's advice to run the code"
 
 
 @pytest.mark.parametrize("save, name", [(save_generator, "g.safetensors"), (save_released, "net.pth")])

@@ -17,6 +17,7 @@ import deblurgan
 from conftest import texture
 from deblurgan import Generator, cli, images, load_generator, metrics, save_generator
 from deblurgan.blur import MotionBlur, apply_psf
+from deblurgan.blur.contact_sheet import psf_sheet
 from deblurgan.config import TRAIN_PRESETS
 from deblurgan.data import PairedFolder, open_dataset
 
@@ -141,7 +142,7 @@ def test_each_command_has_help(name: str, options: list[str], capsys: pytest.Cap
         ("train photos --config nowhere.yaml", "nowhere.yaml"),
         ("train photos --config", "--config"),
         ("demo -o small.safetensors/grid.png", "small.safetensors"),
-        ("demo -o photos/0.png --no-overwrite", "0.png exists: replace it with --overwrite"),
+        ("demo -o photos/0.png --no-overwrite", "0.png exists: --overwrite replaces it"),
     ],
 )
 def test_a_mistake_is_exit_code_2_and_a_message(
@@ -292,9 +293,9 @@ def test_blur_replaces_nothing_unasked(photos: Path, tmp_path: Path, capsys: pyt
     assert run("blur", photos, "-o", out, "--pairs") == 0
     before = contents(out)
     assert run("blur", photos / "0.png", "-o", out, "--pairs", "--seed", 1) == 2
-    assert "psf.npz exists: replace the training set with --overwrite" in capsys.readouterr().err
+    assert "psf.npz exists: --overwrite replaces it" in capsys.readouterr().err
     assert run("blur", photos, "-o", photos, "--seed", 1) == 1
-    assert "0.png exists: replace it with --overwrite" in capsys.readouterr().err
+    assert "0.png exists: --overwrite replaces it" in capsys.readouterr().err
     assert contents(out) == before
     assert run("blur", photos, "-o", out, "--pairs", "--seed", 1, "--overwrite") == 0
     assert contents(out).keys() == before.keys()
@@ -337,7 +338,7 @@ def test_blur_shows_no_more_than_64_kernels(photos: Path, tmp_path: Path, capsys
     assert run("blur", photos / "0.png", "-o", tmp_path / "out", "--n", 65, "--show-psf", "--length", 2) == 0
     assert "psf.png: the first 64 of 65 kernels\n" in capsys.readouterr().out
     kernels = MotionBlur(length=2.0).psf(64)
-    assert np.array_equal(pixels(tmp_path / "out" / "psf.png")[0].numpy(), images.contact_sheet(kernels.numpy()))
+    assert np.array_equal(pixels(tmp_path / "out" / "psf.png")[0].numpy(), psf_sheet(kernels.numpy()))
 
 
 def test_blur_replaces_no_sheet_unasked(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -345,7 +346,7 @@ def test_blur_replaces_no_sheet_unasked(photos: Path, tmp_path: Path, capsys: py
     out.mkdir()
     (out / "psf.png").write_text("mine")
     assert run("blur", photos, "-o", out, "--show-psf") == 2
-    assert f"{out / 'psf.png'} exists: replace it with --overwrite" in capsys.readouterr().err
+    assert f"{out / 'psf.png'} exists: --overwrite replaces it" in capsys.readouterr().err
     assert contents(out) == {"psf.png": b"mine"}
     assert run("blur", photos, "-o", out, "--show-psf", "--overwrite") == 0
     assert pixels(out / "psf.png").shape == (3, 261, 261)

@@ -542,7 +542,7 @@ def test_file_keeps_alpha(deblurrer: Deblurrer, tmp_path: Path) -> None:
 def test_file_never_replaces_a_picture_unasked(deblurrer: Deblurrer, photos: Path) -> None:
     before = (photos / "0.png").read_bytes()
     for target in (photos / "0.png", photos / "1.png"):
-        with pytest.raises(FileExistsError, match=r"png exists: .*--overwrite"):
+        with pytest.raises(FileExistsError, match=r"png exists: overwrite=True replaces it"):
             deblurrer.file(photos / "0.png", target)
     assert (photos / "0.png").read_bytes() == before
     deblurrer.file(photos / "0.png", photos / "0.png", overwrite=True)
@@ -701,10 +701,11 @@ def test_info_names_each_part() -> None:
 def test_info_says_which_way_the_generator_takes() -> None:
     pytest.importorskip("triton", reason="triton is not installed")
     generator, cpu = Generator("tiny", width=4, blocks=1), torch.device("cpu")
-    way = diagnosis._generator_path(generator, cpu, torch.float32)
+    way = diagnosis.generator_path(generator, cpu, torch.float32)
     assert way == "plain torch, not the engine: it needs a CUDA device"
     with assume_kernels():
-        way = diagnosis._generator_path(generator, cpu, torch.float32)
+        way = diagnosis.generator_path(generator, cpu, torch.float32)
     assert way == "engine: stem cuDNN, down.0 cuDNN, down.1 cuDNN, blocks cuDNN, up.0 cuDNN, up.1 cuDNN, head Triton"
+    stages = [stage for stage in generator.spec.stages if stage.kind in ("trunk", "head")]
     mixed = {"blocks.0.conv1": "Triton ConvConfig()", "blocks.0.conv2": "cuDNN: no row", "head": "Triton ConvConfig()"}
-    assert diagnosis._by_layer(mixed) == "engine: blocks Triton/cuDNN, head Triton"
+    assert diagnosis.stages_line(stages, mixed) == "engine: blocks Triton/cuDNN, head Triton"

@@ -114,7 +114,7 @@ def test_norm_act_drops_what_the_reference_drops(
     y, stats = normal(n, h, w, c), torch.zeros(n, 2, c, device=KERNEL_DEVICE)
     stats[:, 1] = 1
     counter = torch.tensor([seed, first], device=KERNEL_DEVICE)
-    mask = reference.dropout_mask((n, c, h, w), p, seed=seed, first=first, stream=rng_stream).to(KERNEL_DEVICE)
+    mask = reference.dropout_mask((n, c, h, w), p, seed=seed, first=first, rng_stream=rng_stream).to(KERNEL_DEVICE)
     residual = normal(n, h, w, c)
     memory, whole, out = bordered(n, h, w, c, 1, torch.float32)
     levels = torch.full(whole.shape, 99, dtype=torch.int8, device=KERNEL_DEVICE)

@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LIBRARY = ("blur_cpu", "convolve")
+CSRC = ROOT / "csrc"
+LIBRARY = sorted(path for path in CSRC.glob("*.cpp") if path.name != "bindings.cpp")
+
+
+@pytest.fixture
+def compiler() -> str:
+    found = shutil.which(os.environ.get("CXX", "g++"))
+    if found is None:
+        pytest.skip("no C++ compiler")
+    return found
 
 
 @pytest.mark.parametrize(
@@ -21,16 +30,13 @@ LIBRARY = ("blur_cpu", "convolve")
         ("kernels_on_host", "thread"),  # finds what lacks a __syncthreads()
     ],
 )
-def test_native_program_is_clean(program: str, sanitizers: str, tmp_path: Path) -> None:
-    compiler = shutil.which(os.environ.get("CXX", "g++"))
-    if compiler is None:
-        pytest.skip("no C++ compiler")
+def test_native_program_is_clean(program: str, sanitizers: str, compiler: str, tmp_path: Path) -> None:
     flags = ["-std=c++17", "-O1", "-g", "-ffp-contract=off", "-pthread", "-Wno-psabi"]
     flags += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
     flags += ["-DDEBLURGAN_CLONES="]  # the sanitizers are not up yet when the loader picks a clone
-    sources = [ROOT / "tests" / "native" / f"{program}.cpp", *(ROOT / "csrc" / f"{name}.cpp" for name in LIBRARY)]
+    sources = [ROOT / "tests" / "native" / f"{program}.cpp", *LIBRARY]
     built = subprocess.run(
-        [compiler, *flags, f"-I{ROOT / 'csrc'}", *map(str, sources), "-o", str(tmp_path / program)],
+        [compiler, *flags, f"-I{CSRC}", *map(str, sources), "-o", str(tmp_path / program)],
         capture_output=True,
         text=True,
     )
@@ -39,3 +45,20 @@ def test_native_program_is_clean(program: str, sanitizers: str, tmp_path: Path) 
     assert built.returncode == 0, built.stderr
     ran = subprocess.run([str(tmp_path / program)], capture_output=True, text=True, timeout=300)
     assert (ran.returncode, ran.stdout) == (0, "clean\n"), ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("header", sorted(path.name for path in CSRC.glob("*.h")))
+def test_header_compiles_alone(header: str, compiler: str, tmp_path: Path) -> None:
+    """A user may include just the part that is needed, and twice."""
+    program = tmp_path / "alone.cpp"
+    program.write_text(f'#include "{header}"\n#include "{header}"\n')
+    flags = ["-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", f"-I{CSRC}"]
+    built = subprocess.run([compiler, *flags, str(program)], capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+
+
+@pytest.mark.parametrize("path", sorted([*CSRC.glob("*.h"), *CSRC.glob("*.cuh")]), ids=lambda path: path.name)
+def test_header_says_what_it_is(path: Path) -> None:
+    comment, _, rest = path.read_text().partition("#pragma once\n")
+    assert rest and comment.startswith("// ")
+    assert all(line.startswith("//") for line in comment.splitlines())

@@ -15,6 +15,8 @@ from types import ModuleType
 
 import pytest
 
+import deblurgan
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -51,8 +53,25 @@ def files_under(folder: str, *patterns: str) -> set[str]:
     return {path.relative_to(ROOT).as_posix() for path in found if path.is_file()}
 
 
-PYTHON_FILES = files_under("deblurgan", "*.py", "_C.pyi", "py.typed", "assets/*")
+PYTHON_FILES = files_under("deblurgan", "*.py", "*/*.py", "_C.pyi", "py.typed", "assets/*")
+PYTHON_FILES -= files_under("deblurgan", "kernels/*")  # a link to kernels/
 KERNELS = files_under("kernels", "*.py", "table.json")
+HEADERS = {f"deblurgan/include/{Path(name).name}" for name in files_under("csrc", "*.h", "*.cuh")}
+
+
+def test_every_package_folder_is_listed() -> None:
+    """A folder that pyproject.toml does not list is missing from the wheel, though not from an editable install."""
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 brings tomllib")
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {f"deblurgan.{path.parent.name}" for path in (ROOT / "deblurgan").glob("*/__init__.py")}
+    assert set(listed) == {"deblurgan"} | folders
+
+
+def test_a_program_compiles_against_the_headers(tmp_path: Path) -> None:
+    program = ROOT / "tests" / "programs" / "include_headers.cpp"
+    compiler = os.environ.get("CXX") or "g++"
+    run(compiler, "-std=c++17", f"-I{deblurgan.get_include()}", program, "-o", tmp_path / "program", cwd=tmp_path)
+    run(tmp_path / "program", cwd=tmp_path)
 
 
 def test_kernels_folder_is_flat() -> None:
@@ -75,7 +94,7 @@ def test_wheel_holds_what_a_user_needs_and_no_more(wheel: Path) -> None:
         names = set(archive.namelist())
     installed = {name for name in names if ".dist-info/" not in name}
     extension = f"deblurgan/_C{sysconfig.get_config_var('EXT_SUFFIX')}"
-    assert installed == PYTHON_FILES | {f"deblurgan/{name}" for name in KERNELS} | {extension}
+    assert installed == PYTHON_FILES | HEADERS | {f"deblurgan/{name}" for name in KERNELS} | {extension}
     assert {"LICENSE", "NOTICE"} <= {Path(name).name for name in names - installed}
 
 
@@ -170,16 +189,16 @@ def test_missing_ninja_is_named(setup: ModuleType, monkeypatch: pytest.MonkeyPat
 
 
 def test_ninja_file_gives_cuda_to_the_bindings_only(setup: ModuleType, toolkit: Path) -> None:
-    sources = ["csrc/bindings.cpp", "csrc/blur_cpu.cpp"]
+    sources = ["csrc/bindings.cpp", "csrc/apply.cpp"]
     plain = setup.ninja_file(sources, "out/_C.so", "tmp", ["include"], None)
     assert "nvcc" not in plain and "DEBLURGAN_WITH_CUDA" not in plain and "cudart" not in plain
     both = setup.ninja_file([*sources, "csrc/blur_cuda.cu"], "out/_C.so", "tmp", ["include"], toolkit)
     lines = both.splitlines()
-    # Ninja recompiles a file whose command changed: blur_cpu.cpp's stays
+    # Ninja recompiles a file whose command changed: apply.cpp's stays
     assert lines[lines.index("build tmp/csrc/bindings.cpp.o: cxx csrc/bindings.cpp") + 1] == (
         "  extra = -isysteminclude -DDEBLURGAN_WITH_CUDA"
     )
-    assert lines[lines.index("build tmp/csrc/blur_cpu.cpp.o: cxx csrc/blur_cpu.cpp") + 1].startswith("build ")
+    assert lines[lines.index("build tmp/csrc/apply.cpp.o: cxx csrc/apply.cpp") + 1].startswith("build ")
     assert next(line for line in lines if "command = g++" in line) in plain
     assert "build tmp/csrc/blur_cuda.cu.o: nvcc csrc/blur_cuda.cu" in lines
     assert f"'{toolkit}/bin/nvcc'" in both and "-lcudart_static" in both

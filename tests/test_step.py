@@ -82,7 +82,7 @@ def test_a_step_is_a_function_of_its_number(optimizer: str) -> None:
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_torch_s_default_dtype_has_no_say(precision: str, optimizer: str) -> None:
-    options = {"gan": "lsgan", "ema": 0.9, "precision": precision, "optimizer": optimizer}
+    options = {"ema": 0.9, "precision": precision, "optimizer": optimizer}
     config = train_config("unused", **{**SMALL, **options})
     networks, wanted = new_networks(config), new_step(**options)
     torch.set_default_dtype(torch.float64)

@@ -6,16 +6,7 @@ own, such as `norm_act_grad`, which is not differentiable and as deterministic a
 differentiated again.
 """
 
-from deblurgan.ops.blur_ops import (
-    apply_psf,
-    choices,
-    dropout_mask,
-    is_native,
-    psf_taps,
-    random_trajectories,
-    random_windows,
-    rasterize_psf,
-)
+from deblurgan.ops.apply import apply_psf
 from deblurgan.ops.common import check_counter, check_seed
 from deblurgan.ops.conv_blocks import (
     conv_norm_relu,
@@ -23,15 +14,19 @@ from deblurgan.ops.conv_blocks import (
     up_conv_norm_relu,
     up_conv_norm_relu_grad,
 )
+from deblurgan.ops.draws import random_windows, uniforms
+from deblurgan.ops.dropout import dropout_mask
+from deblurgan.ops.native import is_native
 from deblurgan.ops.norm import norm_act, norm_act_grad
 from deblurgan.ops.penalty import gradient_penalty
+from deblurgan.ops.psf import psf_taps, rasterize_psf
 from deblurgan.ops.tail import output_tail, output_tail_grad
+from deblurgan.ops.trajectories import random_trajectories
 
 __all__ = [
     "apply_psf",
     "check_counter",
     "check_seed",
-    "choices",
     "conv_norm_relu",
     "conv_norm_relu_grad",
     "dropout_mask",
@@ -45,6 +40,7 @@ __all__ = [
     "random_trajectories",
     "random_windows",
     "rasterize_psf",
+    "uniforms",
     "up_conv_norm_relu",
     "up_conv_norm_relu_grad",
 ]

@@ -51,7 +51,7 @@ class CriticGradients:
         if self.config.gan != "wgan-gp":
             return self._by_autograd(sharp, restored, None)
         n = sharp.shape[0] if self.config.gp_norm == "sample" else 1
-        alpha = ops.choices(n, counter=counter)[:, :1, None, None]
+        alpha = ops.uniforms(n, counter=counter)[:, :1, None, None]
         if self.uses_fused_pass():
             return self._in_one_pass(sharp, restored, alpha)
         return self._by_autograd(sharp, restored, alpha)

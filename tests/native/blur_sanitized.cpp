@@ -1,4 +1,4 @@
-// Runs csrc/blur_cpu.cpp over odd sizes, borders and extreme draws; built with sanitizers, which end it on any fault.
+// Runs the CPU functions of csrc/ over odd sizes, borders and extreme draws; built with sanitizers, which end it on any fault.
 #include <algorithm>
 #include <cstdio>
 #include <vector>
@@ -64,6 +64,6 @@ int main() {
             !flat_stays_flat<uint8_t>(taps, h, w, padding, DType::kUint8))
           return std::printf("a flat picture of %ldx%ld did not stay flat\n", long(w), long(h)), 1;
   std::vector<float> numbers(4 * 10);
-  choices_cpu({{kLast, kLast - 10, nullptr}, numbers.data(), 10}, 1);
+  uniforms_cpu({{kLast, kLast - 10, nullptr}, numbers.data(), 10}, 1);
   return std::puts("clean"), 0;
 }

@@ -38,9 +38,9 @@ void test_draws() {
   const int64_t counter[2] = {7, static_cast<int64_t>(kLast - n)};
   for (const Draws draws : {Draws{0, 0, nullptr}, Draws{kLast, kLast - n, nullptr}, Draws{0, 0, counter}}) {
     std::vector<float> a(4 * n), b(4 * n);
-    choices_cpu({draws, a.data(), n}, 2);
-    launch(choices_kernel, 1, kThreads, ChoicesArgs{draws, b.data(), n});
-    expect(same_bytes(a, b), "choices");
+    uniforms_cpu({draws, a.data(), n}, 2);
+    launch(uniforms_kernel, 1, kThreads, UniformsArgs{draws, b.data(), n});
+    expect(same_bytes(a, b), "uniforms");
     std::vector<Window> u(n), v(n);
     random_windows_cpu({draws, u.data(), n, 720, 1280, 256, 1280, true}, 2);
     launch(windows_kernel, 2, kThreads, WindowsArgs{draws, v.data(), n, 720, 1280, 256, 1280, true});
@@ -285,7 +285,7 @@ int main() {
 
   const DType types[] = {DType::kUint8, DType::kHalf, DType::kBFloat16, DType::kFloat};
   const int64_t sizes[][3] = {{1, 1, 1}, {3, 37, 65}, {6, 9, 33}, {3, 80, 100}};
-  int turn = 0;  // every pair of types, with the other choices in turn
+  int turn = 0;  // every pair of types, with the other options in turn
   for (const DType in : types)
     for (const DType out : types)
       for (const auto& size : sizes) {

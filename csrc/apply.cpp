@@ -1,0 +1,247 @@
+#include "apply.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "clones.h"
+#include "convolve.h"
+#include "parallel.h"
+
+namespace deblurgan {
+namespace {
+
+// How far a picture's taps go beyond the output pixel, in px, each >= 0.
+struct TapExtent {
+  int64_t top = 0, bottom = 0, left = 0, right = 0;
+};
+
+TapExtent extent_of(const ApplyArgs& a, int64_t picture) {
+  TapExtent extent;
+  const int32_t* offset = a.offset + picture * a.capacity * 2;
+  for (int64_t t = 0; t < taps_of(a, picture); ++t) {
+    const int64_t dy = offset[2 * t], dx = offset[2 * t + 1];
+    extent.top = std::max(extent.top, -dy);
+    extent.bottom = std::max(extent.bottom, dy);
+    extent.left = std::max(extent.left, -dx);
+    extent.right = std::max(extent.right, dx);
+  }
+  return extent;
+}
+
+constexpr int64_t kStrip = 32;  // output rows a task, a multiple of kRows
+
+// How to blur one picture. `group` channels that lie interleaved are blurred as one plane: like a single channel whose
+// taps are `group` elements apart.
+struct BlurPlan {
+  TapExtent extent;
+  int64_t width = 0, blocks = 0, pitch = 0;  // elements of an output row, rounded up to blocks, and of a source row
+  RowTaps taps;
+};
+
+BlurPlan plan_of(const ApplyArgs& a, int64_t picture, int64_t group) {
+  BlurPlan plan;
+  const TapExtent extent = plan.extent = extent_of(a, picture);
+  plan.width = a.out_w * group;
+  plan.blocks = (plan.width + kColumns - 1) / kColumns * kColumns;
+  plan.pitch = plan.blocks + (extent.left + extent.right) * group;
+  // the part of the PSF that has taps, with kRows - 1 empty rows above and below: output row i reads at dy what row
+  // i + 1 reads at dy - 1
+  const int64_t columns = extent.left + extent.right + 1, rows = extent.top + extent.bottom + 1;
+  std::vector<float> weights((rows + 2 * (kRows - 1)) * columns);
+  const int32_t* offset = a.offset + picture * a.capacity * 2;
+  for (int64_t t = 0; t < taps_of(a, picture); ++t)
+    weights[(offset[2 * t] + extent.top + kRows - 1) * columns + offset[2 * t + 1] + extent.left] =
+        a.weight[picture * a.capacity + t];
+  for (int64_t y = 0; y < rows + kRows - 1; ++y)
+    for (int64_t x = 0; x < columns; ++x) {
+      RowTap tap{(y - extent.top) * plan.pitch + (x - extent.left) * group, {}};
+      for (int64_t i = 0; i < kRows; ++i) tap.weight[i] = weights[(y + kRows - 1 - i) * columns + x];
+      for (int64_t first = 0; first < kRows; ++first) {
+        if (tap.weight[first] == 0.0f) continue;
+        int64_t last = first;
+        while (last + 1 < kRows && tap.weight[last + 1] != 0.0f) ++last;
+        plan.taps.of[first][last].push_back(tap);
+        first = last;
+      }
+    }
+  return plan;
+}
+
+DEBLURGAN_CLONES void load(const float* from, float* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = from[i];
+}
+DEBLURGAN_CLONES void load(const uint8_t* from, float* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = to_float(from[i]);
+}
+DEBLURGAN_CLONES void load(const Half* from, float* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = to_float(from[i]);
+}
+DEBLURGAN_CLONES void load(const BFloat16* from, float* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = to_float(from[i]);
+}
+
+DEBLURGAN_CLONES void store(const float* from, float* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = from[i];
+}
+DEBLURGAN_CLONES void store(const float* from, uint8_t* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) from_float(from[i], to[i]);
+}
+DEBLURGAN_CLONES void store(const float* from, Half* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) from_float(from[i], to[i]);
+}
+DEBLURGAN_CLONES void store(const float* from, BFloat16* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) from_float(from[i], to[i]);
+}
+
+DEBLURGAN_CLONES void to_power(float* x, int64_t n, float scale, float power, float unscale) {
+  for (int64_t i = 0; i < n; ++i) x[i] = power_positive(scale * x[i], power) * unscale;
+}
+
+DEBLURGAN_CLONES void to_signed(float* x, int64_t n, float white) {
+  for (int64_t i = 0; i < n; ++i) x[i] = signed_value(x[i], white);
+}
+
+// Noise for elements first, first + 1, ... of a picture.
+DEBLURGAN_CLONES void add_noise(float* x, int64_t n, float deviation, uint64_t seed, uint64_t index, uint64_t first) {
+  for (int64_t i = 0; i < n; ++i) x[i] += deviation * pixel_noise(seed, index, first + static_cast<uint64_t>(i));
+}
+
+void load(DType type, const void* from, int64_t offset, float* to, int64_t n) {
+  switch (type) {
+    case DType::kUint8:
+      return load(static_cast<const uint8_t*>(from) + offset, to, n);
+    case DType::kHalf:
+      return load(static_cast<const Half*>(from) + offset, to, n);
+    case DType::kBFloat16:
+      return load(static_cast<const BFloat16*>(from) + offset, to, n);
+    case DType::kFloat:
+      return load(static_cast<const float*>(from) + offset, to, n);
+  }
+}
+
+void store(DType type, const float* from, void* to, int64_t offset, int64_t n) {
+  switch (type) {
+    case DType::kUint8:
+      return store(from, static_cast<uint8_t*>(to) + offset, n);
+    case DType::kHalf:
+      return store(from, static_cast<Half*>(to) + offset, n);
+    case DType::kBFloat16:
+      return store(from, static_cast<BFloat16*>(to) + offset, n);
+    case DType::kFloat:
+      return store(from, static_cast<float*>(to) + offset, n);
+  }
+}
+
+// Memory that a thread uses for one strip of output rows after another.
+struct StripBuffers {
+  std::vector<float> source, sums, row;
+};
+
+// One plane of the output: a channel, or `group` interleaved ones.
+class Plane {
+ public:
+  Plane(const ApplyArgs& args, const BlurPlan& plan, int64_t picture, int64_t channel, int64_t group)
+      : a(args),
+        plan(plan),
+        extent(plan.extent),
+        picture(picture),
+        channel(channel),
+        group(group),
+        window(args.windows ? args.windows[picture] : Window{0, 0, 0}) {}
+
+  // Output rows [row, row + rows).
+  void blur(StripBuffers& strip, int64_t row, int64_t rows) const {
+    const int64_t whole = (rows + kRows - 1) / kRows * kRows;
+    stage(strip, row, whole);
+    strip.sums.resize(std::max<size_t>(strip.sums.size(), whole * plan.blocks));
+    const float* origin = strip.source.data() + extent.top * plan.pitch + extent.left * group;
+    for (int64_t j = 0; j < plan.blocks; j += kColumns)  // a block's columns of all rows stay in the first cache
+      for (int64_t i = 0; i < whole; i += kRows)
+        convolve_block(origin + i * plan.pitch + j, plan.taps, strip.sums.data() + i * plan.blocks + j, plan.blocks);
+    for (int64_t i = 0; i < rows; ++i) finish(strip, strip.sums.data() + i * plan.blocks, row + i);
+  }
+
+ private:
+  // Fills strip.source with the rows that the strip's output reads, and the borders around them, as floats.
+  void stage(StripBuffers& strip, int64_t row, int64_t rows) const {
+    const int64_t count = rows + extent.top + extent.bottom;
+    strip.source.resize(std::max<size_t>(strip.source.size(), count * plan.pitch));
+    const int64_t left = window.left - extent.left, right = window.left + a.out_w + extent.right;
+    const int64_t inner_left = std::clamp<int64_t>(left, 0, a.w), inner_right = std::clamp<int64_t>(right, 0, a.w);
+    for (int64_t i = 0; i < count; ++i) {
+      float* to = strip.source.data() + i * plan.pitch;
+      const int64_t y = border_index(window.top + row + i - extent.top, a.h, a.padding);
+      if (y < 0) {
+        std::fill_n(to, plan.pitch, 0.0f);
+        continue;
+      }
+      load(a.image_type, a.image, address(a.image_stride, y, inner_left), to + (inner_left - left) * group,
+           (inner_right - inner_left) * group);
+      for (int64_t x = left; x < inner_left; ++x) stage_border(to, left, x, y);
+      for (int64_t x = std::max(left, inner_right); x < right; ++x) stage_border(to, left, x, y);
+      if (a.gamma != 1.0f && !a.linear) to_power(to, (right - left) * group, 1.0f / a.white, a.gamma, 1.0f);
+    }
+  }
+
+  // The pixel at column x, which lies past the picture's border.
+  void stage_border(float* to, int64_t left, int64_t x, int64_t y) const {
+    const int64_t from = border_index(x, a.w, a.padding);
+    if (from < 0)
+      std::fill_n(to + (x - left) * group, group, 0.0f);
+    else
+      load(a.image_type, a.image, address(a.image_stride, y, from), to + (x - left) * group, group);
+  }
+
+  // Undoes gamma, mirrors, adds noise and stores one row of sums.
+  void finish(StripBuffers& strip, float* x, int64_t row) const {
+    if (a.gamma != 1.0f) to_power(x, plan.width, 1.0f, 1.0f / a.gamma, a.white);
+    if (window.flip) {
+      strip.row.resize(plan.width);
+      for (int64_t j = 0; j < a.out_w; ++j)
+        std::copy_n(x + (a.out_w - 1 - j) * group, group, strip.row.data() + j * group);
+      x = strip.row.data();
+    }
+    if (a.noise) {
+      const float deviation = a.noise[picture] * a.white;
+      const uint64_t seed = a.draws.the_seed(), index = a.draws.index(picture);
+      const uint64_t first = static_cast<uint64_t>((channel * a.out_h + row) * a.out_w);
+      if (group == 1)
+        add_noise(x, plan.width, deviation, seed, index, first);
+      else
+        for (int64_t k = 0; k < group; ++k)
+          for (int64_t j = 0; j < a.out_w; ++j)
+            x[j * group + k] +=
+                deviation * pixel_noise(seed, index, first + static_cast<uint64_t>(k * a.out_h * a.out_w + j));
+    }
+    if (a.is_signed) to_signed(x, plan.width, a.white);
+    store(a.out_type, x, a.out, address(a.out_stride, row, 0), plan.width);
+  }
+
+  int64_t address(const int64_t* stride, int64_t y, int64_t x) const {
+    return picture * stride[0] + channel * stride[1] + y * stride[2] + x * stride[3];
+  }
+
+  const ApplyArgs& a;
+  const BlurPlan& plan;
+  const TapExtent& extent;
+  const int64_t picture, channel, group;
+  const Window window;
+};
+
+}  // namespace
+
+void apply_psf_cpu(const ApplyArgs& a, int64_t threads) {
+  const bool interleaved = a.c > 1 && a.image_stride[1] == 1;
+  const int64_t planes = interleaved ? 1 : a.c, group = interleaved ? a.c : 1;
+  std::vector<BlurPlan> plans(a.n);
+  parallel_for<NoScratch>(a.n, std::min(threads, a.n / 16),
+                          [&](NoScratch&, int64_t i) { plans[i] = plan_of(a, i, group); });
+  const int64_t strips = (a.out_h + kStrip - 1) / kStrip;
+  parallel_for<StripBuffers>(a.n * planes * strips, threads, [&](StripBuffers& strip, int64_t task) {
+    const int64_t plane = task / strips, row = task % strips * kStrip;
+    const int64_t picture = plane / planes;
+    Plane(a, plans[picture], picture, plane % planes, group).blur(strip, row, std::min(kStrip, a.out_h - row));
+  });
+}
+
+}  // namespace deblurgan

@@ -1,0 +1,49 @@
+// A picture blurred by the taps of its PSF (see psf.h): out[i, j] = sum over taps of weight * image[i + dy, j + dx], a
+// true convolution with the PSF; with gamma, crops, noise and the step to [-1, 1] in the same pass.
+//
+// Taps and windows are in px; pixel values are in [0, white], white 255 for uint8_t and 1 for floats. The order is
+// gamma, blur, gamma undone, mirroring, noise, [-1, 1].
+//
+// apply_psf_cpu takes the number of threads; apply_psf_cuda works on the memory of `device`, is queued on its CUDA
+// stream `stream`, never waits for it, and throws std::runtime_error where CUDA refuses.
+#pragma once
+#include <cstdint>
+
+#include "draws.h"
+#include "picture.h"
+
+namespace deblurgan {
+
+struct ApplyArgs {
+  const void* image;
+  void* out;
+  int64_t image_stride[4], out_stride[4];  // of n, c, h, w, in elements
+  DType image_type, out_type;
+  int64_t n, c, h, w, out_h, out_w;
+  const int32_t* offset;  // the taps, as in TapsArgs
+  const float* weight;
+  const int32_t* count;
+  int64_t capacity;
+  Padding padding;
+  const Window* windows;  // [n], the part of each picture that is wanted; or null
+  float white;            // the value of white in the picture, 255 or 1, and in `out` unless `is_signed`
+  float gamma;            // averages value^gamma, which is light, rather than values; 1 for values
+  bool linear;            // the picture holds (value / white)^gamma already; CUDA needs that unless gamma is 1
+  const float* noise;     // [n], standard deviation as a share of white; or null
+  Draws draws;            // of the noise
+  bool is_signed;         // `out` holds 2 value / white - 1, in [-1, 1]
+};
+
+// How many taps of a picture's PSF were stored: those past the capacity were not.
+DEBLURGAN_INLINE int64_t taps_of(const ApplyArgs& a, int64_t picture) {
+  return a.count[picture] < a.capacity ? a.count[picture] : a.capacity;
+}
+
+// Each picture must be contiguous within itself, either [c, h, w] or [h, w, c]; on CUDA any strides do.
+void apply_psf_cpu(const ApplyArgs& args, int64_t threads);
+
+#ifdef DEBLURGAN_WITH_CUDA
+void apply_psf_cuda(const ApplyArgs& args, int device, void* stream);
+#endif
+
+}  // namespace deblurgan

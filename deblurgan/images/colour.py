@@ -1,0 +1,91 @@
+"""Colour modes of Pillow's images, and what they become: 8-bit RGB with or without alpha."""
+
+from __future__ import annotations
+
+import functools
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
+
+from deblurgan.images.picture import ImageError, StrPath, one_line
+
+_GREY_MODES = frozenset({"1", "L", "LA", "La"})
+_COLOUR_MODES = frozenset({"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr", "CMYK"})
+
+
+def refuse_unsupported(image: Image.Image, path: StrPath) -> None:
+    """Raises ImageError, with the path, for a picture that 8 bits a channel, RGB and one frame cannot hold."""
+    if image.mode == "F":
+        raise ImageError(path, "floating-point pixels are not supported: convert to 8 bits first")
+    bits = _bits(image)
+    if bits > 8:
+        raise ImageError(path, f"{bits} bits a channel are not supported: convert to 8 bits first")
+    if image.mode not in _GREY_MODES | _COLOUR_MODES:
+        raise ImageError(path, f"{image.mode} colours are not supported: convert to RGB first")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":
+        raise ImageError(path, f"animated or many-paged ({frames} frames): save one frame as a picture first")
+    if 0 in image.size:
+        raise ImageError(path, "no pixels")
+
+
+def _bits(image: Image.Image) -> int:
+    """Bits a channel in the file. Pillow's mode does not tell: it reads 16-bit colour as 8-bit."""
+    if image.mode.startswith("I;16"):
+        return 16
+    if image.mode == "I":
+        return 32
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return int(max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,))))
+    if isinstance(image, PngImagePlugin.PngImageFile):
+        return 16 if any(";16" in str(tile[3]) for tile in image.tile) else 8
+    return 8
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Whether the image has one colour channel."""
+    return image.mode in _GREY_MODES
+
+
+def plain_mode(image: Image.Image) -> str:
+    """L, LA, RGB or RGBA: what the image is to be converted to."""
+    colours = "L" if is_grey(image) else "RGB"
+    return colours + "A" if image.has_transparency_data else colours
+
+
+def arrays(image: Image.Image) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """Pixels [h, w, 3] and alpha [h, w] or None, from mode L, LA, RGB or RGBA."""
+    values = np.array(image, dtype=np.uint8).reshape(image.height, image.width, -1)
+    alpha = np.ascontiguousarray(values[..., -1]) if image.mode.endswith("A") else None
+    if image.mode.startswith("L"):
+        return np.repeat(values[..., :1], 3, axis=2), alpha
+    return np.ascontiguousarray(values[..., :3]), alpha
+
+
+def cmyk_to_srgb(image: Image.Image, path: StrPath) -> Image.Image:
+    """A CMYK image in sRGB, by its embedded profile. Raises ImageError where that is missing or unusable."""
+    icc = image.info.get("icc_profile")
+    if not icc:
+        raise ImageError(path, "CMYK without a colour profile has no certain colours: convert to RGB first")
+    try:
+        converted = ImageCms.profileToProfile(
+            image,
+            io.BytesIO(icc),
+            io.BytesIO(srgb_profile()),
+            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            outputMode="RGB",
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+    except ImageCms.PyCMSError as error:
+        raise ImageError(path, f"CMYK with an unusable colour profile ({one_line(error)})") from error
+    if converted is None:  # only with inPlace=True
+        raise ImageError(path, "CMYK that could not be converted")
+    return converted
+
+
+@functools.cache
+def srgb_profile() -> bytes:
+    """The bytes of an sRGB colour profile."""
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -1,0 +1,42 @@
+"""What a Deblurrer takes as a picture: ValueErrors that say what was wanted and what came."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+SLACK = 1e-3  # that values may lie outside of [0, 1]: resampling overshoots a little
+
+
+def require_array(picture: NDArray[Any]) -> None:
+    """Raises ValueError unless the array is [h, w, 3], [h, w, 1] or [h, w] with pixels, uint8 or floating point."""
+    channels = picture.shape[2] if picture.ndim == 3 else 1
+    if picture.ndim not in (2, 3) or channels not in (1, 3) or picture.size == 0:
+        raise ValueError(f"picture must be an ndarray [h, w, 3] or [h, w], got {picture.shape}")
+    if picture.dtype not in (np.uint8, np.float16, np.float32, np.float64):
+        raise ValueError(f"picture must be uint8 or float in [0, 1], got {picture.dtype}")
+
+
+def require_tensor(picture: Tensor) -> None:
+    """Raises ValueError unless the tensor is [c, h, w] or [n, c, h, w], c 1 or 3, uint8 or float in [0, 1]."""
+    if picture.dim() not in (3, 4) or picture.shape[-3] not in (1, 3) or 0 in picture.shape[-2:]:
+        raise ValueError(f"picture must be a Tensor [3, h, w] or [n, 3, h, w], got {tuple(picture.shape)}")
+    if picture.dtype == torch.uint8:
+        return
+    if not picture.is_floating_point():
+        raise ValueError(f"picture must be uint8 or float in [0, 1], got {picture.dtype}")
+    if picture.numel() > 0:
+        _require_unit_range(picture)
+
+
+def _require_unit_range(picture: Tensor) -> None:
+    low, high = (float(end) for end in picture.aminmax())  # NaN, if there is one
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError("picture must be finite, got NaN or infinite values")
+    if low < -SLACK or high > 1 + SLACK:
+        raise ValueError(f"float pictures must be in [0, 1], got {low:.4g} ... {high:.4g}")

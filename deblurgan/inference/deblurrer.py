@@ -1,0 +1,274 @@
+"""Deblurrer: a generator that takes pictures of any size and kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, get_args, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from deblurgan import images, memory
+from deblurgan.checkpoint import load_generator
+from deblurgan.device import DTYPES, auto_dtype, free_memory, kernels_available, pick_device, why_no_kernels
+from deblurgan.images import FilesReport
+from deblurgan.inference import checks
+from deblurgan.inference.weights import weights_path
+from deblurgan.nn import Generator
+from deblurgan.ops.layers import Quantize
+from deblurgan.reference import border_index
+
+# Retaining freed memory can double what a call needs, since it is retained in pieces that later tensors may not fit
+RETAINED_FACTOR = 2
+
+
+class Deblurrer:
+    """A generator that takes pictures of any size and kind.
+
+    Args:
+        generator: its weights are copied to the device and dtype; the generator itself is not changed.
+        device: "auto" is CUDA where there is a GPU, else the CPU.
+        dtype: "fp32", "bf16", "fp16" or "auto": fp16 on CUDA (8 times more exact than bf16), bf16 on a CPU with
+            instructions for it, else fp32. The layers compute in it; the picture and the last addition stay fp32. Where
+            cuDNN convolves, fp32 means TF32 unless torch.backends.cudnn.allow_tf32 is False.
+        max_memory: bytes that a call may allocate beyond its picture and result; "auto" is what the device has free. A
+            picture that needs more is refused before any work.
+        stochastic: dropout at inference, as in the paper. Every call draws the same masks, those of `seed`.
+        seed: of the dropout masks; without `stochastic` it has no effect.
+        quantize: None, or "int8" or "fp8" to compute the residual blocks in 8 bits. It needs a GPU of compute
+            capability 9.0 or newer and a network whose width is a multiple of 8. Trained networks have planes with a
+            few very large values: there fp8 is more exact than int8, and less exact on planes without them.
+        compile: runs the network through torch.compile, in place of the engine on CUDA. It pays on a CPU, and needs a
+            C++ compiler there. The first picture takes half a minute, and so does each of the first four that differ
+            in size. A process can hold 8 compiled forms of the network; torch raises for a ninth.
+
+    Raises ValueError for an option out of range, or one that this device or generator cannot have.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        *,
+        device: str | torch.device = "auto",
+        dtype: str = "auto",
+        max_memory: int | str = "auto",
+        stochastic: bool = False,
+        seed: int = 0,
+        quantize: Quantize | None = None,
+        compile: bool = False,
+    ) -> None:
+        self.device = pick_device(device)
+        _check_options(dtype, max_memory)
+        _check_quantize(quantize, self.device, compile)
+        if stochastic:
+            _check_stochastic(generator, compile)
+        self.dtype = DTYPES[auto_dtype(self.device)[0] if dtype == "auto" else dtype]
+        self.max_memory = max_memory
+        self.seed = seed if stochastic else None
+        # The faster layout of each device
+        self.layout = torch.channels_last if self.device.type == "cpu" else torch.contiguous_format
+        self.generator = self._copy(generator)
+        self.generator.quantize = quantize
+        self._network = self._compiled() if compile else self.generator
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_id: str | Path | None = None,
+        *,
+        device: str | torch.device = "auto",
+        dtype: str = "auto",
+        max_memory: int | str = "auto",
+        stochastic: bool = False,
+        seed: int = 0,
+        quantize: Quantize | None = None,
+        compile: bool = False,
+    ) -> Deblurrer:
+        """A Deblurrer with the weights of a file, of a training's run folder (its best), of a Hugging Face repository
+        given as "hub:OWNER/NAME" (downloaded), or, by default, those that ship with the package.
+
+        The options are those of the class. Raises CheckpointError for a damaged file or an unknown network, OSError for
+        a file that cannot be read, ImportError where "hub:" lacks huggingface_hub.
+        """
+        return cls(
+            load_generator(weights_path(path_or_id)),
+            device=device,
+            dtype=dtype,
+            max_memory=max_memory,
+            stochastic=stochastic,
+            seed=seed,
+            quantize=quantize,
+            compile=compile,
+        )
+
+    @overload
+    def __call__(self, picture: str | Path | Image.Image) -> Image.Image: ...
+    @overload
+    def __call__(self, picture: NDArray[Any]) -> NDArray[Any]: ...
+    @overload
+    def __call__(self, picture: Tensor) -> Tensor: ...
+    def __call__(self, picture: Any) -> Any:
+        """The restored picture, of the same kind, size and dtype.
+
+        Takes a PIL image (its alpha is not changed), an ndarray [h, w, 3] or [h, w], a Tensor [3, h, w] or [n, 3, h, w]
+        (or of 1 channel), uint8 or float in [0, 1]; a path gives a PIL image. Raises ValueError for another shape,
+        dtype or range, TypeError for another kind of object, ImageError for a bad file, MemoryError for a picture that
+        needs more than `max_memory`, FloatingPointError where the network overflows its dtype.
+        """
+        if isinstance(picture, str | Path):
+            return self._restore(images.read(picture)).to_pil()
+        if isinstance(picture, Image.Image):
+            return self._restore(images.from_pil(picture)).to_pil()
+        if isinstance(picture, np.ndarray):
+            return self._array(picture)
+        if isinstance(picture, Tensor):
+            return self._tensor(picture)
+        raise TypeError(f"picture must be a path, PIL image, ndarray or Tensor, got {type(picture).__name__}")
+
+    def file(self, source: Path | str, target: Path | str, *, overwrite: bool = False, quality: int = 95) -> None:
+        """Restores a picture file. EXIF (its orientation applied), ICC profile, resolution and alpha go with it.
+
+        `quality` is that of JPEG and WebP, 1 to 100. Raises FileExistsError where target exists, unless `overwrite`;
+        ImageError for a bad file.
+        """
+        images.require_absent(target, overwrite=overwrite)
+        images.write(self._restore(images.read(source)), target, quality=quality)
+
+    def files(
+        self,
+        inputs: Iterable[Path | str],
+        out: Path | str,
+        *,
+        overwrite: bool = False,
+        skip_existing: bool = False,
+        suffix: str = "",
+        format: str = "keep",
+        quality: int = 95,
+        log: Callable[[str], None] | None = None,
+    ) -> FilesReport:
+        """Restores pictures and whole folders into `out`, which mirrors the folders. A bad file never stops the rest:
+        the report lists it.
+
+        Args:
+            inputs: picture files and folders.
+            out: a folder, or for a single picture its file.
+            overwrite: replaces files that exist, the inputs themselves included; otherwise such a picture fails.
+            skip_existing: leaves out pictures whose output exists.
+            suffix: added to each name, before its extension.
+            format: "keep", or the extension of the outputs without its dot.
+            quality: of JPEG and WebP, 1 to 100.
+            log: takes a line a picture.
+
+        Raises FileNotFoundError for an input that is missing, ValueError for one without pictures.
+        """
+
+        def restore(source: Path, target: Path) -> None:
+            self.file(source, target, overwrite=overwrite, quality=quality)
+
+        plan = images.plan_outputs(inputs, out, suffix=suffix, format=format)
+        return images.run_plan(plan, restore, skip_existing=skip_existing, log=log)
+
+    def _restore(self, picture: images.Picture) -> images.Picture:
+        return picture.with_pixels(self._array(picture.pixels))
+
+    def _copy(self, generator: Generator) -> Generator:
+        copy = Generator(**generator.config())
+        copy.load_state_dict(generator.state_dict())
+        copy.to(self.device, self.dtype).to(memory_format=self.layout)  # type: ignore[call-overload]
+        return copy.eval().requires_grad_(False)
+
+    def _compiled(self) -> Callable[..., Tensor]:
+        options: Any = {"freezing": True} if self.device.type == "cpu" else None  # packs this copy's weights
+        return torch.compile(self.generator, fullgraph=True, options=options)
+
+    def _array(self, picture: NDArray[Any]) -> NDArray[Any]:
+        checks.require_array(picture)
+        channels_first = picture[None] if picture.ndim == 2 else picture.transpose(2, 0, 1)
+        restored = self._tensor(torch.from_numpy(np.array(channels_first, order="C"))).numpy()
+        return restored[0] if picture.ndim == 2 else np.ascontiguousarray(restored.transpose(1, 2, 0))
+
+    @torch.no_grad()
+    def _tensor(self, picture: Tensor) -> Tensor:
+        checks.require_tensor(picture)
+        batch = picture if picture.dim() == 4 else picture[None]
+        plenty = self._require_memory(*batch.shape[2:])
+        restored = torch.empty(batch.shape, dtype=batch.dtype, device=batch.device)
+        with memory.retain_freed() if plenty and self.device.type == "cpu" else nullcontext():
+            for i in range(len(batch)):  # one at a time, so that memory does not grow with the batch
+                restored[i] = self._one(batch[i : i + 1].to(self.device))[0]
+        return restored if picture.dim() == 4 else restored[0]
+
+    def _one(self, picture: Tensor) -> Tensor:
+        """[1, c, h, w], uint8 or float in [0, 1] -> the same restored, as fp32 in the same range."""
+        h, w = picture.shape[2:]
+        x = picture.float() / 255 if picture.dtype == torch.uint8 else picture.float().clamp(0, 1)
+        y = self._network(self._network_input(x), seed=self.seed)
+        if not bool(y.isfinite().all()):
+            raise FloatingPointError(f'the network gave values that are not finite in {self.dtype}: try dtype="fp32"')
+        restored = ((y + 1) / 2)[..., :h, :w]
+        if picture.shape[1] == 1:
+            restored = restored.mean(1, keepdim=True)
+        return (restored * 255).round() if picture.dtype == torch.uint8 else restored
+
+    def _network_input(self, x: Tensor) -> Tensor:
+        """x [1, 1 or 3, h, w] in [0, 1] -> [1, 3, H, W] in [-1, 1], mirrored at the bottom and right to a size that the
+        network takes."""
+        rows, columns = (
+            border_index(side, 0, self._padded(side) - side, "reflect").to(x.device) for side in x.shape[2:]
+        )
+        padded = x.expand(-1, 3, -1, -1)[..., rows, :][..., columns] * 2 - 1
+        return padded.contiguous(memory_format=self.layout)
+
+    def _padded(self, side: int) -> int:
+        """The side of the picture that the network sees, px."""
+        multiple = self.generator.spec.size_multiple
+        return max(Generator.MIN_SIZE, -(-side // multiple) * multiple)
+
+    def _require_memory(self, h: int, w: int) -> bool:
+        """Whether memory suffices to retain what a call frees. Raises MemoryError where it does not suffice at all."""
+        limit = free_memory(self.device) if self.max_memory == "auto" else int(self.max_memory)
+        need = self._padded(h) * self._padded(w) * self.bytes_per_pixel
+        if limit is not None and need > limit:
+            raise MemoryError(
+                f"picture of {w}x{h} needs about {need / 2**20:.0f} MiB, max_memory is {limit / 2**20:.0f} MiB"
+            )
+        return limit is None or RETAINED_FACTOR * need <= limit
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        """The most that a call allocates for each pixel, about: four full-size tensors of the first layer's width and
+        the picture itself. Half types add to it, since they are normalised in fp32; and a CPU in fp16 copies the 7x7
+        window of every pixel."""
+        width = self.generator.spec.width
+        if self.dtype == torch.float16 and self.device.type == "cpu":
+            return 104 * max(width, 3) + 128
+        return (16 if self.dtype == torch.float32 else 18) * width + 128
+
+
+def _check_options(dtype: str, max_memory: int | str) -> None:
+    if dtype != "auto" and dtype not in DTYPES:
+        raise ValueError(f"dtype must be auto, {', '.join(DTYPES)}, got {dtype!r}")
+    if max_memory != "auto" and (not isinstance(max_memory, int) or max_memory <= 0):
+        raise ValueError(f"max_memory must be 'auto' or a positive number of bytes, got {max_memory!r}")
+
+
+def _check_quantize(quantize: Quantize | None, device: torch.device, compile: bool) -> None:
+    if quantize is None:
+        return
+    if quantize not in get_args(Quantize):
+        raise ValueError(f"quantize must be None or one of {', '.join(get_args(Quantize))}, got {quantize!r}")
+    if compile or not kernels_available(device):
+        why = "torch.compile takes the kernels' place" if compile else why_no_kernels(device)
+        raise ValueError(f'quantize must be None without the GPU kernels, got "{quantize}": {why}')
+
+
+def _check_stochastic(generator: Generator, compile: bool) -> None:
+    if not generator.spec.dropout:
+        raise ValueError("stochastic needs a generator with dropout, this one has none")
+    if compile:
+        raise ValueError("compile must be off where stochastic is on: torch.compile cannot trace masks with a seed")

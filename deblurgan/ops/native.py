@@ -1,0 +1,45 @@
+"""How the operators reach csrc/: the extension `_C`, the devices it works on, and the addresses it takes.
+
+The C++ of `deblurgan._C` works on CPU tensors, and its CUDA kernels, where they were built, on CUDA tensors. It sees
+addresses, not tensors, so whoever hands it a tensor states that tensor's dtype and device, and makes it contiguous.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+try:
+    from deblurgan import _C
+except ImportError as error:
+    raise ImportError("deblurgan._C is not built: run `pip install -e .` in the checkout") from error
+
+__all__ = ["_C", "address", "all_within", "home_device", "is_native", "launch_target"]
+
+
+def is_native(device: torch.device) -> bool:
+    """Whether csrc/ works on this device's memory."""
+    return device.type == "cpu" or (device.type == "cuda" and _C.built_with_cuda)
+
+
+def home_device(device: torch.device) -> torch.device:
+    """Where csrc/ computes what a caller wants on `device`: there if it can, else on the CPU."""
+    return device if is_native(device) else torch.device("cpu")
+
+
+def launch_target(device: torch.device) -> tuple[int, int]:
+    """Where csrc/ is to work: (-1, threads) for the CPU, (device index, torch's current CUDA stream) for a GPU."""
+    if device.type == "cpu":
+        return -1, torch.get_num_threads()
+    stream = torch.cuda.current_stream(device)
+    return stream.device.index, stream.cuda_stream
+
+
+def address(tensor: Tensor | None) -> int:
+    """The address of a tensor's first element, 0 for None."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def all_within(values: Tensor, low: float, high: float) -> bool:
+    """Whether all of a contiguous fp32 tensor on the CPU lies in [low, high]; NaN does not."""
+    return _C.all_within(values.data_ptr(), values.numel(), low, high)
