@@ -1,0 +1,267 @@
+"""python -m benchmarks.numbers: writes docs/numbers.md, every published figure, from the files in benchmarks/results.
+
+Nothing is measured or rounded by hand: a figure stands on the page because a committed file holds it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import roofline
+from deblurgan.spec import PRESETS
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "numbers.md"
+RESULTS = ROOT / "benchmarks" / "results"
+CPU = RESULTS / "epyc-2-cores"
+HARD = 30.0  # dB: pictures that start below count as visibly blurred
+
+Figure = dict[str, Any]
+Row = list[str]
+
+INTRO = """# Numbers
+
+Every figure that this project publishes, with where it comes from. This page is made by `python -m benchmarks.numbers`
+from the files in `benchmarks/results/` and is not edited by hand; a test holds the two together.
+
+**On a GPU: not run.** No kernel of this package has been timed on a GPU yet. What stands below about an H200 is
+arithmetic, and is called so. The CPU figures are from two cores of a server, and other work on a machine changes such
+figures several times over; measure yours with `python -m benchmarks.report --out DIR`.
+"""
+
+QUALITY = """## What the shipped weights reach
+
+Twelve photographs that the network was never trained on (short side 720 px), each blurred by camera shakes at exposures
+1/2 and 1, restored in fp32 on a CPU. PSNR in dB over RGB; a gain is what a picture wins.
+"""
+
+LIMITS = """These are figures of `tiny`, a network of 1.1 million parameters that was trained on two CPU cores for 67
+minutes by squared error alone, on its own kind of blur. They say nothing of the paper's network, and cannot be compared
+with its GoPro figures, which are of other pictures and another blur.
+"""
+
+BLUR = """## Camera-shake blur on a CPU
+
+`released` is what DeblurGAN's `motion_blur/` does (its four exposures, an FFT for each channel); `lean` is the same job
+written carefully in Python floats, for the one exposure that is wanted. Both include drawing the kernel, as ours does.
+"Application" is the convolution alone, with a kernel that is given. `x` is a path's time over ours: below 1 it is
+faster than ours.
+"""
+
+GENERATOR = """## The generator on a CPU
+
+256x256, batch 1. `ours` is the whole call of a `Deblurrer` in bf16, `channels_last`. Here `x` is the time of eager fp32
+over the path's: above 1 the path is faster than eager fp32.
+"""
+
+TRAINING = """## A training step on a CPU
+
+The networks of `paper`, crops of 256x256, batch 1: five updates of the critic with their penalties, and one of the
+generator. `x` is a path's time over ours.
+"""
+
+FLOORS = """## Floors and expectations on an H200
+
+Arithmetic, not measurement. A kernel's floor is its FLOPs at 790 TFLOP/s (8-bit operands 1580) or its bytes at
+4.3 TB/s, whichever takes longer; "expected" adds what such kernels fall short of it, and 2 to 3 us for each launch
+(`benchmarks/roofline.py`; reasons in `benchmarks/NOTES.md`). Generator `paper`, one picture of 720x1280. Measured: not
+run.
+"""
+
+EXACTNESS = """## How exact the kernels are
+
+Relative error |result - truth| / |truth| against fp64, of our kernels in Triton's interpreter and of torch computing in
+the same type. More, with gradients and loss curves, in `benchmarks/results/epyc-2-cores/agreement.md`.
+"""
+
+COMPILED = """## What the compilers make of the kernels
+
+Every Triton configuration that `python -m benchmarks.tune` may choose, and every CUDA kernel of `csrc/`,
+compiled without a GPU. Registers, shared memory and instructions of each are in `benchmarks/results/compile/`.
+"""
+
+
+def digits(value: float) -> str:
+    """Three significant digits without an exponent."""
+    return f"{value:#.3g}".rstrip(".") if value < 1000 else f"{value:.0f}"
+
+
+def table(headings: Row, rows: Iterable[Row]) -> str:
+    """A table in Markdown; columns of numbers stand to the right."""
+    rows = list(rows)
+    right = [all(re.match(r"[+-]?[\d.]+x?$|$", cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = [headings, ["---:" if numbers else "---" for numbers in right], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def load(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def name_of(path: Path) -> str:
+    return f"`{path.relative_to(ROOT).as_posix()}`"
+
+
+def provenance(path: Path) -> str:
+    """A line about the machine, versions and commit of a report."""
+    report = load(path)
+    machine = report["machine"]
+    commit = report["commit"]
+    changed = ", with changes that were not committed" if commit["dirty"] else ""
+    return (
+        f"{machine['threads']} threads of an {machine['cpu']}, Python {machine['python']}, torch {machine['torch']}, "
+        f"{report['date'][:10]}, commit `{commit['id'][:8]}`{changed}. Source: {name_of(path)}.\n"
+    )
+
+
+class Pictures:
+    """The rows of an evaluation's CSV file."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open(newline="") as file:
+            self.rows = [{key: row[key] for key in row} for row in csv.DictReader(file)]
+
+    def line(self, title: str, wanted: Callable[[dict[str, str]], bool] = lambda row: True) -> Row:
+        """PSNR before and after, and the gains, of the rows that are wanted."""
+        pairs = [(float(row["blurred_psnr"]), float(row["psnr"])) for row in self.rows if wanted(row)]
+        before, after = (sum(side) / len(pairs) for side in zip(*pairs, strict=True))
+        gains = [restored - blurred for blurred, restored in pairs]
+        mean = sum(gains) / len(gains)
+        signed = [f"{value:+.2f}" for value in (mean, min(gains), max(gains))]
+        return [title, str(len(pairs)), f"{before:.2f}", f"{after:.2f}", *signed]
+
+
+def quality() -> list[str]:
+    known, new = Pictures(CPU / "held-out.csv"), Pictures(CPU / "held-out-seed-2026.csv")
+    rows = [
+        known.line("all"),
+        known.line("exposure 1/2", lambda row: row["exposure"] == "0.5"),
+        known.line("exposure 1", lambda row: row["exposure"] == "1.0"),
+        known.line("below 30 dB when blurred", lambda row: float(row["blurred_psnr"]) < HARD),
+    ]
+    others = [
+        new.line("all, unseen kernels"),
+        new.line("below 30 dB, unseen kernels", lambda row: float(row["blurred_psnr"]) < HARD),
+    ]
+    headings = ["pictures", "number", "blurred", "restored", "mean gain", "worst", "best"]
+    card = (ROOT / "deblurgan" / "assets" / "tiny.md").read_text()
+    sharp = re.search(r"come back at ([\d.]+) dB on average, ([\d.]+) dB at worst", card)
+    assert sharp is not None
+    return [
+        QUALITY,
+        table(headings, rows + others),
+        f"Source: {name_of(CPU / 'held-out.csv')}, every picture of `deblurgan evaluate PHOTOS --dtype fp32 --kernels "
+        f"16 --metrics psnr`. Those 16 kernels also occurred among the crops of the first training stage, on other "
+        f"photos; the unseen ones are of `--kernels 8 --seed 2026`, {name_of(CPU / 'held-out-seed-2026.csv')}.\n",
+        f"The twelve photographs themselves, sharp as they are, come back at {sharp[1]} dB, the worst at {sharp[2]} "
+        "dB. Source: `deblurgan/assets/tiny.md`; no file holds the pictures' own figures.\n",
+        LIMITS,
+    ]
+
+
+def group_rows(figures: list[Figure], prefix: str) -> list[Row]:
+    """Job, path, median in ms and the ratio to ours, of the figures whose group begins with `prefix`."""
+    found = [figure for figure in figures if figure["group"].startswith(prefix)]
+    return [
+        [
+            figure["group"].removeprefix(prefix).strip(),
+            figure["path"],
+            digits(1e3 * figure["median_s"]),
+            digits(figure["over_ours"]) + "x" if "over_ours" in figure else "",
+        ]
+        for figure in found
+    ]
+
+
+def blur() -> list[str]:
+    path = CPU / "blur" / "report.json"
+    figures = load(path)["figures"]
+    headings = ["job", "path", "median ms", "x"]
+    return [
+        BLUR,
+        provenance(path),
+        "A picture, its kernel included:\n",
+        table(headings, group_rows(figures, "blur ")),
+        "The kernels alone:\n",
+        table(headings, group_rows(figures, "kernels ")),
+        "Application:\n",
+        table(headings, group_rows(figures, "application ")),
+        "Scaling with the kernel's size and with threads:\n",
+        table(headings, group_rows(figures, "scaling ")),
+    ]
+
+
+def generator() -> list[str]:
+    path = CPU / "training" / "report.json"
+    found = [figure for figure in load(path)["figures"] if figure["group"].startswith("generator ")]
+    rows = [
+        [
+            figure["group"].split()[1],
+            figure["path"],
+            digits(1e3 * figure["median_s"]),
+            digits(figure["baseline_over"]) + "x" if figure.get("baseline_over") else "",
+        ]
+        for figure in found
+    ]
+    return [GENERATOR, provenance(path), table(["network", "path", "median ms", "x"], rows)]
+
+
+def training() -> list[str]:
+    path = CPU / "training" / "report.json"
+    figures = load(path)["figures"]
+    headings = ["job", "path", "median ms", "x"]
+    return [
+        TRAINING,
+        provenance(path),
+        table(headings, group_rows(figures, "training ")),
+        "What a step is made of:\n",
+        table(["part", "median ms"], [[row[0], row[2]] for row in group_rows(figures, "anatomy ")]),
+        "The gradient penalty with its gradients, 256x256. In fp32 double backward is the faster way here:\n",
+        table(headings, group_rows(figures, "penalty ")),
+        "Batches of crops with their blur: in the first epoch decoded from JPEG files, then (warm) from the cache:\n",
+        table(headings, group_rows(figures, "data ")),
+    ]
+
+
+def floors() -> list[str]:
+    spec = PRESETS["paper"]
+    half = roofline.generator_kernels(spec, 720, 1280)
+    eight_bit = roofline.generator_kernels(spec, 720, 1280, quantize=True)
+    return [FLOORS, roofline.markdown(half, eight_bit) + "\n"]
+
+
+def exactness() -> list[str]:
+    path = CPU / "agreement.json"
+    rows = [[f["name"], f["dtype"], f"{f['kernels']:.1e}", f"{f['torch']:.1e}"] for f in load(path)["forward"]]
+    return [
+        EXACTNESS,
+        f"Source: {name_of(path)}.\n",
+        table(["what", "type", "our kernels", "torch in that type"], rows),
+    ]
+
+
+def compiled() -> list[str]:
+    def row(title: str, path: Path) -> Row:
+        found = load(path)
+        architectures = sorted({f["arch"] for f in found}, key=lambda arch: int(arch.removeprefix("sm_")))
+        spilled = sum(f["spill_bytes"] for f in found)
+        return [title, str(len(found)), ", ".join(architectures), str(spilled), name_of(path)]
+
+    compile_results = RESULTS / "compile"
+    rows = [row("Triton", compile_results / "triton.json"), row("CUDA, csrc/", compile_results / "cuda.json")]
+    return [COMPILED, table(["kernels", "compiled forms", "for", "bytes spilled, all together", "source"], rows)]
+
+
+def markdown() -> str:
+    """The page."""
+    sections = (quality, blur, generator, training, floors, exactness, compiled)
+    return "\n".join([INTRO, *(part for section in sections for part in section())])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(markdown())

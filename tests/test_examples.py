@@ -1,0 +1,66 @@
+"""The scripts in examples/ run as they stand, on small pictures."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run(monkeypatch: pytest.MonkeyPatch, name: str, *words: Path | str) -> None:
+    """Runs a script as `python examples/NAME.py WORDS` does, in this process."""
+    path = EXAMPLES / f"{name}.py"
+    monkeypatch.setattr(sys, "argv", [str(path), *map(str, words)])
+    before = torch.random.get_rng_state()
+    runpy.run_path(str(path), run_name="__main__")
+    torch.random.set_rng_state(before)
+
+
+def test_deblur_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], photos: Path, tmp_path: Path
+) -> None:
+    (photos / "bad.png").write_bytes(b"not a picture")
+    run(monkeypatch, "deblur_folder", photos, tmp_path / "out")
+    assert "4 restored, 0 there already, 1 failed" in capsys.readouterr().out
+    run(monkeypatch, "deblur_folder", photos, tmp_path / "out")
+    assert "0 restored, 4 there already, 1 failed" in capsys.readouterr().out
+
+
+def test_train_and_evaluate(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    run(monkeypatch, "train_and_evaluate", photos, photos, out, "--steps", "2", "--crop", "32", "--width", "8")
+    text = capsys.readouterr().out
+    assert "after 2 steps" in text
+    assert "PSNR gain: mean" in text
+    assert len((out / "evaluation.csv").read_text().splitlines()) == 1 + 4 * 2 * 2
+
+
+def test_blur_augmentation(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], photos: Path) -> None:
+    run(monkeypatch, "blur_augmentation", photos)
+    text = capsys.readouterr().out
+    assert text.count("blurred one by one: (2, 3, 32, 32)") == 2
+    assert text.count("blurred as a batch: (2, 3, 32, 32) kernels (2, ") == 2
+
+
+def test_fused_op(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run(monkeypatch, "fused_op")
+    assert "(2, 16, 24, 32) -> (2, 16, 24, 32)" in capsys.readouterr().out
+
+
+def test_penalty_in_your_loop(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run(monkeypatch, "penalty_in_your_loop")
+    assert "step 1: critic" in capsys.readouterr().out
+
+
+def test_examples_are_short_and_all_run_here() -> None:
+    here = Path(__file__).read_text()
+    for path in EXAMPLES.glob("*.py"):
+        assert len(path.read_text().splitlines()) <= 45, path.name
+        assert f'"{path.stem}"' in here, path.name
