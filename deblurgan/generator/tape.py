@@ -209,7 +209,7 @@ class BackwardPass:
     ) -> Gradient:
         """The gradient by x, which is the output of stage i - 1 and was read by `conv`, from dy of its output.
 
-        Our kernel takes the sums for the norm before x on the way, where x has no other gradient.
+        Our kernel takes the sums for the norm before x on the way, where x is relu(xhat) and has no other gradient.
         """
         before, config, tf32 = self.tape.stages[i - 1], configs.dgrad, self.tape.tf32
         sums: Tensor | None = None
@@ -219,7 +219,7 @@ class BackwardPass:
             gradient = conv_grad.input_gradient(conv, x, dy, config=None, tf32=tf32)
         else:
             adjoint = self.adjoints.pop() if conv.kind == "trunk" else None
-            if before.is_residual:
+            if before.is_residual or before.act != "relu":
                 gradient = conv_grad.input_gradient(conv, x, dy, config=config, tf32=tf32, adjoint=adjoint)
             else:
                 dropout = self._inputs(i - 1).dropout
