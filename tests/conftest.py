@@ -83,6 +83,23 @@ def kernels() -> Iterator[None]:
 
 
 @pytest.fixture
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def few_programs(seeded: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each program costs the interpreter the same, however much it does: kernels launch few, large ones."""
+    if KERNEL_DEVICE.type == "cpu":
+        from deblurgan.kernels import conv_wgrad, merge_stats, norm_act_grad
+
+        monkeypatch.setattr(merge_stats, "BLOCK_C", 64)
+        monkeypatch.setattr(merge_stats, "BLOCK_TILES", 32)
+        monkeypatch.setattr(norm_act_grad, "TILES", 4)
+        monkeypatch.setattr(conv_wgrad, "WARPS", 4)
+
+
+@pytest.fixture
 def small_generator() -> Generator:
     """A "paper" network small enough for any test, with weights that change a picture visibly."""
     torch.manual_seed(0)

@@ -29,22 +29,11 @@ from kernel_cases import each_dtype, flat, nchw, nhwc, norm_act_with_dropout, no
 pytest.importorskip("triton", reason="triton is not installed")
 
 from deblurgan.kernels import conv_wgrad as conv_wgrad_module
-from deblurgan.kernels import merge_stats
-from deblurgan.kernels import norm_act_grad as norm_act_grad_module
 from deblurgan.kernels.conv_stats import conv_stats
 from deblurgan.kernels.conv_wgrad import conv_wgrad, split_count
 from deblurgan.kernels.norm_act_grad import norm_act_reduce
 
-
-@pytest.fixture(autouse=True)
-def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each program costs the interpreter the same, however much it does."""
-    torch.manual_seed(0)
-    if KERNEL_DEVICE.type == "cpu":
-        monkeypatch.setattr(merge_stats, "BLOCK_C", 64)
-        monkeypatch.setattr(merge_stats, "BLOCK_TILES", 32)
-        monkeypatch.setattr(norm_act_grad_module, "TILES", 4)
-        monkeypatch.setattr(conv_wgrad_module, "WARPS", 4)
+pytestmark = pytest.mark.usefixtures("few_programs")
 
 
 class Conv(NamedTuple):

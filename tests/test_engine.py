@@ -24,7 +24,7 @@ from deblurgan.spec import PRESETS
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from deblurgan.kernels import merge_stats, norm_act
+from deblurgan.kernels import norm_act
 from deblurgan.kernels.config import ConvConfig
 from deblurgan.kernels.table import PickConfig
 
@@ -32,12 +32,7 @@ HEAD = ConvConfig(64, 64, 64)
 each_dtype = pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
 
 
-@pytest.fixture(autouse=True)
-def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each program costs the interpreter the same, however much it does."""
-    if KERNEL_DEVICE.type == "cpu":
-        monkeypatch.setattr(merge_stats, "BLOCK_C", 64)
-        monkeypatch.setattr(merge_stats, "BLOCK_TILES", 32)
+pytestmark = pytest.mark.usefixtures("few_programs")
 
 
 def ours(kind: str, pixels: int, dtype: torch.dtype) -> ConvConfig:

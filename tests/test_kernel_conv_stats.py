@@ -43,10 +43,7 @@ from deblurgan.kernels import conv_stats as conv_stats_module
 from deblurgan.kernels.conv_stats import conv_stats, tile_count, up_conv_stats
 from deblurgan.kernels.norm_act import norm_act
 
-
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def pack(weight: Tensor, taps: tuple[int, int] | None = None, stride: int = 1) -> PackedWeight:

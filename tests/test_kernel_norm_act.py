@@ -32,10 +32,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 from deblurgan.kernels import norm_act as norm_act_module
 from deblurgan.kernels.norm_act import norm_act
 
-
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 class Norm(NamedTuple):

@@ -28,10 +28,7 @@ from deblurgan.kernels.norm_act_double_backward import norm_act_double_backward,
 from deblurgan.kernels.norm_act_grad import norm_act_grad, norm_act_reduce
 from deblurgan.kernels.tile_stats import plane_stats
 
-
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 @each_dtype

@@ -15,16 +15,9 @@ from kernel_cases import each_dtype, nchw, nhwc, norm_act_with_dropout, normal
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from deblurgan.kernels import norm_act_grad as norm_act_grad_module
 from deblurgan.kernels.norm_act_grad import norm_act_grad, norm_act_reduce
 
-
-@pytest.fixture(autouse=True)
-def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each program costs the interpreter the same, however much it does."""
-    torch.manual_seed(0)
-    if KERNEL_DEVICE.type == "cpu":
-        monkeypatch.setattr(norm_act_grad_module, "TILES", 4)
+pytestmark = pytest.mark.usefixtures("few_programs")
 
 
 class Norm(NamedTuple):

@@ -31,10 +31,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 from deblurgan.kernels.norm_act import norm_act
 from deblurgan.kernels.output_tail import output_tail, pack_tail_weight
 
-
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 class Tail(NamedTuple):

@@ -22,10 +22,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 
 from deblurgan.kernels.pack_image import pack_image
 
-
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 PACKED = [torch.uint8, torch.float32, torch.float16]

@@ -30,10 +30,7 @@ from deblurgan.kernels import tile_stats as tile_stats_module
 from deblurgan.kernels.merge_stats import BLOCK_TILES
 from deblurgan.kernels.tile_stats import TILE, tile_stats
 
-
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 @pytest.mark.parametrize("ratio", [0.0, 1000.0])

@@ -21,21 +21,10 @@ from kernel_cases import flat, supported
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from deblurgan.kernels import conv_wgrad as conv_wgrad_module
-from deblurgan.kernels import merge_stats
 from deblurgan.kernels import norm_act_grad as norm_act_grad_module
 from deblurgan.kernels.norm_act_grad import norm_act_reduce
 
-
-@pytest.fixture(autouse=True)
-def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each program costs the interpreter the same, however much it does."""
-    torch.manual_seed(0)
-    if KERNEL_DEVICE.type == "cpu":
-        monkeypatch.setattr(merge_stats, "BLOCK_C", 64)
-        monkeypatch.setattr(merge_stats, "BLOCK_TILES", 32)
-        monkeypatch.setattr(norm_act_grad_module, "TILES", 4)
-        monkeypatch.setattr(conv_wgrad_module, "WARPS", 4)
+pytestmark = pytest.mark.usefixtures("few_programs")
 
 
 HEAD = ConvConfig(64, 32, 16)
