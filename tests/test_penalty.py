@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from conftest import KERNEL_DEVICE, NET_TOLERANCE, assert_matches
 from deblurgan import losses, ops, reference
 from deblurgan.nn import Critic
-from deblurgan.ops import critic_gradients as penalty
+from deblurgan.ops import critic_gradients
 
 Norms = pytest.mark.parametrize("norm", ["sample", "pixel"])
 SHAPE = (3, 3, 35, 42)
@@ -76,10 +76,10 @@ def path(request: pytest.FixtureRequest) -> torch.device:
 def test_identity_is_double_backward(shape: tuple[int, ...], layers: int, pad: int, norm: losses.Norm) -> None:
     critic, x = some_critic(layers=layers, pad=pad), pictures(*shape)
     value, gradients = twice(critic, x, norm=norm, weight=3.0)
-    got, of_weights, of_bias = penalty.penalty_gradients(**arguments(critic), x=x, norm=norm, weight=3.0)
+    got, of_weights, of_bias = critic_gradients.penalty_gradients(**arguments(critic), x=x, norm=norm, weight=3.0)
     assert_matches(got, value)
     assert_all_match([*of_weights, of_bias], gradients)
-    assert_matches(penalty.penalty_value(**arguments(critic), x=x, norm=norm, weight=3.0), value)
+    assert_matches(critic_gradients.penalty_value(**arguments(critic), x=x, norm=norm, weight=3.0), value)
 
 
 @Norms
@@ -96,7 +96,7 @@ def test_against_fp64(norm: losses.Norm, path: torch.device, poisoned: None) -> 
     critic, x = some_critic().to(path), pictures(*SHAPE).to(path)
     value, gradients = twice(critic, x, norm=norm)
     single = copy.deepcopy(critic).float()
-    got, of_weights, of_bias = penalty.penalty_gradients(**arguments(single), x=x.float(), norm=norm)
+    got, of_weights, of_bias = critic_gradients.penalty_gradients(**arguments(single), x=x.float(), norm=norm)
     assert got.dtype == of_bias.dtype == torch.float32
     assert_matches(got, value)
     assert_all_match([*of_weights, of_bias], gradients)
@@ -112,7 +112,9 @@ def test_half_convolutions_err_as_double_backward_does(
     single = copy.deepcopy(critic).float()
     with torch.autocast(path.type, dtype):
         _, native = twice(single, x.float(), norm=norm)
-    _, of_weights, of_bias = penalty.penalty_gradients(**arguments(single), x=x.float(), norm=norm, dtype=dtype)
+    _, of_weights, of_bias = critic_gradients.penalty_gradients(
+        **arguments(single), x=x.float(), norm=norm, dtype=dtype
+    )
     got, peer = (torch.cat([g.double().flatten() for g in each]) for each in ([*of_weights, of_bias], native))
     assert float((got - wanted).norm()) <= 2 * float((peer - wanted).norm()) <= 0.4 * float(wanted.norm())
 
@@ -122,15 +124,17 @@ def test_a_flat_picture() -> None:
     critic, x = some_critic(), 1e-3 * pictures(*SHAPE)
     x[1] = 0.5
     _, gradients = twice(critic, x)
-    _, of_weights, of_bias = penalty.penalty_gradients(**arguments(critic), x=x)
+    _, of_weights, of_bias = critic_gradients.penalty_gradients(**arguments(critic), x=x)
     assert_all_match([*of_weights, of_bias], gradients, table=NET_TOLERANCE)
 
 
 def test_statistics_are_those_of_the_reference() -> None:
     constant = torch.full((1, 2, 33, 33), 0.3)
-    assert (penalty._normalised(constant)[0] == 0).all()
+    assert (critic_gradients.PlainNormAct.make(constant)[0] == 0).all()
     x = pictures(2, 3, 9, 11)
-    assert_matches(penalty._normalised(x.float() + 1000)[0], reference.instance_norm((x.float() + 1000).double()))
+    large = x.float() + 1000
+    wanted = reference.norm_act(large.double(), act="leaky_relu")
+    assert_matches(critic_gradients.PlainNormAct.make(large)[0], wanted)
 
 
 @Norms
@@ -139,20 +143,20 @@ def test_no_gradient_is_a_penalty_without_nan(norm: losses.Norm, path: torch.dev
     for conv in critic.convs:
         nn.init.zeros_(conv.weight)
     x = pictures(*SHAPE).float().to(path)
-    value, of_weights, of_bias = penalty.penalty_gradients(**arguments(critic), x=x, norm=norm)
+    value, of_weights, of_bias = critic_gradients.penalty_gradients(**arguments(critic), x=x, norm=norm)
     assert float(value) == 10.0
     assert all(torch.equal(g, torch.zeros_like(g)) for g in (*of_weights, of_bias))
 
 
 @Norms
-def test_a_critic_s_update_in_one_sweep(norm: losses.Norm, path: torch.device, poisoned: None) -> None:
+def test_a_critic_s_update_in_one_pass(norm: losses.Norm, path: torch.device, poisoned: None) -> None:
     critic = some_critic().to(path)
     given = {name: pictures(*SHAPE, seed=seed).to(path) for seed, name in enumerate(("sharp", "restored", "x"))}
     value = at(critic, given["x"], form="double", norm=norm)
     loss = losses.critic_loss(critic(given["sharp"]), critic(given["restored"]))
     gradients = torch.autograd.grad(loss + value, parameters(critic))
     single = {name: x.float() for name, x in given.items()}
-    got_loss, got_value, of_weights, of_bias = penalty.critic_gradients(
+    got_loss, got_value, of_weights, of_bias = critic_gradients.critic_gradients(
         **arguments(critic.float()), **single, norm=norm
     )
     assert_matches(got_loss, loss)
@@ -189,7 +193,7 @@ def test_only_what_is_asked_for() -> None:
 
 def test_autocast_chooses_the_convolutions_type() -> None:
     critic, x = some_critic().float(), pictures(*SHAPE).float()
-    value, of_weights, of_bias = penalty.penalty_gradients(**arguments(critic), x=x, dtype=torch.bfloat16)
+    value, of_weights, of_bias = critic_gradients.penalty_gradients(**arguments(critic), x=x, dtype=torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
         got = at(critic, x)
         halves = at(critic, x.bfloat16())
@@ -264,8 +268,10 @@ def test_opcheck(norm: losses.Norm) -> None:
 def test_compile_sees_the_penalty_whole(path: torch.device) -> None:
     critic, x = some_critic(2, layers=2), pictures(2, 3, 17, 20)
     given = {**arguments(critic), "x": x}
-    _, wanted, of_bias = penalty.penalty_gradients(**given)
-    _, got, got_of_bias = torch.compile(penalty.penalty_gradients, fullgraph=True, backend="aot_eager")(**given)
+    _, wanted, of_bias = critic_gradients.penalty_gradients(**given)
+    _, got, got_of_bias = torch.compile(critic_gradients.penalty_gradients, fullgraph=True, backend="aot_eager")(
+        **given
+    )
     assert_all_match([*got, got_of_bias], [*wanted, of_bias])
     value = torch.compile(at, fullgraph=True, backend="aot_eager")(critic, x)
     assert_all_match(list(torch.autograd.grad(value, parameters(critic))), [*wanted, of_bias])
@@ -273,9 +279,11 @@ def test_compile_sees_the_penalty_whole(path: torch.device) -> None:
 
 def test_gradients_are_laid_out_as_the_weights() -> None:
     critic, x = some_critic(), pictures(*SHAPE)
-    _, plain, _ = penalty.penalty_gradients(**arguments(critic), x=x)
+    _, plain, _ = critic_gradients.penalty_gradients(**arguments(critic), x=x)
     critic.to(memory_format=torch.channels_last)
-    _, last, _ = penalty.penalty_gradients(**arguments(critic), x=x.contiguous(memory_format=torch.channels_last))
+    _, last, _ = critic_gradients.penalty_gradients(
+        **arguments(critic), x=x.contiguous(memory_format=torch.channels_last)
+    )
     assert all(g.is_contiguous() for g in plain)
     assert all(g.is_contiguous(memory_format=torch.channels_last) for g in last)
     assert_all_match(last, plain)
