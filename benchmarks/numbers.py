@@ -29,7 +29,7 @@ INTRO = """# Numbers
 Every figure that this project publishes, with where it comes from. This page is made by `python -m benchmarks.numbers`
 from the files in `benchmarks/results/` and is not edited by hand; a test holds the two together.
 
-**On a GPU: not run.** No kernel of this package has been timed on a GPU yet. What stands below about an H200 is
+**On a GPU: not run.** No kernel of this package has run on a GPU yet. What stands below about an H200 is
 arithmetic, and is called so. The CPU figures are from two cores of a server, and other work on a machine changes such
 figures several times over; measure yours with `python -m benchmarks.report --out DIR`.
 """

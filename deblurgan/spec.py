@@ -81,11 +81,11 @@ class Stage:
     bias: bool = True
     act: Act = "relu"
     dropout: int | None = None
-    """The number of the residual block, where dropout follows the activation."""
+    """The number of the block, which names the mask, where dropout follows the activation; else None."""
     adds_residual: bool = False
-    """The last result that `is_residual` is added."""
+    """Adds the output of the latest stage that `is_residual`."""
     is_residual: bool = False
-    """The result is what the next block adds to its own."""
+    """The output is what the next block adds to its own."""
 
     @property
     def halo(self) -> int:

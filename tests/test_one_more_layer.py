@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -94,3 +95,14 @@ def test_sides_are_multiples_of_the_downsamplings() -> None:
         generator(torch.zeros(1, 3, 12, 16, device=KERNEL_DEVICE))
     with pytest.raises(ValueError, match="downsamplings must be at least 1, got 0"):
         GeneratorSpec(downsamplings=0)
+
+
+def test_blocks_without_relu_stay_out_of_8_bits() -> None:
+    generator = network(SPECS["LeakyReLU"])
+    with pytest.raises(ValueError, match=r"unless blocks have ReLU, got leaky_relu in blocks\.0\.conv1"):
+        Engine(generator.spec, generator.state_dict(), dtype=torch.float32, quantize="int8")
+
+
+def test_generators_take_every_field_of_a_spec() -> None:
+    options = set(inspect.signature(Generator).parameters) - {"preset"}
+    assert options == {field.name for field in fields(GeneratorSpec)}

@@ -197,7 +197,7 @@ class Engine:
     ) -> Tensor:
         """A convolution of the whole bordered x with what follows it; returns what the next stage reads.
 
-        Where the next stage reads 8 bits, the output is written in its type too or, if it is no residual, alone.
+        If the next stage reads 8 bits, an 8-bit copy is written; the output itself is then needed only as a residual.
         """
         from deblurgan.kernels.norm_act import MOST_TILES, norm_act
 

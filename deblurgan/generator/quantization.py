@@ -53,7 +53,10 @@ class Levels(NamedTuple):
 
 
 def input_levels(stages: Sequence[Stage], quantize: Quantize | None) -> dict[str, Levels]:
-    """The levels of each input that is read in 8 bits, by the name of the stage that reads it."""
+    """The levels of each input that is read in 8 bits, by the name of the stage that reads it.
+
+    Raises ValueError for an activation inside a block that may be below 0, where its levels begin.
+    """
     if quantize is None:
         return {}
     limits, residuals, found = QUANT_RANGES[quantize], 0, {}
@@ -62,5 +65,7 @@ def input_levels(stages: Sequence[Stage], quantize: Quantize | None) -> dict[str
         if stage.kind == "trunk" and before.is_residual:
             found[stage.name] = Levels(limits.residual_step(residuals - 1), 0)
         elif stage.kind == "trunk":
+            if before.act != "relu":
+                raise ValueError(f"quantize must be None unless blocks have ReLU, got {before.act} in {before.name}")
             found[stage.name] = Levels(limits.normalized_step(), limits.zero)
     return found

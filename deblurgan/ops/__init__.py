@@ -1,9 +1,9 @@
 """Operators: they check their arguments, allocate the output and choose the path. torch.ops.deblurgan.* are the same.
 
 The blur's run in csrc/ (`native` says where). The networks' and their gradients run in our Triton kernels on CUDA
-(`device.kernels_available`), in `reference` elsewhere. A gradient is recomputed from an op's inputs: by an op of its
-own, such as `norm_act_grad`, which is not differentiable and as deterministic as cuDNN is; by `reference` where it is
-differentiated again.
+(`device.kernels_available`), in `reference` elsewhere. A gradient is recomputed from an op's inputs. A second
+op does it, such as `norm_act_grad`, which is not differentiable, and deterministic if cuDNN is; with create_graph=True
+`reference` does it.
 """
 
 from deblurgan.ops.apply import apply_psf

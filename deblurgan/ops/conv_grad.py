@@ -63,8 +63,8 @@ def fitting_configs(weight: Tensor, dgrad: ConvConfig | None, wgrad: ConvConfig 
 def padded_gradient(shape: torch.Size, *, border: int, shared: bool = False, like: Tensor) -> PaddedGradient:
     """Memory, in the type of `like`, for a gradient of `shape` [n, h, w, c] within a border of zeros.
 
-    When `shared` a row's right border is the next one's left, and a picture's lower border the next one's upper, so
-    that the gradient of a reflected picture is laid out as that picture is in its own border of half the width.
+    With `shared`, neighbouring rows share one border, and so do neighbouring pictures. The row pitch is then that of
+    the bordered picture which the convolution read, whose border is half as wide.
     """
     n, h, w, c = shape
     rows, pitch = (side + border * (1 if shared else 2) for side in (h, w))
