@@ -20,6 +20,11 @@ def normal(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(shape).to(KERNEL_DEVICE, dtype)
 
 
+def whole_numbers(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """-8 to 8: sums of their products are exact in fp32, in whatever order a processor adds them."""
+    return torch.randint(-8, 9, shape).to(KERNEL_DEVICE, dtype)
+
+
 def poison(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.full(shape, math.nan, dtype=dtype, device=KERNEL_DEVICE)
 
