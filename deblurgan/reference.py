@@ -196,9 +196,9 @@ def rasterize_psf(
     return (psf / total).view(n, size, size)
 
 
-def border_index(length: int, before: int, after: int, padding: Padding) -> Tensor:
+def border_index(length: int, before: int, after: int, padding: Padding, device: torch.device) -> Tensor:
     """Which pixel of a line of `length` stands at positions -before ... length + after - 1."""
-    i = torch.arange(-before, length + after)
+    i = torch.arange(-before, length + after, device=device)
     if padding == "reflect" and length > 1:
         i = i.abs() % (2 * (length - 1))
         return torch.minimum(i, 2 * (length - 1) - i)
@@ -236,7 +236,8 @@ def cut(x: Tensor, windows: Tensor, size: tuple[int, int]) -> Tensor:
 def pixel_noise(shape: tuple[int, int, int, int], *, seed: int, first: int = 0) -> Tensor:
     """Standard normal numbers [n, c, h, w], fp64: two from each Philox counter (seed, picture, pair)."""
     n, elements = shape[0], shape[1] * shape[2] * shape[3]
-    words = philox(seed, first + torch.arange(n)[:, None], torch.arange((elements + 1) // 2), 3) >> 8  # [n, pairs, 4]
+    of_n, pairs = (torch.arange(count, device="cpu") for count in (n, (elements + 1) // 2))
+    words = philox(seed, first + of_n[:, None], pairs, 3) >> 8  # [n, pairs, 4]
     radius = torch.sqrt(-2 * torch.log((words[..., 0] + 1).double() * 2.0**-24))
     normal = torch.view_as_real(torch.polar(radius, 2 * math.pi * 2.0**-24 * words[..., 1].double()))
     return normal.reshape(n, -1)[:, :elements].reshape(shape)
@@ -277,7 +278,7 @@ def apply_psf(
     if padding == "zero":
         wide = F.pad(wide, (before, after, before, after))
     else:
-        rows, columns = (border_index(side, before, after, padding).to(x.device) for side in (h, w))
+        rows, columns = (border_index(side, before, after, padding, x.device) for side in (h, w))
         wide = wide[..., rows, :][..., columns]
     weight = psf.to(dtype).flip(-1, -2).repeat_interleave(c, 0).unsqueeze(1)
     y = F.conv2d(wide.reshape(1, n * c, *wide.shape[-2:]), weight, groups=n * c).view(n, c, h, w)

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 
-def bit_table(values: Sequence[float], device: torch.device | None = None) -> Tensor:
-    """fp32 values as their int32 bits, which a module's `half()` and `double()` leave alone; on torch's default device
-    if none is given."""
+def bit_table(values: Sequence[float], device: torch.device | str) -> Tensor:
+    """fp32 values as their int32 bits, which a module's `half()` and `double()` leave alone."""
     return torch.tensor(values, dtype=torch.float32, device=device).view(torch.int32)
 
 

@@ -135,9 +135,11 @@ class MotionBlur(nn.Module):
         self.length, self.steps, self.anxiety, self.mode = length, steps, anxiety, mode
         self.padding, self.gamma = padding, gamma
         self.p, self.same_on_batch, self.seed = p, same_on_batch, seed
-        self.register_buffer("anxieties", bit_table(RELEASED_ANXIETIES), persistent=False)
-        self.register_buffer("exposures", bit_table(self.exposure), persistent=False)
-        self.register_buffer("counter", torch.tensor([seed, 0], dtype=torch.int64), persistent=False)
+        with torch.inference_mode(False):  # so that calls in any mode may count
+            self.register_buffer("anxieties", bit_table(RELEASED_ANXIETIES, "cpu"), persistent=False)
+            self.register_buffer("exposures", bit_table(self.exposure, "cpu"), persistent=False)
+            counter = torch.tensor([seed, 0], dtype=torch.int64, device="cpu")
+            self.register_buffer("counter", counter, persistent=False)
 
     def psf(
         self, n: int, *, seed: int | None = None, index: int = 0, device: torch.device | str | None = None

@@ -177,9 +177,10 @@ class Deblurrer:
         return picture.with_pixels(self._array(picture.pixels))
 
     def _copy(self, generator: Generator) -> Generator:
-        copy = Generator(**generator.config())
+        with torch.device(self.device):
+            copy = Generator(**generator.config()).to(self.dtype)
         copy.load_state_dict(generator.state_dict())
-        copy.to(self.device, self.dtype).to(memory_format=self.layout)  # type: ignore[call-overload]
+        copy.to(memory_format=self.layout)  # type: ignore[call-overload]
         return copy.eval().requires_grad_(False)
 
     def _compiled(self) -> Callable[..., Tensor]:
@@ -218,9 +219,7 @@ class Deblurrer:
     def _network_input(self, x: Tensor) -> Tensor:
         """x [1, 1 or 3, h, w] in [0, 1] -> [1, 3, H, W] in [-1, 1], mirrored at the bottom and right to a size that the
         network takes."""
-        rows, columns = (
-            border_index(side, 0, self._padded(side) - side, "reflect").to(x.device) for side in x.shape[2:]
-        )
+        rows, columns = (border_index(side, 0, self._padded(side) - side, "reflect", x.device) for side in x.shape[2:])
         padded = x.expand(-1, 3, -1, -1)[..., rows, :][..., columns] * 2 - 1
         return padded.contiguous(memory_format=self.layout)
 
