@@ -435,9 +435,10 @@ def test_profile_bytes_stay_identical(tmp_path: Path, source: str, target: str) 
 
 
 def test_grey_profile_is_kept_or_refused(tmp_path: Path) -> None:
-    picture = images.read(saved(tmp_path, Image.fromarray(noise(4, 4)), icc_profile=grey_profile()))
+    profile = grey_profile()  # which holds the time
+    picture = images.read(saved(tmp_path, Image.fromarray(noise(4, 4)), icc_profile=profile))
     images.write(picture, tmp_path / "out.jpg")
-    assert images.read(tmp_path / "out.jpg").icc == grey_profile()
+    assert images.read(tmp_path / "out.jpg").icc == profile
     with pytest.raises(ImageError, match="grey colour profile"):
         images.write(picture, tmp_path / "out.webp")
 

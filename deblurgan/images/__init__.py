@@ -4,14 +4,14 @@
 `write` puts all of it back. What a format cannot hold (16-bit depth, animation, alpha in a JPEG) is refused with an
 `ImageError`, never dropped in silence. BMP alone carries no EXIF, XMP or colour profile.
 
-picture holds the picture in memory, reading and writing its way from and to a file, colour and metadata what these two
-know of file formats. files finds pictures and replaces files; batch works through many pictures.
+picture holds the picture in memory, reading and writing its way from and to a file, colour, metadata and png what these
+two know of file formats. files finds pictures and replaces files; batch works through many pictures.
 """
 
 from deblurgan.images.batch import FAILURES, FilesReport, failure_reason, plan_outputs, run_plan
 from deblurgan.images.files import SUFFIXES, find, replace_file, require_absent
 from deblurgan.images.picture import ImageError, Picture
-from deblurgan.images.reading import from_pil, read
+from deblurgan.images.reading import from_pil, read, to_pil_like
 from deblurgan.images.writing import write
 
 __all__ = [
@@ -28,5 +28,6 @@ __all__ = [
     "replace_file",
     "require_absent",
     "run_plan",
+    "to_pil_like",
     "write",
 ]

@@ -6,7 +6,7 @@ import re
 import struct
 from typing import Any
 
-from PIL import Image, PngImagePlugin, TiffTags
+from PIL import Image, TiffTags
 
 from deblurgan.images.picture import Picture
 
@@ -36,7 +36,7 @@ def orientation_exif_xmp(image: Image.Image) -> tuple[int, bytes | None, bytes |
 
     Where both blocks name an orientation, EXIF's counts, as it does in Pillow.
     """
-    orientation, exif = _split_orientation(_exif_block(image))
+    orientation, exif = _split_orientation(exif_block(image))
     xmp = image.info.get("xmp")
     if not isinstance(xmp, bytes) or not xmp:
         return orientation or 1, exif, None
@@ -46,7 +46,7 @@ def orientation_exif_xmp(image: Image.Image) -> tuple[int, bytes | None, bytes |
     return orientation or 1, exif, _XMP_ORIENTATION.sub(b"", xmp)
 
 
-def _exif_block(image: Image.Image) -> bytes:
+def exif_block(image: Image.Image) -> bytes:
     """The EXIF bytes as the file holds them. A TIFF holds none: its tags are made into a block."""
     block = image.info.get("exif")
     if isinstance(block, bytes):
@@ -97,12 +97,6 @@ def _short_value(entry: bytes, order: str) -> int:
     (kind,) = struct.unpack_from(order + "H", entry, 2)
     code = {1: "B", 3: "H", 4: "I"}.get(kind)
     return int(struct.unpack_from(order + code, entry, 8)[0]) if code else 1
-
-
-def png_xmp(xmp: bytes) -> PngImagePlugin.PngInfo:
-    info = PngImagePlugin.PngInfo()
-    info.add(b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + xmp)  # 5: no compression, no language, no translation
-    return info
 
 
 def tiff_options(picture: Picture) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 StrPath = str | os.PathLike[str]
+Chunk = tuple[bytes, bytes]  # kind and content
 
 
 class ImageError(ValueError):
@@ -42,6 +43,7 @@ class Picture:
     dpi:    horizontal and vertical resolution, or None.
     format: Pillow's name of the file format ("JPEG", "PNG", ...); "" for a picture made in memory.
     xmp:    XMP packet without its orientation, or None.
+    png_chunks: what only a PNG file can hold of what a PNG file said: its texts, colour chunks and the like, in order.
 
     Raises ValueError for arrays of another shape or dtype.
     """
@@ -54,6 +56,7 @@ class Picture:
     dpi: tuple[float, float] | None = None
     format: str = ""
     xmp: bytes | None = None
+    png_chunks: tuple[Chunk, ...] = ()
 
     def __post_init__(self) -> None:
         shape = self.pixels.shape

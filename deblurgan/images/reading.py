@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 import stat
 import threading
 import warnings
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
-from deblurgan.images import colour, metadata
+from deblurgan.images import colour, metadata, png
 from deblurgan.images.picture import ImageError, Picture, StrPath, one_line
 
 _READABLE = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")  # Pillow opens MPO as JPEG
@@ -26,6 +28,8 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_TURNS_BACK = _TURNS | {6: _TURNS[8], 8: _TURNS[6]}
+_SIDEWAYS = range(5, 9)
 
 # warnings.catch_warnings changes process-wide state, so threads take turns.
 _warnings_lock = threading.Lock()
@@ -35,7 +39,11 @@ def read(path: StrPath) -> Picture:
     """The picture in a JPEG, PNG, TIFF, WebP, BMP, GIF or MPO file.
 
     Orientation is applied, palettes and colour keys become RGB(A), CMYK becomes sRGB through its embedded profile,
-    and of an MPO the first picture is taken. An EXIF block that cannot be parsed is left out.
+    and of an MPO the first picture is taken. An EXIF block that cannot be parsed is left out, as is what follows the
+    end of the picture. A file that lacks an end marker and no pixel is read, unless it is a progressive JPEG.
+
+    Of a PNG's other chunks those stay that hold for changed pixels too, texts and colours among them; not so tIME and
+    sBIT, bKGD of a palette, and chunks with a wrong checksum, which viewers pass over as well.
 
     Raises ImageError for a damaged, truncated, animated, deeper than 8-bit or otherwise unsupported picture, and
     for a folder or a special file. A file that is missing or may not be opened raises its OSError.
@@ -49,18 +57,38 @@ def read(path: StrPath) -> Picture:
         if not file.read(1):
             raise ImageError(path, "empty file")
         file.seek(0)
-        with _decoding(path), _open(file) as image:
-            return _picture(image, path)
+        with _decoding(path):
+            if file.peek(8).startswith(png.SIGNATURE):
+                return _png(file.read(), path)
+            with _open(file) as image:
+                colour.refuse_many_frames(image, path)
+                return _picture(_loaded(image, file), path)
 
 
 def from_pil(image: Image.Image, *, name: StrPath = "picture") -> Picture:
     """The picture in a Pillow image, under the rules of `read`; the image itself stays as it is.
 
+    Of an image with many frames or pages it is the one that the image is at. Texts of a PNG file are not taken.
     `name` stands for the path in an ImageError. An opened 16-bit colour PNG is recognised only until Pillow
     has loaded its pixels, which makes them 8-bit.
     """
     with _decoding(name):
         return _picture(image, name)
+
+
+def to_pil_like(picture: Picture, image: Image.Image) -> Image.Image:
+    """The picture, which `from_pil` took from the image, as one that lies as that does, by the same orientation tag."""
+    result, given = picture.to_pil(), image.info
+    orientation, *_ = metadata.orientation_exif_xmp(image)
+    if orientation not in _TURNS:
+        return result
+    as_given = {
+        "exif": metadata.exif_block(image),
+        "xmp": given.get("xmp"),
+        "dpi": metadata.valid_dpi(given.get("dpi")),
+    }
+    result.info |= {name: value for name, value in as_given.items() if name in result.info}
+    return result.transpose(_TURNS_BACK[orientation])
 
 
 @contextlib.contextmanager
@@ -78,11 +106,49 @@ def _decoding(path: StrPath) -> Iterator[None]:
         raise ImageError(path, f"damaged or truncated ({one_line(error)})") from error
 
 
-def _open(file: io.BufferedReader) -> Image.Image:
+def _open(file: BinaryIO) -> Image.Image:
     with _warnings_lock, warnings.catch_warnings():
         # Pillow warns at half the size that it refuses; only the refusal counts here.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         return Image.open(file, formats=_READABLE)
+
+
+def _png(data: bytes, path: StrPath) -> Picture:
+    parts = png.split(data)
+    with _open(io.BytesIO(parts.pixels)) as image:
+        colour.refuse_many_frames(image, path)
+        png.require_all_rows(parts.pixels)
+        image.info.update(parts.info)
+        return dataclasses.replace(_picture(image, path), png_chunks=parts.kept)
+
+
+def _loaded(image: Image.Image, file: BinaryIO) -> Image.Image:
+    """The image with its pixels, also of a JPEG file that lacks nothing but its end marker."""
+    try:
+        image.load()
+    except OSError:
+        if image.format != "JPEG":
+            raise
+        file.seek(0)
+        ended = _jpeg_with_end(file.read())
+        if ended is None:
+            raise
+        return ended
+    return image
+
+
+def _jpeg_with_end(data: bytes) -> Image.Image | None:
+    """The image of a JPEG file of one scan that lacks its end marker; None where that lacks pixels too.
+
+    Pixels that are missing depend on what stands in their place.
+    """
+    data = data.rstrip(b"\xff")  # half of the marker
+    ends = (b"\xff\xd9", bytes(64) + b"\xff\xd9", b"Z" * 64 + b"\xff\xd9")
+    image, *others = (_open(io.BytesIO(data + end)) for end in ends)
+    components = data[data.rfind(b"\xff\xda") + 4]
+    if "progressive" in image.info or components != len(image.getbands()):
+        return None  # whole scans may be missing
+    return image if all(other.tobytes() == image.tobytes() for other in others) else None
 
 
 def _picture(image: Image.Image, path: StrPath) -> Picture:
@@ -90,6 +156,7 @@ def _picture(image: Image.Image, path: StrPath) -> Picture:
     image.load()
     orientation, exif, xmp = metadata.orientation_exif_xmp(image)
     plain, icc = _plain(image, path)
+    dpi = metadata.valid_dpi(image.info.get("dpi"))
     pixels, alpha = colour.arrays(plain.transpose(_TURNS[orientation]) if orientation in _TURNS else plain)
     return Picture(
         pixels=pixels,
@@ -97,9 +164,10 @@ def _picture(image: Image.Image, path: StrPath) -> Picture:
         grey=colour.is_grey(image),
         exif=exif,
         icc=icc,
-        dpi=metadata.valid_dpi(image.info.get("dpi")),
+        dpi=dpi and dpi[::-1] if orientation in _SIDEWAYS else dpi,
         format=image.format or "",
         xmp=xmp,
+        png_chunks=png.colour_chunks(image.info),
     )
 
 

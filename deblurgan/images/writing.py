@@ -6,7 +6,7 @@ import dataclasses
 import io
 from pathlib import Path
 
-from deblurgan.images import metadata
+from deblurgan.images import metadata, png
 from deblurgan.images.files import replace_file
 from deblurgan.images.picture import ImageError, Picture, StrPath, one_line
 
@@ -29,8 +29,11 @@ def write(picture: Picture, path: StrPath, *, quality: int = 95) -> None:
     PNG, TIFF and BMP are lossless. JPEG keeps full colour resolution and takes `quality` 1..100; so does WebP,
     lossless at 100. WebP has no one-channel form, so a grey picture is RGB there.
 
+    Only PNG holds the texts of a PNG file: other formats are written without them.
+
     Raises ImageError for an unknown suffix, for alpha that the format cannot hold (an alpha of 255 throughout
-    says nothing and is left out), and for what the encoder refuses; OSError for trouble with the disk.
+    says nothing and is left out), for colours that only chunks of a PNG file tell of, and for what the encoder
+    refuses; OSError for trouble with the disk.
     """
     if not 1 <= quality <= 100:
         raise ValueError(f"quality must be 1..100, got {quality}")
@@ -38,6 +41,8 @@ def write(picture: Picture, path: StrPath, *, quality: int = 95) -> None:
     picture = _without_idle_alpha(picture, format, path)
     if format == "WEBP" and picture.icc is not None and picture.icc[16:20] == b"GRAY":
         raise ImageError(path, "WebP cannot hold a grey colour profile: write PNG, TIFF or JPEG")
+    if format != "PNG" and png.colours_of_its_own(picture):
+        raise ImageError(path, f"{format} cannot hold colours given by a cICP, gAMA or cHRM chunk: write PNG")
     try:
         data = _encode(picture, format, quality)
     except MemoryError:
@@ -71,10 +76,8 @@ def _encode(picture: Picture, format: str, quality: int) -> bytes:
         options |= {"quality": quality, "subsampling": 0, "optimize": True}
     elif format == "WEBP":
         options |= {"quality": quality, "lossless": quality == 100, "exact": True}
-    elif format == "PNG" and picture.xmp is not None:
-        options["pnginfo"] = metadata.png_xmp(picture.xmp)
     elif format == "TIFF":
         options |= metadata.tiff_options(picture)
     buffer = io.BytesIO()
     picture.to_pil().save(buffer, format, **options)
-    return buffer.getvalue()
+    return png.with_chunks(buffer.getvalue(), picture) if format == "PNG" else buffer.getvalue()

@@ -116,14 +116,20 @@ class Deblurrer:
         """The restored picture, of the same kind, size and dtype.
 
         Takes a PIL image (its alpha is not changed), an ndarray [h, w, 3] or [h, w], a Tensor [3, h, w] or [n, 3, h, w]
-        (or of 1 channel), uint8 or float in [0, 1]; a path gives a PIL image. Raises ValueError for another shape,
-        dtype or range, TypeError for another kind of object, ImageError for a bad file, MemoryError for a picture that
-        needs more than `max_memory`, FloatingPointError where the network overflows its dtype.
+        (or of 1 channel), uint8 or float in [0, 1].
+
+        A PIL image is restored upright and given back as it lay, with its orientation tag; of one with many frames the
+        frame it is at is taken. A path gives a PIL image, turned upright. PIL images come in mode L, LA, RGB or RGBA,
+        with EXIF, XMP, profile and resolution in `info`.
+
+        Raises ValueError for another shape, dtype or range, TypeError for another kind of object, ImageError for a bad
+        file, MemoryError for a picture that needs more than `max_memory`, FloatingPointError where the network
+        overflows its dtype.
         """
         if isinstance(picture, str | Path):
             return self._restore(images.read(picture)).to_pil()
         if isinstance(picture, Image.Image):
-            return self._restore(images.from_pil(picture)).to_pil()
+            return images.to_pil_like(self._restore(images.from_pil(picture)), picture)
         if isinstance(picture, np.ndarray):
             return self._array(picture)
         if isinstance(picture, Tensor):

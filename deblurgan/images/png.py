@@ -1,0 +1,200 @@
+"""PNG files by their chunks. Pillow gets those that the pixels need; the others are read here, or kept as they are.
+
+Pillow refuses a picture for a damaged or large text, and looks neither at the checksum of the pixels nor for missing
+rows.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from deblurgan.images.picture import Chunk, Picture
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_HEADER_END = len(SIGNATURE) + 12 + 13
+_EXIF_HEAD = b"Exif\0\0"
+_XMP_KEY = b"XML:com.adobe.xmp"
+_XMP_HEAD = b"http://ns.adobe.com/xap/1.0/\0"
+_RAW_KEYS = frozenset({b"Raw profile type exif", b"Raw profile type xmp", b"Raw profile type APP1"})  # ImageMagick's
+_MOST_UNPACKED = 16 << 20  # bytes that a compressed profile or XMP packet may come to
+
+_PIXELS = frozenset({b"tRNS", b"acTL", b"fcTL", b"fdAT"})  # by their names not critical, yet the picture needs them
+_COLOURS = frozenset({b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI"})
+_SRGB_CICP = bytes([1, 13, 0, 1])
+_SRGB_GAMMA = (45455,)  # in units of 1e-5, as the chunk has it; so are the primaries
+_SRGB_PRIMARIES = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+_SAME = 1000  # the difference up to which libpng takes primaries for sRGB's
+
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A PNG file taken apart.
+
+    pixels: a PNG file of the chunks that the pixels depend on.
+    info:   EXIF, profile, XMP and resolution, as far as there are any, under Pillow's names.
+    kept:   what only a PNG file can hold.
+    """
+
+    pixels: bytes
+    info: dict[str, Any]
+    kept: tuple[Chunk, ...]
+
+
+def split(data: bytes) -> Parts:
+    """The parts of a PNG file, up to its end chunk or where the file breaks off.
+
+    What is neither pixels nor of use is left out, as viewers do: chunks with a wrong checksum, and those that by their
+    name, or what they say, hold for the unchanged pixels alone. Raises ValueError where that would touch the pixels.
+    """
+    pixels, info, kept = [SIGNATURE], dict[str, Any](), list[Chunk]()
+    for kind, content, sound in _chunks(data):
+        if kind[:1].isupper() or kind in _PIXELS:
+            if not sound:
+                raise ValueError(f"the checksum of {kind.decode()} is wrong or missing")
+            pixels.append(_chunk(kind, content))
+        elif sound:
+            found = _read(kind, content)
+            if found is None:
+                kept += [(kind, content)] if _outlives_change(kind, data) else []
+            elif kind in (b"tEXt", b"zTXt"):
+                info.setdefault(*found)  # of an older kind of file: where both are there, the newer chunk counts
+            else:
+                info[found[0]] = found[1]
+    return Parts(b"".join([*pixels, _chunk(b"IEND", b"")]), info, tuple(kept))
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
+    """Kind, content and whether the checksum is right, of each chunk before the end chunk."""
+    at = len(SIGNATURE)
+    while at + 8 <= len(data):
+        (size,) = struct.unpack_from(">I", data, at)
+        kind, content = data[at + 4 : at + 8], data[at + 8 : at + 8 + size]
+        if kind == b"IEND" or not kind.isalpha():
+            return
+        checksum = struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))
+        yield kind, content, data[at + 8 + size : at + 12 + size] == checksum
+        at += 12 + size
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))
+
+
+def _read(kind: bytes, content: bytes) -> tuple[str, Any] | None:
+    """Pillow's name of what a chunk holds, and its value; None where a Picture has no field for it or it is damaged."""
+    key, _, rest = content.partition(b"\0")
+    if kind == b"eXIf":
+        return "exif", _EXIF_HEAD + content.removeprefix(_EXIF_HEAD)
+    if kind == b"pHYs" and len(content) == 9 and content[8] == 1:  # pixels a metre
+        return "dpi", tuple(pixels * 0.0254 for pixels in struct.unpack_from(">II", content))
+    if kind == b"iCCP":
+        name, value = "icc_profile", _inflated(rest[1:])
+    elif kind == b"iTXt" and key == _XMP_KEY:
+        packet = rest[2:].split(b"\0", 2)[-1]  # after the language and a translation of the key
+        name, value = "xmp", _inflated(packet) if rest[:1] == b"\1" else packet
+    elif kind in (b"tEXt", b"zTXt") and key in _RAW_KEYS:
+        name, value = _raw_profile(_inflated(rest[1:]) if kind == b"zTXt" else rest)
+    else:
+        return None
+    return None if value is None else (name, value)
+
+
+def _inflated(data: bytes) -> bytes | None:
+    """What zlib unpacks; None where that is damaged, cut or too large."""
+    unpacker = zlib.decompressobj()
+    try:
+        unpacked = unpacker.decompress(data, _MOST_UNPACKED)
+    except zlib.error:
+        return None
+    return unpacked if unpacker.eof else None
+
+
+def _raw_profile(text: bytes | None) -> tuple[str, bytes | None]:
+    """EXIF or XMP in a text: a line with its type, one with its length, and hexadecimal digits in lines."""
+    try:
+        block = bytes.fromhex((text or b"").split(b"\n", 3)[3].decode())
+    except (IndexError, ValueError):
+        return "xmp", None
+    if block.startswith((_EXIF_HEAD, b"II*\0", b"MM\0*")):
+        return "exif", _EXIF_HEAD + block.removeprefix(_EXIF_HEAD)
+    return "xmp", block.removeprefix(_XMP_HEAD)
+
+
+def _outlives_change(kind: bytes, data: bytes) -> bool:
+    """Whether a chunk still holds when the pixels have changed and are RGB or grey, of 8 bits, with or without alpha.
+
+    The fourth letter of its kind says so where PNG does not define it otherwise.
+    """
+    if kind == b"bKGD":
+        depth, colour = data[24:26]
+        return depth == 8 and colour != 3  # else it counts in the old palette or depth
+    return kind in _COLOURS or kind[3:].islower()
+
+
+def require_all_rows(file: bytes) -> None:
+    """Raises ValueError where the pixels of a PNG file end before its last row."""
+    (header, *rest) = _chunks(file)
+    unpacker, missing = zlib.decompressobj(), _size_of_rows(header[1])
+    for content in (content for kind, content, _ in rest if kind == b"IDAT"):
+        while content and missing > 0:
+            missing -= len(unpacker.decompress(content, min(missing, 1 << 20)))
+            content = unpacker.unconsumed_tail
+    if missing > 0:
+        missing -= len(unpacker.flush())  # of a run that the limits have split
+    if missing > 0:
+        raise ValueError(f"{missing} bytes of the pixels are missing")
+
+
+def _size_of_rows(header: bytes) -> int:
+    """Bytes of the unpacked pixels, by the content of IHDR."""
+    w, h, depth, colour, *_, interlaced = struct.unpack(">IIBBBBB", header[:13])
+    bits = depth * _CHANNELS[colour]
+    size = 0
+    for x, y, dx, dy in _ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -((x - w) // dx), -((y - h) // dy)
+        size += rows * (1 + -(-columns * bits // 8)) if columns > 0 else 0
+    return size
+
+
+def colour_chunks(info: dict[Any, Any]) -> tuple[Chunk, ...]:
+    """The chunks behind what Pillow's `info` says of a PNG file's colours."""
+    numbers = {b"gAMA": [info.get("gamma")], b"cHRM": info.get("chromaticity", [None])}
+    chunks = [
+        (kind, struct.pack(f">{len(values)}I", *(round(value * 1e5) for value in values)))
+        for kind, values in numbers.items()
+        if None not in values
+    ]
+    return (*chunks, (b"sRGB", bytes([info["srgb"]]))) if "srgb" in info else tuple(chunks)
+
+
+def colours_of_its_own(picture: Picture) -> bool:
+    """Whether chunks give the picture colours that neither its profile nor, where it has none, sRGB gives."""
+    said = dict(picture.png_chunks)  # in the order of precedence: cICP, the profile, sRGB, gAMA with cHRM
+    if b"cICP" in said:
+        return said[b"cICP"] != _SRGB_CICP
+    if picture.icc is not None or b"sRGB" in said:
+        return False
+    return _differs(said.get(b"gAMA"), _SRGB_GAMMA) or _differs(said.get(b"cHRM"), _SRGB_PRIMARIES)
+
+
+def _differs(content: bytes | None, expected: tuple[int, ...]) -> bool:
+    if content is None or len(content) != 4 * len(expected):
+        return False  # viewers pass over one of a wrong length
+    values = struct.unpack(f">{len(expected)}I", content)
+    return any(abs(value - other) > _SAME for value, other in zip(values, expected, strict=True))
+
+
+def with_chunks(file: bytes, picture: Picture) -> bytes:
+    """The bytes of a PNG file with the picture's XMP and chunks after the header."""
+    chunks = picture.png_chunks
+    if picture.xmp is not None:
+        xmp = _XMP_KEY + bytes(5) + picture.xmp  # 5: no compression, no language, no translation
+        chunks = (*chunks, (b"iTXt", xmp))
+    return file[:_HEADER_END] + b"".join(_chunk(*chunk) for chunk in chunks) + file[_HEADER_END:]
