@@ -21,6 +21,7 @@ _XMP_KEY = b"XML:com.adobe.xmp"
 _XMP_HEAD = b"http://ns.adobe.com/xap/1.0/\0"
 _RAW_KEYS = frozenset({b"Raw profile type exif", b"Raw profile type xmp", b"Raw profile type APP1"})  # ImageMagick's
 _MOST_UNPACKED = 16 << 20  # bytes that a compressed profile or XMP packet may come to
+_STEP = 16 << 10  # bytes of packed pixels; zlib makes a thousand times as many of them at most
 
 _PIXELS = frozenset({b"tRNS", b"acTL", b"fcTL", b"fdAT"})  # by their names not critical, yet the picture needs them
 _COLOURS = frozenset({b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI"})
@@ -50,41 +51,43 @@ class Parts:
 def split(data: bytes) -> Parts:
     """The parts of a PNG file, up to its end chunk or where the file breaks off.
 
-    What is neither pixels nor of use is left out, as viewers do: chunks with a wrong checksum, and those that by their
-    name, or what they say, hold for the unchanged pixels alone. Raises ValueError where that would touch the pixels.
+    Left out is what viewers pass over, chunks with a wrong checksum, and what would no longer be true. Raises
+    ValueError for a wrong checksum of what the pixels depend on.
     """
-    pixels, info, kept = [SIGNATURE], dict[str, Any](), list[Chunk]()
-    for kind, content, sound in _chunks(data):
+    pixels: list[bytes | memoryview] = [SIGNATURE]
+    info, kept = dict[str, Any](), list[Chunk]()
+    for kind, chunk, sound in _chunks(data):
         if kind[:1].isupper() or kind in _PIXELS:
             if not sound:
                 raise ValueError(f"the checksum of {kind.decode()} is wrong or missing")
-            pixels.append(_chunk(kind, content))
+            pixels.append(chunk)
         elif sound:
+            content = bytes(chunk[8:-4])
             found = _read(kind, content)
             if found is None:
                 kept += [(kind, content)] if _outlives_change(kind, data) else []
             elif kind in (b"tEXt", b"zTXt"):
-                info.setdefault(*found)  # of an older kind of file: where both are there, the newer chunk counts
+                info.setdefault(*found)  # a proper chunk of the same overrules the text
             else:
                 info[found[0]] = found[1]
     return Parts(b"".join([*pixels, _chunk(b"IEND", b"")]), info, tuple(kept))
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
-    """Kind, content and whether the checksum is right, of each chunk before the end chunk."""
-    at = len(SIGNATURE)
+def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, bool]]:
+    """The kind of each chunk before the end chunk, the whole chunk, and whether its checksum is right."""
+    view, at = memoryview(data), len(SIGNATURE)
     while at + 8 <= len(data):
         (size,) = struct.unpack_from(">I", data, at)
-        kind, content = data[at + 4 : at + 8], data[at + 8 : at + 8 + size]
+        kind, chunk = data[at + 4 : at + 8], view[at : at + 12 + size]
         if kind == b"IEND" or not kind.isalpha():
             return
-        checksum = struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))
-        yield kind, content, data[at + 8 + size : at + 12 + size] == checksum
+        whole = len(chunk) == 12 + size
+        yield kind, chunk, whole and struct.pack(">I", zlib.crc32(chunk[4:-4])) == chunk[-4:]
         at += 12 + size
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
 def _read(kind: bytes, content: bytes) -> tuple[str, Any] | None:
@@ -95,14 +98,16 @@ def _read(kind: bytes, content: bytes) -> tuple[str, Any] | None:
     if kind == b"pHYs" and len(content) == 9 and content[8] == 1:  # pixels a metre
         return "dpi", tuple(pixels * 0.0254 for pixels in struct.unpack_from(">II", content))
     if kind == b"iCCP":
-        name, value = "icc_profile", _inflated(rest[1:])
-    elif kind == b"iTXt" and key == _XMP_KEY:
+        return _named("icc_profile", _inflated(rest[1:]))
+    if kind == b"iTXt" and key == _XMP_KEY:
         packet = rest[2:].split(b"\0", 2)[-1]  # after the language and a translation of the key
-        name, value = "xmp", _inflated(packet) if rest[:1] == b"\1" else packet
-    elif kind in (b"tEXt", b"zTXt") and key in _RAW_KEYS:
-        name, value = _raw_profile(_inflated(rest[1:]) if kind == b"zTXt" else rest)
-    else:
-        return None
+        return _named("xmp", _inflated(packet) if rest[:1] == b"\1" else packet)
+    if kind in (b"tEXt", b"zTXt") and key in _RAW_KEYS:
+        return _raw_profile(_inflated(rest[1:]) if kind == b"zTXt" else rest)
+    return None
+
+
+def _named(name: str, value: bytes | None) -> tuple[str, bytes] | None:
     return None if value is None else (name, value)
 
 
@@ -116,12 +121,12 @@ def _inflated(data: bytes) -> bytes | None:
     return unpacked if unpacker.eof else None
 
 
-def _raw_profile(text: bytes | None) -> tuple[str, bytes | None]:
+def _raw_profile(text: bytes | None) -> tuple[str, bytes] | None:
     """EXIF or XMP in a text: a line with its type, one with its length, and hexadecimal digits in lines."""
     try:
         block = bytes.fromhex((text or b"").split(b"\n", 3)[3].decode())
     except (IndexError, ValueError):
-        return "xmp", None
+        return None
     if block.startswith((_EXIF_HEAD, b"II*\0", b"MM\0*")):
         return "exif", _EXIF_HEAD + block.removeprefix(_EXIF_HEAD)
     return "xmp", block.removeprefix(_XMP_HEAD)
@@ -140,19 +145,17 @@ def _outlives_change(kind: bytes, data: bytes) -> bool:
 
 def require_all_rows(file: bytes) -> None:
     """Raises ValueError where the pixels of a PNG file end before its last row."""
-    (header, *rest) = _chunks(file)
-    unpacker, missing = zlib.decompressobj(), _size_of_rows(header[1])
-    for content in (content for kind, content, _ in rest if kind == b"IDAT"):
-        while content and missing > 0:
-            missing -= len(unpacker.decompress(content, min(missing, 1 << 20)))
-            content = unpacker.unconsumed_tail
-    if missing > 0:
-        missing -= len(unpacker.flush())  # of a run that the limits have split
+    (header, *others) = _chunks(file)
+    unpacker, missing = zlib.decompressobj(), _size_of_rows(header[1][8:-4])
+    for data in (chunk[8:-4] for kind, chunk, _ in others if kind == b"IDAT"):
+        for at in range(0, len(data), _STEP):
+            if missing > 0 and not unpacker.eof:
+                missing -= len(unpacker.decompress(data[at : at + _STEP]))
     if missing > 0:
         raise ValueError(f"{missing} bytes of the pixels are missing")
 
 
-def _size_of_rows(header: bytes) -> int:
+def _size_of_rows(header: memoryview) -> int:
     """Bytes of the unpacked pixels, by the content of IHDR."""
     w, h, depth, colour, *_, interlaced = struct.unpack(">IIBBBBB", header[:13])
     bits = depth * _CHANNELS[colour]

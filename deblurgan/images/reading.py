@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from typing import BinaryIO
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from deblurgan.images import colour, metadata, png
@@ -30,6 +31,7 @@ _TURNS = {
 }
 _TURNS_BACK = _TURNS | {6: _TURNS[8], 8: _TURNS[6]}
 _SIDEWAYS = range(5, 9)
+_JPEG_END, _JPEG_RESTARTS = b"\xff\xd9", b"\xff\xdd\0\4"
 
 # warnings.catch_warnings changes process-wide state, so threads take turns.
 _warnings_lock = threading.Lock()
@@ -40,7 +42,8 @@ def read(path: StrPath) -> Picture:
 
     Orientation is applied, palettes and colour keys become RGB(A), CMYK becomes sRGB through its embedded profile,
     and of an MPO the first picture is taken. An EXIF block that cannot be parsed is left out, as is what follows the
-    end of the picture. A file that lacks an end marker and no pixel is read, unless it is a progressive JPEG.
+    end of the picture. A file that lacks its end marker alone is read; not so a JPEG
+    that is progressive or has restart markers, for which that cannot be told.
 
     Of a PNG's other chunks those stay that hold for changed pixels too, texts and colours among them; not so tIME and
     sBIT, bKGD of a palette, and chunks with a wrong checksum, which viewers pass over as well.
@@ -80,15 +83,13 @@ def to_pil_like(picture: Picture, image: Image.Image) -> Image.Image:
     """The picture, which `from_pil` took from the image, as one that lies as that does, by the same orientation tag."""
     result, given = picture.to_pil(), image.info
     orientation, *_ = metadata.orientation_exif_xmp(image)
-    if orientation not in _TURNS:
-        return result
     as_given = {
         "exif": metadata.exif_block(image),
         "xmp": given.get("xmp"),
         "dpi": metadata.valid_dpi(given.get("dpi")),
     }
-    result.info |= {name: value for name, value in as_given.items() if name in result.info}
-    return result.transpose(_TURNS_BACK[orientation])
+    result.info |= {name: value for name, value in as_given.items() if value}
+    return result.transpose(_TURNS_BACK[orientation]) if orientation in _TURNS_BACK else result
 
 
 @contextlib.contextmanager
@@ -138,17 +139,19 @@ def _loaded(image: Image.Image, file: BinaryIO) -> Image.Image:
 
 
 def _jpeg_with_end(data: bytes) -> Image.Image | None:
-    """The image of a JPEG file of one scan that lacks its end marker; None where that lacks pixels too.
+    """The image of a JPEG file that lacks its end marker; None where pixels are missing, or may be.
 
-    Pixels that are missing depend on what stands in their place.
+    Pixels that are missing vary with what is read in their place. Of several scans whole ones may be missing, and of a
+    scan in parts, between restart markers, whole parts.
     """
     data = data.rstrip(b"\xff")  # half of the marker
-    ends = (b"\xff\xd9", bytes(64) + b"\xff\xd9", b"Z" * 64 + b"\xff\xd9")
-    image, *others = (_open(io.BytesIO(data + end)) for end in ends)
+    image = _open(io.BytesIO(data + _JPEG_END))
     components = data[data.rfind(b"\xff\xda") + 4]
-    if "progressive" in image.info or components != len(image.getbands()):
-        return None  # whole scans may be missing
-    return image if all(other.tobytes() == image.tobytes() for other in others) else None
+    if "progressive" in image.info or components != len(image.getbands()) or _JPEG_RESTARTS in data:
+        return None
+    noise = np.random.default_rng(0).integers(0, 255, (8, 4096), np.uint8)  # no markers; longer than a block
+    whole = all(_open(io.BytesIO(data + row.tobytes() + _JPEG_END)) == image for row in noise)
+    return image if whole else None
 
 
 def _picture(image: Image.Image, path: StrPath) -> Picture:

@@ -137,7 +137,8 @@ class Deblurrer:
         raise TypeError(f"picture must be a path, PIL image, ndarray or Tensor, got {type(picture).__name__}")
 
     def file(self, source: Path | str, target: Path | str, *, overwrite: bool = False, quality: int = 95) -> None:
-        """Restores a picture file. EXIF (its orientation applied), ICC profile, resolution and alpha go with it.
+        """Restores a picture file. EXIF (its orientation applied), ICC profile, resolution and alpha go with it,
+        the texts of a PNG file only into a PNG file.
 
         `quality` is that of JPEG and WebP, 1 to 100. Raises FileExistsError where target exists, unless `overwrite`;
         ImageError for a bad file.
