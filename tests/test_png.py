@@ -352,6 +352,7 @@ def test_colours_of_an_opened_image_stay_or_are_refused(path: Path) -> None:
     for count in (2, 3):
         with Image.open(io.BytesIO(png(IHDR, *chunks[:count], IDAT))) as image:
             picture = images.from_pil(image)
-        assert picture.png_chunks == tuple(chunks[:count])
+            again = images.from_pil(images.to_pil_like(picture, image))
+        assert again.png_chunks == picture.png_chunks == tuple(chunks[:count])
     images.write(picture, path)
     assert chunks_of(path)[1:4] == chunks

@@ -51,6 +51,12 @@ def test_a_jpeg_that_lacks_pixels_is_refused(tmp_path: Path, size: tuple[int, in
             read(tmp_path / "a.jpg", data[:-lost])
 
 
+def test_zeros_are_no_pixels(tmp_path: Path) -> None:
+    data = encoded(Image.fromarray(texture(50, 70)), "JPEG")
+    with pytest.raises(ImageError, match="truncated"):
+        read(tmp_path / "a.jpg", data[: len(data) // 2] + bytes(4096))
+
+
 @pytest.mark.parametrize("options", [{"progressive": True}, {"restart_marker_blocks": 2}], ids=str)
 def test_a_jpeg_whose_missing_pixels_would_not_show_needs_its_end(tmp_path: Path, options: dict[str, Any]) -> None:
     data = encoded(Image.fromarray(texture(50, 70)), "JPEG", **options)

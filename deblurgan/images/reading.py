@@ -31,7 +31,7 @@ _TURNS = {
 }
 _TURNS_BACK = _TURNS | {6: _TURNS[8], 8: _TURNS[6]}
 _SIDEWAYS = range(5, 9)
-_JPEG_END, _JPEG_RESTARTS = b"\xff\xd9", b"\xff\xdd\0\4"
+_JPEG_SCAN, _JPEG_END, _JPEG_RESTARTS = b"\xff\xda", b"\xff\xd9", b"\xff\xdd\0\4"
 
 # warnings.catch_warnings changes process-wide state, so threads take turns.
 _warnings_lock = threading.Lock()
@@ -65,7 +65,7 @@ def read(path: StrPath) -> Picture:
                 return _png(file.read(), path)
             with _open(file) as image:
                 colour.refuse_many_frames(image, path)
-                return _picture(_loaded(image, file), path)
+                return _picture(_ended(image, file), path)
 
 
 def from_pil(image: Image.Image, *, name: StrPath = "picture") -> Picture:
@@ -81,14 +81,12 @@ def from_pil(image: Image.Image, *, name: StrPath = "picture") -> Picture:
 
 def to_pil_like(picture: Picture, image: Image.Image) -> Image.Image:
     """The picture, which `from_pil` took from the image, as one that lies as that does, by the same orientation tag."""
-    result, given = picture.to_pil(), image.info
     orientation, *_ = metadata.orientation_exif_xmp(image)
-    as_given = {
-        "exif": metadata.exif_block(image),
-        "xmp": given.get("xmp"),
-        "dpi": metadata.valid_dpi(given.get("dpi")),
-    }
-    result.info |= {name: value for name, value in as_given.items() if value}
+    as_given = {name: image.info.get(name) for name in ("xmp", "gamma", "chromaticity", "srgb")}
+    as_given["exif"] = metadata.exif_block(image) or None
+    as_given["dpi"] = metadata.valid_dpi(image.info.get("dpi"))
+    result = picture.to_pil()
+    result.info.update((name, value) for name, value in as_given.items() if value is not None)
     return result.transpose(_TURNS_BACK[orientation]) if orientation in _TURNS_BACK else result
 
 
@@ -123,35 +121,27 @@ def _png(data: bytes, path: StrPath) -> Picture:
         return dataclasses.replace(_picture(image, path), png_chunks=parts.kept)
 
 
-def _loaded(image: Image.Image, file: BinaryIO) -> Image.Image:
-    """The image with its pixels, also of a JPEG file that lacks nothing but its end marker."""
-    try:
-        image.load()
-    except OSError:
-        if image.format != "JPEG":
-            raise
-        file.seek(0)
-        ended = _jpeg_with_end(file.read())
-        if ended is None:
-            raise
-        return ended
-    return image
+def _ended(image: Image.Image, file: BinaryIO) -> Image.Image:
+    """The image just opened; if it is of a JPEG file without an end marker, one of the same file with the marker.
 
-
-def _jpeg_with_end(data: bytes) -> Image.Image | None:
-    """The image of a JPEG file that lacks its end marker; None where pixels are missing, or may be.
-
-    Pixels that are missing vary with what is read in their place. Of several scans whole ones may be missing, and of a
-    scan in parts, between restart markers, whole parts.
+    Raises OSError where such a file lacks pixels, too. They would vary with what is read in their place. Of several
+    scans whole ones may be missing, of one with restart markers whole parts; and zeros are what was never written.
     """
+    pixels_at = file.tell()
+    if image.format != "JPEG":
+        return image
+    file.seek(0)
+    data = file.read()
+    if data.find(_JPEG_END, pixels_at) > 0:
+        return image
     data = data.rstrip(b"\xff")  # half of the marker
-    image = _open(io.BytesIO(data + _JPEG_END))
-    components = data[data.rfind(b"\xff\xda") + 4]
-    if "progressive" in image.info or components != len(image.getbands()) or _JPEG_RESTARTS in data:
-        return None
+    components = data[data.rfind(_JPEG_SCAN, 0, pixels_at) + 4]
+    one_part = components == len(image.getbands()) and "progressive" not in image.info and _JPEG_RESTARTS not in data
     noise = np.random.default_rng(0).integers(0, 255, (8, 4096), np.uint8)  # no markers; longer than a block
-    whole = all(_open(io.BytesIO(data + row.tobytes() + _JPEG_END)) == image for row in noise)
-    return image if whole else None
+    first, *others = (_open(io.BytesIO(data + row.tobytes() + _JPEG_END)) for row in noise)
+    if not one_part or data.endswith(b"\0\0") or any(other != first for other in others):
+        raise OSError("image file is truncated")
+    return first
 
 
 def _picture(image: Image.Image, path: StrPath) -> Picture:
