@@ -61,11 +61,10 @@ def read(path: StrPath) -> Picture:
             raise ImageError(path, "empty file")
         file.seek(0)
         with _decoding(path):
-            if file.peek(8).startswith(png.SIGNATURE):
-                return _png(file.read(), path)
-            with _open(file) as image:
+            parts = png.split(file.read()) if file.peek(8).startswith(png.SIGNATURE) else None
+            with _open(file if parts is None else io.BytesIO(parts.pixels)) as image:
                 colour.refuse_many_frames(image, path)
-                return _picture(_ended(image, file), path)
+                return _picture(_ended(image, file), path) if parts is None else _png_picture(image, parts, path)
 
 
 def from_pil(image: Image.Image, *, name: StrPath = "picture") -> Picture:
@@ -112,15 +111,6 @@ def _open(file: BinaryIO) -> Image.Image:
         return Image.open(file, formats=_READABLE)
 
 
-def _png(data: bytes, path: StrPath) -> Picture:
-    parts = png.split(data)
-    with _open(io.BytesIO(parts.pixels)) as image:
-        colour.refuse_many_frames(image, path)
-        png.require_all_rows(parts.pixels)
-        image.info.update(parts.info)
-        return dataclasses.replace(_picture(image, path), png_chunks=parts.kept)
-
-
 def _ended(image: Image.Image, file: BinaryIO) -> Image.Image:
     """The image just opened; if it is of a JPEG file without an end marker, one of the same file with the marker.
 
@@ -142,6 +132,12 @@ def _ended(image: Image.Image, file: BinaryIO) -> Image.Image:
     if not one_part or data.endswith(b"\0\0") or any(other != first for other in others):
         raise OSError("image file is truncated")
     return first
+
+
+def _png_picture(image: Image.Image, parts: png.Parts, path: StrPath) -> Picture:
+    png.require_all_rows(parts.pixels)
+    image.info.update(parts.info)
+    return dataclasses.replace(_picture(image, path), png_chunks=parts.kept)
 
 
 def _picture(image: Image.Image, path: StrPath) -> Picture:
