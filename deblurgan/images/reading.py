@@ -42,8 +42,8 @@ def read(path: StrPath) -> Picture:
 
     Orientation is applied, palettes and colour keys become RGB(A), CMYK becomes sRGB through its embedded profile,
     and of an MPO the first picture is taken. An EXIF block that cannot be parsed is left out, as is what follows the
-    end of the picture. A file that lacks its end marker alone is read; not so a JPEG
-    that is progressive or has restart markers, for which that cannot be told.
+    end of the picture. A file that lacks its end marker and nothing else is read, but for a JPEG that is progressive or
+    has restart markers, where nobody can tell.
 
     Of a PNG's other chunks those stay that hold for changed pixels too, texts and colours among them; not so tIME and
     sBIT, bKGD of a palette, and chunks with a wrong checksum, which viewers pass over as well.
