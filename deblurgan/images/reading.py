@@ -87,8 +87,9 @@ def _open(file: io.BufferedReader) -> Image.Image:
 
 def _picture(image: Image.Image, path: StrPath) -> Picture:
     colour.refuse_unsupported(image, path)
+    unloaded = metadata.before_loading(image)
     image.load()
-    orientation, exif, xmp = metadata.orientation_exif_xmp(image)
+    orientation, exif, xmp, dpi, segments, lost = metadata.collect(image, unloaded)
     plain, icc = _plain(image, path)
     pixels, alpha = colour.arrays(plain.transpose(_TURNS[orientation]) if orientation in _TURNS else plain)
     return Picture(
@@ -97,9 +98,11 @@ def _picture(image: Image.Image, path: StrPath) -> Picture:
         grey=colour.is_grey(image),
         exif=exif,
         icc=icc,
-        dpi=metadata.valid_dpi(image.info.get("dpi")),
+        dpi=dpi,
         format=image.format or "",
         xmp=xmp,
+        segments=segments,
+        lost=lost,
     )
 
 

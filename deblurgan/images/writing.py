@@ -6,7 +6,7 @@ import dataclasses
 import io
 from pathlib import Path
 
-from deblurgan.images import metadata
+from deblurgan.images import jpeg, metadata
 from deblurgan.images.files import replace_file
 from deblurgan.images.picture import ImageError, Picture, StrPath, one_line
 
@@ -25,11 +25,13 @@ _LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}  # what their encoders take, px
 _LARGEST_JPEG_PROFILE = 255 * 65519  # a segment's payload, as often as a byte counts
 
 
-def write(picture: Picture, path: StrPath, *, quality: int = 95) -> None:
+def write(picture: Picture, path: StrPath, *, quality: int = 95) -> tuple[str, ...]:
     """Writes the picture in the format of the path's suffix, whole or not at all; an older file is replaced.
 
     PNG, TIFF and BMP are lossless. JPEG keeps full colour resolution and takes `quality` 1..100; so does WebP,
     lossless at 100. WebP has no one-channel form, so a grey picture is RGB there.
+
+    Returns what the file lacks, in words: `picture.lost`, and what its format cannot hold beside pixels.
 
     Raises ImageError for what `require_writable` refuses, or the encoder; OSError for trouble with the disk.
     """
@@ -46,6 +48,7 @@ def write(picture: Picture, path: StrPath, *, quality: int = 95) -> None:
     except Exception as error:
         raise ImageError(path, f"cannot be written as {format} ({one_line(error)})") from error
     replace_file(path, data)
+    return metadata.left_out(picture, format)
 
 
 def require_writable(picture: Picture, path: StrPath) -> None:
@@ -81,15 +84,18 @@ def _format_for(path: StrPath) -> str:
 
 
 def _encode(picture: Picture, format: str, quality: int) -> bytes:
+    image = picture.to_pil()
+    if format == "TIFF":
+        return metadata.tiff_file(image, picture)
     options = picture.pillow_info()
     if format == "JPEG":
-        options |= {"quality": quality, "subsampling": 0, "optimize": True}
+        # Not optimised: for that Pillow must guess how long the file will be, and grainy pictures are longer.
+        options = {"quality": quality, "subsampling": 0, "dpi": picture.dpi or (0, 0), "icc_profile": picture.icc}
     elif format == "WEBP":
         options |= {"quality": quality, "lossless": quality == 100, "exact": True}
     elif format == "PNG" and picture.xmp is not None:
         options["pnginfo"] = metadata.png_xmp(picture.xmp)
-    elif format == "TIFF":
-        options |= metadata.tiff_options(picture)
     buffer = io.BytesIO()
-    picture.to_pil().save(buffer, format, **options)
-    return buffer.getvalue()
+    image.info.clear()  # the options say it all
+    image.save(buffer, format, **options)
+    return jpeg.with_segments(buffer.getvalue(), picture) if format == "JPEG" else buffer.getvalue()
