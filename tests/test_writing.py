@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from deblurgan import images
 from deblurgan.images import ImageError, Picture
@@ -51,10 +52,35 @@ def test_what_a_format_cannot_hold_is_refused_before_and_by_the_writing(
         (blank(1, 70000), "a.tif"),
         (blank(1, 70000), "a.bmp"),
         (blank(alpha=OPAQUE), "a.jpg"),
-        (blank(icc=bytes(255 * 65519)), "a.jpg"),
     ],
 )
 def test_what_a_format_can_hold_is_written(tmp_path: Path, picture: Picture, name: str) -> None:
     images.require_writable(picture, tmp_path / name)
     images.write(picture, tmp_path / name)
     assert images.read(tmp_path / name).pixels.shape == picture.pixels.shape
+
+
+@pytest.mark.parametrize("quality", [1, 90, 94, 100])
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (1, 701), (333, 1), (301, 203)])
+@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
+def test_grain_of_any_size_and_quality_is_written(
+    tmp_path: Path, suffix: str, size: tuple[int, int], grey: bool, quality: int
+) -> None:
+    grain = np.random.default_rng(0).integers(0, 2, (*size, 3), dtype=np.uint8) * np.uint8(255)
+    picture = Picture(grain, grey=grey, exif=b"Exif\0\0" + bytes(65527), icc=bytes(128) + bytes(range(256)) * 1000)
+    images.write(picture, tmp_path / f"a{suffix}", quality=quality)
+    with Image.open(tmp_path / f"a{suffix}") as image:
+        image.load()
+        assert image.size == size[::-1]
+        assert image.info["icc_profile"] == picture.icc
+        assert image.info["exif"].removeprefix(b"Exif\0\0") == bytes(65527)
+
+
+def test_the_log_names_what_a_picture_has_lost(tmp_path: Path) -> None:
+    picture = blank(segments=(("COM", b"by hand"),), lost=("APP11 segment",))
+    lines: list[str] = []
+    plan = [(tmp_path / "in.jpg", tmp_path / name) for name in ("out.png", "out.jpg")]
+    images.run_plan(plan, lambda source, target: images.write(picture, target), log=lines.append)
+    assert lines[0].endswith("out.png, without APP11 segment, comment")
+    assert lines[1].endswith("out.jpg, without APP11 segment")

@@ -26,12 +26,13 @@ _NOT_COPIED = frozenset(
 # Tags that point to directories: of EXIF, in that of interoperability, and of GPS
 _NESTED: dict[int, Any] = {34665: {40965: {}}, 34853: {}}
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-_INTEGERS = {1: 1, 3: 2, 4: 4}  # sizes of the unsigned types
+_INTEGERS = {1: 1, 3: 2, 4: 4, 8: 2, 9: 4}  # sizes
 BYTE, SHORT, LONG, RATIONAL, UNDEFINED = 1, 3, 4, 5, 7
-_CLASSIC, _BIG = 42, 43  # what follows the byte order in a TIFF and a BigTIFF file
+_CLASSIC, _BIG = b"*", b"+"  # what marks a TIFF and a BigTIFF file
 _STRIP = 1 << 16  # bytes before compression
 
 Order = Literal["little", "big"]
+_HEADS: dict[Order, bytes] = {"little": b"II*\0", "big": b"MM\0*"}
 # Tag -> type, count, and the value: its bytes, or the directory that it points to
 Directory = dict[int, tuple[int, int, Union[bytes, "Directory"]]]
 
@@ -87,19 +88,19 @@ class Block(NamedTuple):
 
 def parse(exif: bytes) -> Block | None:
     """The EXIF block, with one head, two as some cameras write, or none; None if it is not one, or holds nothing."""
-    body = re.sub(rb"^(Exif\0\0)*", b"", exif)
-    order = _order(body)
-    if order is None or int.from_bytes(body[2:4], order) != _CLASSIC:
+    body = re.sub(rb"^(Exif\0\0){0,2}", b"", exif)
+    order, mark = _head(body)
+    if order is None or mark != _CLASSIC:
         return None
     start = int.from_bytes(body[4:8], order)
     cells = list(_cells(body, order, start))
-    return Block(body, order, start, cells) if cells else None
+    return Block(_HEADS[order] + body[4:], order, start, cells) if cells else None
 
 
-def _order(data: bytes) -> Order | None:
+def _head(data: bytes) -> tuple[Order | None, bytes]:
+    """The byte order, None for none, and the mark, which some files hold in the other byte order."""
     orders: dict[bytes, Order] = {b"II": "little", b"MM": "big"}
-    order = orders.get(data[:2])
-    return order if order and int.from_bytes(data[2:4], order) in (_CLASSIC, _BIG) else None
+    return orders.get(data[:2]), data[2:4].strip(b"\0")
 
 
 def _cells(data: bytes, order: Order, at: int, *, big: bool = False) -> Iterator[bytes]:
@@ -144,10 +145,10 @@ def read_tags(data: bytes) -> Tags:
     A value that lies outside the file is left out. Raises ValueError for what is no TIFF file, and for values that lie
     over one another, which would fill the memory.
     """
-    order = _order(data)
-    if order is None:
+    order, mark = _head(data)
+    if order is None or mark not in (_CLASSIC, _BIG):
         raise ValueError("not a TIFF file")
-    big = int.from_bytes(data[2:4], order) == _BIG
+    big = mark == _BIG
     start = int.from_bytes(data[8:16] if big else data[4:8], order)
     return Tags(order, _read(data, order, start, big, _NESTED))
 
@@ -176,8 +177,7 @@ def pack(tags: Tags) -> bytes:
     if not tags.values:
         return b""
     order = tags.order
-    head = (b"II" if order == "little" else b"MM") + _CLASSIC.to_bytes(2, order) + (8).to_bytes(4, order)
-    return EXIF_HEAD + head + _packed(order, tags.values, 8)
+    return EXIF_HEAD + _HEADS[order] + (8).to_bytes(4, order) + _packed(order, tags.values, 8)
 
 
 def _packed(order: Order, tags: Directory, at: int) -> bytes:
@@ -201,7 +201,7 @@ def encode(values: NDArray[np.uint8], exif: bytes | None, dpi: tuple[float, floa
     for its thumbnail, are among the file's. `dpi` and the `further` tags replace what the block says.
     """
     h, w, c = values.shape
-    block = parse(exif or b"") or Block(b"II*\0" + bytes(4), "little", 0, [])
+    block = parse(exif or b"") or Block(_HEADS["little"] + bytes(4), "little", 0, [])
     order, data = block.order, bytearray(block.body)
     tags = block.raw_tags()
 

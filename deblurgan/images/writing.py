@@ -90,11 +90,13 @@ def _encode(picture: Picture, format: str, quality: int) -> bytes:
     options = picture.pillow_info()
     if format == "JPEG":
         # Not optimised: for that Pillow must guess how long the file will be, and grainy pictures are longer.
-        options = {"quality": quality, "subsampling": 0, "dpi": picture.dpi or (0, 0), "icc_profile": picture.icc}
+        options = {"quality": quality, "subsampling": 0, "icc_profile": picture.icc}
     elif format == "WEBP":
         options |= {"quality": quality, "lossless": quality == 100, "exact": True}
     elif format == "PNG" and picture.xmp is not None:
         options["pnginfo"] = metadata.png_xmp(picture.xmp)
+    if format in ("JPEG", "BMP"):
+        options["dpi"] = picture.dpi or (0, 0)  # unknown; Pillow would make one up for BMP
     buffer = io.BytesIO()
     image.info.clear()  # the options say it all
     image.save(buffer, format, **options)
