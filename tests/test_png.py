@@ -87,7 +87,9 @@ def rewritten(path: Path, *chunks: Chunk) -> list[Chunk]:
 def test_a_damaged_chunk_beside_the_pixels_is_left_out(path: Path, kind: bytes, after: bool) -> None:
     damaged, pixels = packed(kind, b"key\0\0" + bytes(20), sound=False), packed(*IDAT)
     data = png(IHDR, IDAT)
-    images.write(read(path, data.replace(pixels, pixels + damaged if after else damaged + pixels)), path)
+    picture = read(path, data.replace(pixels, pixels + damaged if after else damaged + pixels))
+    images.write(picture, path)
+    assert picture.lost == (f"damaged {kind.decode()} chunk",)
     assert np.array_equal(images.read(path).pixels, PIXELS)
     assert kind not in dict(chunks_of(path))
 
@@ -120,6 +122,8 @@ def test_what_follows_the_end_is_left_out(path: Path) -> None:
     picture = read(path, png(IHDR, IDAT) + packed(*TEXTS[0]) + b"more")
     assert np.array_equal(picture.pixels, PIXELS)
     assert picture.png_chunks == ()
+    assert picture.lost == ("what follows the picture in its file",)
+    assert read(path, png(IHDR, IDAT) + bytes(20)).lost == ()
 
 
 def adam7(values: np.ndarray) -> list[np.ndarray]:
@@ -195,7 +199,9 @@ def test_a_text_that_unpacks_to_much_costs_no_memory(path: Path, head: bytes) ->
 
 
 def test_other_formats_are_written_without_texts(path: Path) -> None:
-    images.write(read(path, png(IHDR, *TEXTS, IDAT)), path.with_suffix(".tif"))
+    source = read(path, png(IHDR, *TEXTS, SRGB_GAMMA, (b"prVt", b"private"), IDAT))
+    assert images.write(source, path) == ()
+    assert images.write(source, path.with_suffix(".tif")) == ("texts of the PNG file", "prVt chunk")
     picture = images.read(path.with_suffix(".tif"))
     assert np.array_equal(picture.pixels, PIXELS)
     assert picture.png_chunks == ()
@@ -204,6 +210,8 @@ def test_other_formats_are_written_without_texts(path: Path) -> None:
 @pytest.mark.parametrize("kind", [b"tIME", b"sBIT", b"hIST", b"caBX", b"iDOT"])
 def test_what_held_for_the_old_pixels_is_left_out(path: Path, kind: bytes) -> None:
     assert kind not in dict(rewritten(path, (kind, bytes(8))))
+    lost = read(path, png(IHDR, (kind, bytes(8)), IDAT)).lost
+    assert lost == (("caBX chunk",) if kind == b"caBX" else ())
 
 
 def test_a_background_stays_where_it_is_the_same_number(path: Path) -> None:

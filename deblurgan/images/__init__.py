@@ -13,7 +13,7 @@ from deblurgan.images.batch import FAILURES, FilesReport, failure_reason, plan_o
 from deblurgan.images.files import SUFFIXES, find, replace_file, require_absent
 from deblurgan.images.picture import ImageError, Picture
 from deblurgan.images.reading import from_pil, read, to_pil_like
-from deblurgan.images.writing import write
+from deblurgan.images.writing import require_writable, write
 
 __all__ = [
     "FAILURES",
@@ -28,6 +28,7 @@ __all__ = [
     "read",
     "replace_file",
     "require_absent",
+    "require_writable",
     "run_plan",
     "to_pil_like",
     "write",

@@ -15,6 +15,7 @@ from typing import Any
 from deblurgan.images.picture import Chunk, Picture
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_END = struct.pack(">I4sI", 0, b"IEND", zlib.crc32(b"IEND"))
 _HEADER_END = len(SIGNATURE) + 12 + 13
 _EXIF_HEAD = b"Exif\0\0"
 _XMP_KEY = b"XML:com.adobe.xmp"
@@ -24,6 +25,8 @@ _MOST_UNPACKED = 16 << 20  # bytes that a compressed profile or XMP packet may c
 _STEP = 16 << 10  # bytes of packed pixels; zlib makes a thousand times as many of them at most
 
 _PIXELS = frozenset({b"tRNS", b"acTL", b"fcTL", b"fdAT"})  # by their names not critical, yet the picture needs them
+_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
+_OF_OLD_PIXELS = frozenset({b"tIME", b"sBIT", b"bKGD", b"hIST", b"sPLT", b"iDOT"})
 _COLOURS = frozenset({b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI"})
 _SRGB_CICP = bytes([1, 13, 0, 1])
 _SRGB_GAMMA = (45455,)  # in units of 1e-5, as the chunk has it; so are the primaries
@@ -41,11 +44,13 @@ class Parts:
     pixels: a PNG file of the chunks that the pixels depend on.
     info:   EXIF, profile, XMP and resolution, as far as there are any, under Pillow's names.
     kept:   what only a PNG file can hold.
+    lost:   what else the file held, in words, but for chunks that are of use with the old pixels alone.
     """
 
     pixels: bytes
     info: dict[str, Any]
     kept: tuple[Chunk, ...]
+    lost: tuple[str, ...]
 
 
 def split(data: bytes) -> Parts:
@@ -55,22 +60,37 @@ def split(data: bytes) -> Parts:
     ValueError for a wrong checksum of what the pixels depend on.
     """
     pixels: list[bytes | memoryview] = [SIGNATURE]
-    info, kept = dict[str, Any](), list[Chunk]()
+    others, lost, end = list[Chunk](), list[str](), len(SIGNATURE)
     for kind, chunk, sound in _chunks(data):
+        end += len(chunk)
         if kind[:1].isupper() or kind in _PIXELS:
             if not sound:
                 raise ValueError(f"the checksum of {kind.decode()} is wrong or missing")
             pixels.append(chunk)
         elif sound:
-            content = bytes(chunk[8:-4])
-            found = _read(kind, content)
-            if found is None:
-                kept += [(kind, content)] if _outlives_change(kind, data) else []
-            elif kind in (b"tEXt", b"zTXt"):
-                info.setdefault(*found)  # a proper chunk of the same overrules the text
-            else:
-                info[found[0]] = found[1]
-    return Parts(b"".join([*pixels, _chunk(b"IEND", b"")]), info, tuple(kept))
+            others.append((kind, bytes(chunk[8:-4])))
+        else:
+            lost.append(f"damaged {kind.decode()} chunk")
+    if data[end + len(_END) :].strip(b"\0"):
+        lost.append("what follows the picture in its file")
+    info, kept, unfit = _sorted_out(others, layout=data[24:26])
+    return Parts(b"".join([*pixels, _END]), info, tuple(kept), (*lost, *unfit))
+
+
+def _sorted_out(chunks: list[Chunk], layout: bytes) -> tuple[dict[str, Any], list[Chunk], list[str]]:
+    """What the chunks beside the pixels say, those to be kept as they are, and in words those that can be neither."""
+    info, kept, unfit = dict[str, Any](), list[Chunk](), list[str]()
+    for kind, content in chunks:
+        found = _read(kind, content)
+        if found is not None and kind in _TEXTS - {b"iTXt"}:
+            info.setdefault(*found)  # a proper chunk of the same overrules the text
+        elif found is not None:
+            info[found[0]] = found[1]
+        elif _outlives_change(kind, layout):
+            kept.append((kind, content))
+        elif kind not in _OF_OLD_PIXELS:
+            unfit.append(f"{kind.decode()} chunk")
+    return info, kept, unfit
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, bool]]:
@@ -132,15 +152,22 @@ def _raw_profile(text: bytes | None) -> tuple[str, bytes] | None:
     return "xmp", block.removeprefix(_XMP_HEAD)
 
 
-def _outlives_change(kind: bytes, data: bytes) -> bool:
+def _outlives_change(kind: bytes, layout: bytes) -> bool:
     """Whether a chunk still holds when the pixels have changed and are RGB or grey, of 8 bits, with or without alpha.
 
-    The fourth letter of its kind says so where PNG does not define it otherwise.
+    The fourth letter of its kind says so where PNG does not define it otherwise. `layout` is the depth and the colour
+    type that the pixels had.
     """
     if kind == b"bKGD":
-        depth, colour = data[24:26]
-        return depth == 8 and colour != 3  # else it counts in the old palette or depth
+        return layout[0] == 8 and layout[1] != 3  # else it counts in the old depth or palette
     return kind in _COLOURS or kind[3:].islower()
+
+
+def left_out(picture: Picture) -> list[str]:
+    """What formats other than PNG lack of the picture's chunks, in words."""
+    kinds = {kind for kind, _ in picture.png_chunks} - _COLOURS  # another format is refused, or needs none to say so
+    texts = ["texts of the PNG file"] if kinds & _TEXTS else []
+    return texts + [f"{kind.decode()} chunk" for kind in sorted(kinds - _TEXTS)]
 
 
 def require_all_rows(file: bytes) -> None:

@@ -46,7 +46,8 @@ def read(path: StrPath) -> Picture:
     has restart markers, where nobody can tell.
 
     Of a PNG's other chunks those stay that hold for changed pixels too, texts and colours among them; not so tIME and
-    sBIT, bKGD of a palette, and chunks with a wrong checksum, which viewers pass over as well.
+    sBIT, bKGD of a palette, and chunks with a wrong checksum, which viewers pass over as well. `lost` names them, but
+    for those of which PNG says that they are of use with the old pixels alone.
 
     Raises ImageError for a damaged, truncated, animated, deeper than 8-bit or otherwise unsupported picture, and
     for a folder or a special file. A file that is missing or may not be opened raises its OSError.
@@ -80,13 +81,14 @@ def from_pil(image: Image.Image, *, name: StrPath = "picture") -> Picture:
 
 def to_pil_like(picture: Picture, image: Image.Image) -> Image.Image:
     """The picture, which `from_pil` took from the image, as one that lies as that does, by the same orientation tag."""
-    orientation, *_ = metadata.orientation_exif_xmp(image)
+    said = metadata.collect(image, metadata.before_loading(image))
     as_given = {name: image.info.get(name) for name in ("xmp", "gamma", "chromaticity", "srgb")}
-    as_given["exif"] = metadata.exif_block(image) or None
-    as_given["dpi"] = metadata.valid_dpi(image.info.get("dpi"))
+    as_given["dpi"] = said.dpi
+    if picture.exif is not None and image.format != "TIFF":  # which Pillow turns itself
+        as_given["exif"] = metadata.exif_block(image)
     result = picture.to_pil()
     result.info.update((name, value) for name, value in as_given.items() if value is not None)
-    return result.transpose(_TURNS_BACK[orientation]) if orientation in _TURNS_BACK else result
+    return result.transpose(_TURNS_BACK[said.orientation]) if said.orientation in _TURNS_BACK else result
 
 
 @contextlib.contextmanager
@@ -137,15 +139,16 @@ def _ended(image: Image.Image, file: BinaryIO) -> Image.Image:
 def _png_picture(image: Image.Image, parts: png.Parts, path: StrPath) -> Picture:
     png.require_all_rows(parts.pixels)
     image.info.update(parts.info)
-    return dataclasses.replace(_picture(image, path), png_chunks=parts.kept)
+    picture = _picture(image, path)
+    return dataclasses.replace(picture, png_chunks=parts.kept, lost=parts.lost + picture.lost)
 
 
 def _picture(image: Image.Image, path: StrPath) -> Picture:
     colour.refuse_unsupported(image, path)
+    unloaded = metadata.before_loading(image)
     image.load()
-    orientation, exif, xmp = metadata.orientation_exif_xmp(image)
+    orientation, exif, xmp, dpi, segments, lost = metadata.collect(image, unloaded)
     plain, icc = _plain(image, path)
-    dpi = metadata.valid_dpi(image.info.get("dpi"))
     pixels, alpha = colour.arrays(plain.transpose(_TURNS[orientation]) if orientation in _TURNS else plain)
     return Picture(
         pixels=pixels,
@@ -156,7 +159,9 @@ def _picture(image: Image.Image, path: StrPath) -> Picture:
         dpi=dpi and dpi[::-1] if orientation in _SIDEWAYS else dpi,
         format=image.format or "",
         xmp=xmp,
+        segments=segments,
         png_chunks=png.colour_chunks(image.info),
+        lost=lost,
     )
 
 

@@ -136,15 +136,16 @@ class Deblurrer:
             return self._tensor(picture)
         raise TypeError(f"picture must be a path, PIL image, ndarray or Tensor, got {type(picture).__name__}")
 
-    def file(self, source: Path | str, target: Path | str, *, overwrite: bool = False, quality: int = 95) -> None:
-        """Restores a picture file. EXIF (its orientation applied), ICC profile, resolution and alpha go with it,
-        the texts of a PNG file only into a PNG file.
+    def file(
+        self, source: Path | str, target: Path | str, *, overwrite: bool = False, quality: int = 95
+    ) -> tuple[str, ...]:
+        """Restores a picture file. EXIF (its orientation applied), XMP, ICC profile, resolution and alpha go with it.
 
-        `quality` is that of JPEG and WebP, 1 to 100. Raises FileExistsError where target exists, unless `overwrite`;
-        ImageError for a bad file.
+        `quality` is that of JPEG and WebP, 1 to 100. Returns what the target lacks of the source, in words. Raises
+        FileExistsError where target exists, unless `overwrite`; ImageError for a bad file.
         """
         images.require_absent(target, overwrite=overwrite)
-        images.write(self._restore(images.read(source)), target, quality=quality)
+        return images.write(self._restore(images.read(source)), target, quality=quality)
 
     def files(
         self,
@@ -169,13 +170,13 @@ class Deblurrer:
             suffix: added to each name, before its extension.
             format: "keep", or the extension of the outputs without its dot.
             quality: of JPEG and WebP, 1 to 100.
-            log: takes a line a picture.
+            log: takes a line a picture, which names what the output lacks of what the file held.
 
         Raises FileNotFoundError for an input that is missing, ValueError for one without pictures.
         """
 
-        def restore(source: Path, target: Path) -> None:
-            self.file(source, target, overwrite=overwrite, quality=quality)
+        def restore(source: Path, target: Path) -> tuple[str, ...]:
+            return self.file(source, target, overwrite=overwrite, quality=quality)
 
         plan = images.plan_outputs(inputs, out, suffix=suffix, format=format)
         return images.run_plan(plan, restore, skip_existing=skip_existing, log=log)
