@@ -12,10 +12,9 @@ import warnings
 from collections.abc import Iterator
 from typing import BinaryIO
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from deblurgan.images import colour, metadata, png
+from deblurgan.images import colour, jpeg_end, metadata, png
 from deblurgan.images.picture import ImageError, Picture, StrPath, one_line
 
 _READABLE = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")  # Pillow opens MPO as JPEG
@@ -31,7 +30,6 @@ _TURNS = {
 }
 _TURNS_BACK = _TURNS | {6: _TURNS[8], 8: _TURNS[6]}
 _SIDEWAYS = range(5, 9)
-_JPEG_SCAN, _JPEG_END, _JPEG_RESTARTS = b"\xff\xda", b"\xff\xd9", b"\xff\xdd\0\4"
 
 # warnings.catch_warnings changes process-wide state, so threads take turns.
 _warnings_lock = threading.Lock()
@@ -42,8 +40,7 @@ def read(path: StrPath) -> Picture:
 
     Orientation is applied, palettes and colour keys become RGB(A), CMYK becomes sRGB through its embedded profile,
     and of an MPO the first picture is taken. An EXIF block that cannot be parsed is left out, as is what follows the
-    end of the picture. A file that lacks its end marker and nothing else is read, but for a JPEG that is progressive or
-    has restart markers, where nobody can tell.
+    end of the picture. A file that lacks its end marker and no pixel is read.
 
     Of a PNG's other chunks those stay that hold for changed pixels too, texts and colours among them; not so tIME and
     sBIT, bKGD of a palette, and chunks with a wrong checksum, which viewers pass over as well. `lost` names them, but
@@ -116,22 +113,20 @@ def _open(file: BinaryIO) -> Image.Image:
 def _ended(image: Image.Image, file: BinaryIO) -> Image.Image:
     """The image just opened; if it is of a JPEG file without an end marker, one of the same file with the marker.
 
-    Raises OSError where such a file lacks pixels, too. They would vary with what is read in their place. Of several
-    scans whole ones may be missing, of one with restart markers whole parts; and zeros are what was never written.
+    Raises OSError where such a file lacks pixels, too. Zeros at its end are what was never written.
     """
     pixels_at = file.tell()
     if image.format != "JPEG":
         return image
     file.seek(0)
     data = file.read()
-    if data.find(_JPEG_END, pixels_at) > 0:
+    if data.find(jpeg_end.END, pixels_at) > 0:
         return image
     data = data.rstrip(b"\xff")  # half of the marker
-    components = data[data.rfind(_JPEG_SCAN, 0, pixels_at) + 4]
-    one_part = components == len(image.getbands()) and "progressive" not in image.info and _JPEG_RESTARTS not in data
-    noise = np.random.default_rng(0).integers(0, 255, (8, 4096), np.uint8)  # no markers; longer than a block
-    first, *others = (_open(io.BytesIO(data + row.tobytes() + _JPEG_END)) for row in noise)
-    if not one_part or data.endswith(b"\0\0") or any(other != first for other in others):
+    header_at = data.rfind(b"\xff\xda", 0, pixels_at)
+    first, *others = (_open(io.BytesIO(ended)) for ended in jpeg_end.continuations(data, pixels_at))
+    whole = jpeg_end.scans_are_complete(data, header_at, len(image.getbands())) and not data.endswith(b"\0\0")
+    if not whole or any(other != first for other in others):
         raise OSError("image file is truncated")
     return first
 
