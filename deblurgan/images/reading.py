@@ -35,7 +35,7 @@ def read(path: StrPath) -> Picture:
     """The picture in a JPEG, PNG, TIFF, WebP, BMP, GIF or MPO file.
 
     Orientation is applied, palettes and colour keys become RGB(A), CMYK becomes sRGB through its embedded profile,
-    and of an MPO the first picture is taken. An EXIF block that cannot be parsed is left out.
+    and of an MPO the first picture is taken. `Picture.lost` says what cannot be kept.
 
     Raises ImageError for a damaged, truncated, animated, deeper than 8-bit or otherwise unsupported picture, and
     for a folder or a special file. A file that is missing or may not be opened raises its OSError.
