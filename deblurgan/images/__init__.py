@@ -1,12 +1,12 @@
-"""Picture files in and out, nothing lost.
+"""Picture files in and out, nothing lost in silence.
 
-`read` gives a `Picture`: upright 8-bit RGB pixels, with alpha, EXIF, XMP, colour profile and resolution beside them.
-`write` puts all of it back. What a format cannot hold (16-bit depth, animation, alpha in a JPEG) is refused with an
-`ImageError`, never dropped in silence. BMP alone carries no EXIF, XMP or colour profile, and
-only PNG the texts of a PNG file.
+`read` gives a `Picture`: upright 8-bit RGB pixels, with alpha, EXIF, XMP, comments, colour profile and resolution beside
+them. `write` puts all of it back. A picture that a format cannot hold (16-bit depth, animation, alpha in a JPEG) is
+refused with an `ImageError`; what else a file lacks, `write` returns in words.
 
-picture holds the picture in memory, reading and writing its way from and to a file, colour, metadata and png what these
-two know of file formats. files finds pictures and replaces files; batch works through many pictures.
+picture holds the picture in memory, reading and writing its way from and to a file, colour and metadata what these two
+know of file formats, jpeg, tiff and xmp what metadata knows of each, png the chunks of that, and jpeg_end whether a JPEG
+is all there. files finds pictures and replaces files; batch works through many pictures.
 """
 
 from deblurgan.images.batch import FAILURES, FilesReport, failure_reason, plan_outputs, run_plan

@@ -39,12 +39,11 @@ def read(path: StrPath) -> Picture:
     """The picture in a JPEG, PNG, TIFF, WebP, BMP, GIF or MPO file.
 
     Orientation is applied, palettes and colour keys become RGB(A), CMYK becomes sRGB through its embedded profile,
-    and of an MPO the first picture is taken. An EXIF block that cannot be parsed is left out, as is what follows the
-    end of the picture. A file that lacks its end marker and no pixel is read.
+    and of an MPO the first picture is taken. A file that lacks its end marker and no pixel is read.
 
-    Of a PNG's other chunks those stay that hold for changed pixels too, texts and colours among them; not so tIME and
-    sBIT, bKGD of a palette, and chunks with a wrong checksum, which viewers pass over as well. `lost` names them, but
-    for those of which PNG says that they are of use with the old pixels alone.
+    Of a PNG's chunks those stay that hold for changed pixels too, texts and colours among them; not so tIME and sBIT,
+    bKGD of a palette, and chunks with a wrong checksum, which viewers pass over as well. `Picture.lost` says what
+    cannot be kept, but for chunks that are of use with the old pixels alone.
 
     Raises ImageError for a damaged, truncated, animated, deeper than 8-bit or otherwise unsupported picture, and
     for a folder or a special file. A file that is missing or may not be opened raises its OSError.
