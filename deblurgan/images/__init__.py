@@ -5,8 +5,8 @@
 `ImageError`, never dropped in silence. BMP alone carries no EXIF, XMP or colour profile, and
 only PNG the texts of a PNG file.
 
-picture holds the picture in memory, reading and writing its way from and to a file, colour, metadata and png what these
-two know of file formats. files finds pictures and replaces files; batch works through many pictures.
+picture holds the picture in memory, reading and writing its way from and to a file, colour, metadata, png and jpeg_end what
+these two know of file formats. files finds pictures and replaces files; batch works through many pictures.
 """
 
 from deblurgan.images.batch import FAILURES, FilesReport, failure_reason, plan_outputs, run_plan
