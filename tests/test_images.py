@@ -435,9 +435,10 @@ def test_profile_bytes_stay_identical(tmp_path: Path, source: str, target: str) 
 
 
 def test_grey_profile_is_kept_or_refused(tmp_path: Path) -> None:
-    picture = images.read(saved(tmp_path, Image.fromarray(noise(4, 4)), icc_profile=grey_profile()))
+    profile = grey_profile()  # which holds the time
+    picture = images.read(saved(tmp_path, Image.fromarray(noise(4, 4)), icc_profile=profile))
     images.write(picture, tmp_path / "out.jpg")
-    assert images.read(tmp_path / "out.jpg").icc == grey_profile()
+    assert images.read(tmp_path / "out.jpg").icc == profile
     with pytest.raises(ImageError, match="grey colour profile"):
         images.write(picture, tmp_path / "out.webp")
 
@@ -572,12 +573,6 @@ def test_alpha_is_never_dropped_in_silence(tmp_path: Path, suffix: str) -> None:
 def test_suffixes_that_cannot_be_written(tmp_path: Path, name: str, reason: str) -> None:
     with pytest.raises(ImageError, match=reason):
         images.write(Picture(noise(2, 2, 3)), tmp_path / name)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_the_encoder_refuses_is_an_image_error(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="cannot be written as WEBP"):
-        images.write(Picture(np.zeros((1, 16384, 3), np.uint8)), tmp_path / "wide.webp")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -95,11 +95,11 @@ def _require_free_sheet(sheet: Path, outputs: Outputs, overwrite: bool) -> None:
 
 def _blur_one(
     options: BlurConfig, blur: MotionBlur, outputs: Outputs, psfs: dict[str, NDArray[np.float32]]
-) -> Callable[[Path, Path], None]:
+) -> Callable[[Path, Path], tuple[str, ...]]:
     """The work on one (source, target) of the plan. It adds the PSF to `psfs` where that will be written."""
     numbers = {target: i for i, (_, target) in enumerate(outputs.plan)}
 
-    def work(source: Path, target: Path) -> None:
+    def work(source: Path, target: Path) -> tuple[str, ...]:
         name = target.relative_to(outputs.blurred)
         paths = [target, outputs.root / "sharp" / name] if options.pairs else [target]
         for path in paths:
@@ -110,9 +110,10 @@ def _blur_one(
         blurred = sharp.with_pixels(pixels.permute(1, 2, 0).numpy())
         for path, picture in zip(paths, (blurred, sharp), strict=False):
             path.parent.mkdir(parents=True, exist_ok=True)
-            images.write(picture, path, quality=options.quality)
+            lacking = images.write(picture, path, quality=options.quality)
         if options.pairs or (options.show_psf and len(psfs) < SHEET_PSFS):
             psfs[name.as_posix()] = psf[0].numpy()
+        return lacking
 
     return work
 

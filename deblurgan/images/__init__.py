@@ -1,18 +1,19 @@
-"""Picture files in and out, nothing lost.
+"""Picture files in and out, nothing lost in silence.
 
-`read` gives a `Picture`: upright 8-bit RGB pixels, with alpha, EXIF, XMP, colour profile and resolution beside them.
-`write` puts all of it back. What a format cannot hold (16-bit depth, animation, alpha in a JPEG) is refused with an
-`ImageError`, never dropped in silence. BMP alone carries no EXIF, XMP or colour profile.
+`read` gives a `Picture`: upright 8-bit RGB pixels, with alpha, EXIF, XMP, comments, colour profile and resolution
+beside them. `write` puts all of it back. A picture that a format cannot hold (16-bit depth, animation, alpha in a JPEG)
+is refused with an `ImageError`; what else a file lacks, `write` returns in words.
 
 picture holds the picture in memory, reading and writing its way from and to a file, colour and metadata what these two
-know of file formats. files finds pictures and replaces files; batch works through many pictures.
+know of file formats: jpeg, tiff, xmp and png each of one, jpeg_end whether a JPEG is all there. files finds and
+replaces pictures; batch works through many.
 """
 
 from deblurgan.images.batch import FAILURES, FilesReport, failure_reason, plan_outputs, run_plan
 from deblurgan.images.files import SUFFIXES, find, replace_file, require_absent
 from deblurgan.images.picture import ImageError, Picture
-from deblurgan.images.reading import from_pil, read
-from deblurgan.images.writing import write
+from deblurgan.images.reading import from_pil, read, to_pil_like
+from deblurgan.images.writing import require_writable, write
 
 __all__ = [
     "FAILURES",
@@ -27,6 +28,8 @@ __all__ = [
     "read",
     "replace_file",
     "require_absent",
+    "require_writable",
     "run_plan",
+    "to_pil_like",
     "write",
 ]

@@ -47,14 +47,15 @@ def plan_outputs(
 
 def run_plan(
     plan: Sequence[tuple[Path, Path]],
-    work: Callable[[Path, Path], None],
+    work: Callable[[Path, Path], Iterable[str]],
     *,
     skip_existing: bool = False,
     log: Callable[[str], None] | None = None,
 ) -> FilesReport:
     """Calls work(source, target) for each pair, after making the target's folder; a failure is listed, not raised.
 
-    With `skip_existing` pairs whose target exists are left out. `log` takes a line a pair.
+    `work` returns what the target lacks of the source, in words. With `skip_existing` pairs whose target exists are
+    left out. `log` takes a line a pair.
     """
     report = FilesReport()
     source_of: dict[Path, Path] = {}
@@ -91,13 +92,13 @@ def _sources(root: Path, out: Path) -> list[Path]:
 
 
 def _run_one(
-    source: Path, target: Path, work: Callable[[Path, Path], None], skip_existing: bool, report: FilesReport
+    source: Path, target: Path, work: Callable[[Path, Path], Iterable[str]], skip_existing: bool, report: FilesReport
 ) -> str:
     """Works on one pair, enters it in the report, and says what became of it."""
     if skip_existing and target.exists():
         report.skipped.append(target)
         return "exists, left out"
     target.parent.mkdir(parents=True, exist_ok=True)
-    work(source, target)
+    lacking = ", ".join(work(source, target))
     report.done.append(target)
-    return f"-> {target}"
+    return f"-> {target}, without {lacking}" if lacking else f"-> {target}"

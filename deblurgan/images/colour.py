@@ -16,7 +16,7 @@ _COLOUR_MODES = frozenset({"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr", "C
 
 
 def refuse_unsupported(image: Image.Image, path: StrPath) -> None:
-    """Raises ImageError, with the path, for a picture that 8 bits a channel, RGB and one frame cannot hold."""
+    """Raises ImageError, with the path, for a picture that 8 bits a channel and RGB cannot hold."""
     if image.mode == "F":
         raise ImageError(path, "floating-point pixels are not supported: convert to 8 bits first")
     bits = _bits(image)
@@ -24,11 +24,15 @@ def refuse_unsupported(image: Image.Image, path: StrPath) -> None:
         raise ImageError(path, f"{bits} bits a channel are not supported: convert to 8 bits first")
     if image.mode not in _GREY_MODES | _COLOUR_MODES:
         raise ImageError(path, f"{image.mode} colours are not supported: convert to RGB first")
+    if 0 in image.size:
+        raise ImageError(path, "no pixels")
+
+
+def refuse_many_frames(image: Image.Image, path: StrPath) -> None:
+    """Raises ImageError, with the path, for a file of several frames or pages other than an MPO."""
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":
         raise ImageError(path, f"animated or many-paged ({frames} frames): save one frame as a picture first")
-    if 0 in image.size:
-        raise ImageError(path, "no pixels")
 
 
 def _bits(image: Image.Image) -> int:

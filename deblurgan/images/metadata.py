@@ -1,25 +1,117 @@
-"""What a file says about its picture beside the pixels: orientation, EXIF, XMP and resolution, read and written."""
+"""What a file says about its picture beside the pixels: orientation, EXIF, XMP, resolution, comments, in and out."""
 
 from __future__ import annotations
 
-import re
-import struct
-from typing import Any
+from typing import Any, NamedTuple
 
-from PIL import Image, PngImagePlugin, TiffTags
+import numpy as np
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
-from deblurgan.images.picture import Picture
+from deblurgan.images import jpeg, png, tiff, xmp
+from deblurgan.images.picture import Picture, Segment
 
-_EXIF_HEAD = b"Exif\0\0"
-_ORIENTATION = 0x0112
-_XMP_TAG = 700
-_XMP_ORIENTATION = re.compile(rb"""\s*tiff:Orientation=["']([0-9])["']|<tiff:Orientation>([0-9])</tiff:Orientation>""")
-# Tags that say how the pixels lie in a TIFF file, and those that a Picture holds in a field of its own
-_TIFF_LAYOUT = frozenset(
-    {254, 255, 256, 257, 258, 259, 262, 263, 266, 273, _ORIENTATION, 277, 278, 279, 280, 281, 284, 301, 317, 320}
-    | {322, 323, 324, 325, 330, 332, 333, 334, 338, 339, 340, 341, 347, 512, 513, 514, 515, 519, 520, 521}
-    | {529, 530, 531, 532, _XMP_TAG, 34675}
-)
+_FOLLOWING = "what follows the picture in its file (gain map, video, further pictures)"
+
+
+class Unloaded(NamedTuple):
+    """What can be read only before Pillow has loaded the pixels, and has closed the file."""
+
+    tags: tiff.Tags | None = None
+    """Of a TIFF file, but for Photoshop's."""
+    resources: bytes = b""
+    """Photoshop's in a TIFF file."""
+    lost: tuple[str, ...] = ()
+    """What else is in the file, in words."""
+
+
+class Metadata(NamedTuple):
+    """The orientation, 1 to 8, and fields of `Picture`."""
+
+    orientation: int
+    exif: bytes | None
+    xmp: bytes | None
+    dpi: tuple[float, float] | None
+    segments: tuple[Segment, ...]
+    lost: tuple[str, ...]
+
+
+def before_loading(image: Image.Image) -> Unloaded:
+    """Reads an opened image's file, and leaves it as it was; nothing where the image has been loaded."""
+    file = getattr(image, "fp", None)
+    if file is None or file.closed or not isinstance(image, TiffImageFile | JpegImageFile):
+        return Unloaded()
+    at = file.tell()
+    file.seek(0)
+    data = file.read()
+    file.seek(at)
+    if isinstance(image, JpegImageFile):
+        return Unloaded(lost=(_FOLLOWING,) if jpeg.is_followed(data) else ())
+    tags = tiff.read_tags(data)
+    resources, layers = tags.pop(tiff.PHOTOSHOP), tags.pop(tiff.LAYERS)
+    return Unloaded(tags, resources, ("Photoshop layers",) if layers else ())
+
+
+def collect(image: Image.Image, unloaded: Unloaded) -> Metadata:
+    """What a loaded image says beside its pixels.
+
+    Where EXIF and XMP both name an orientation, EXIF's counts, as it does in Pillow. That of a TIFF Pillow has applied.
+    """
+    found = jpeg.segments(image)
+    segments = jpeg.kept(found) + jpeg.split("APP13", jpeg.PHOTOSHOP_HEAD, unloaded.resources)
+    if image.format == "GIF":
+        segments += jpeg.split("COM", b"", image.info.get("comment", b""))
+    lost = [*unloaded.lost, *jpeg.unknown(found)]
+    if jpeg.have(found, jpeg.PROFILE_HEAD) and not image.info.get("icc_profile"):
+        lost.append("incomplete colour profile")
+    block = exif_block(image, unloaded.tags)
+    exif_orientation, exif = tiff.split_orientation(block)
+    if exif is None and block.strip(tiff.EXIF_HEAD):
+        lost.append("unreadable EXIF")
+    xmp_orientation, packet = _xmp(image, lost)
+    orientation = xmp_orientation if exif_orientation is None else exif_orientation
+    if isinstance(image, TiffImageFile):
+        orientation = xmp_orientation
+    return Metadata(orientation or 1, exif, packet, valid_dpi(_dpi(image, exif)), segments, tuple(lost))
+
+
+def exif_block(image: Image.Image, tags: tiff.Tags | None = None) -> bytes:
+    """The EXIF bytes as the file holds them, or the tags of a TIFF as such a block."""
+    block = image.info.get("exif")
+    if isinstance(block, bytes):
+        return block
+    try:
+        return tiff.pack(tags or tiff.read_tags(image.getexif().tobytes().removeprefix(tiff.EXIF_HEAD)))
+    except MemoryError:
+        raise
+    except Exception:
+        return b"unreadable"
+
+
+def _xmp(image: Image.Image, lost: list[str]) -> tuple[int | None, bytes | None]:
+    """The orientation in the XMP packet and the packet without it; adds to `lost` what cannot be kept."""
+    packet = image.info.get("xmp")
+    if not isinstance(packet, bytes) or not packet:
+        return None, None
+    orientation, packet = xmp.split_orientation(packet)
+    found, identifier = jpeg.segments(image), xmp.extension_identifier(packet)
+    extension = jpeg.extended_xmp(found, identifier) if identifier else None
+    if extension is None and jpeg.have(found, jpeg.EXTENSION_HEAD):
+        lost.append("incomplete extended XMP")
+    whole = xmp.standalone(packet, extension)
+    if whole is None:
+        lost.append("unreadable XMP")
+    return orientation, whole
+
+
+def _dpi(image: Image.Image, exif: bytes | None) -> Any:
+    """The resolution as the file states it. Pillow makes one up for a JPEG or TIFF without."""
+    if isinstance(image, TiffImageFile) or (
+        isinstance(image, JpegImageFile) and image.info.get("jfif_unit") not in (1, 2)  # per inch, per cm
+    ):
+        return tiff.resolution(exif or b"")
+    return image.info.get("dpi")
 
 
 def valid_dpi(value: Any) -> tuple[float, float] | None:
@@ -31,88 +123,28 @@ def valid_dpi(value: Any) -> tuple[float, float] | None:
     return (x, y) if 1 <= x <= 65535 and 1 <= y <= 65535 else None
 
 
-def orientation_exif_xmp(image: Image.Image) -> tuple[int, bytes | None, bytes | None]:
-    """The orientation, 1 to 8, and the EXIF and XMP blocks without it; None for a block that is absent.
-
-    Where both blocks name an orientation, EXIF's counts, as it does in Pillow.
-    """
-    orientation, exif = _split_orientation(_exif_block(image))
-    xmp = image.info.get("xmp")
-    if not isinstance(xmp, bytes) or not xmp:
-        return orientation or 1, exif, None
-    found = _XMP_ORIENTATION.search(xmp)
-    if orientation is None and found:
-        orientation = int(found[1] or found[2])
-    return orientation or 1, exif, _XMP_ORIENTATION.sub(b"", xmp)
-
-
-def _exif_block(image: Image.Image) -> bytes:
-    """The EXIF bytes as the file holds them. A TIFF holds none: its tags are made into a block."""
-    block = image.info.get("exif")
-    if isinstance(block, bytes):
-        return block
-    try:
-        tags = Image.Exif()
-        tags.load(image.getexif().tobytes())  # a copy, so that the image's own tags stay
-        for tag in (_TIFF_LAYOUT - {_ORIENTATION}) & set(tags):
-            del tags[tag]
-        return tags.tobytes() if len(tags) else b""
-    except MemoryError:
-        raise
-    except Exception:
-        return b""
+def left_out(picture: Picture, format: str) -> tuple[str, ...]:
+    """What a file of the format lacks of the picture and of the file that it came from, in words."""
+    kinds = {name for name, _ in picture.segments}
+    lacking = {
+        "EXIF": picture.exif is not None and format == "BMP",
+        "XMP": picture.xmp is not None and format == "BMP",
+        "colour profile": picture.icc is not None and format == "BMP",
+        "resolution": picture.dpi is not None and format == "WEBP" and not tiff.resolution(picture.exif or b""),
+        "comment": "COM" in kinds and format != "JPEG",
+        "IPTC and Photoshop data": "APP13" in kinds and format not in ("JPEG", "TIFF"),
+    }
+    chunks = png.left_out(picture) if format != "PNG" else []
+    return (*picture.lost, *(word for word, lacks in lacking.items() if lacks), *chunks)
 
 
-def _split_orientation(block: bytes) -> tuple[int | None, bytes | None]:
-    """The orientation in an EXIF block, and the block without it; (None, None) if it cannot be parsed.
-
-    Only entries of the first directory move, so that all offsets in the block, also those in maker notes, stay valid.
-    """
-    body = block.removeprefix(_EXIF_HEAD)
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(body[:4])
-    if order is None or len(body) < 8:
-        return None, None
-    (start,) = struct.unpack_from(order + "I", body, 4)
-    if start + 2 > len(body):
-        return None, None
-    (count,) = struct.unpack_from(order + "H", body, start)
-    end = start + 2 + 12 * count
-    if end > len(body):
-        return None, None
-    entries = [body[at : at + 12] for at in range(start + 2, end, 12)]
-    others = [entry for entry in entries if struct.unpack(order + "H", entry[:2]) != (_ORIENTATION,)]
-    if len(others) == count:
-        return None, _EXIF_HEAD + body
-    turned = next(entry for entry in entries if entry not in others)
-    orientation = _short_value(turned, order)
-    # The thumbnail of a turned picture would lie on its side: unlink it.
-    thumbnail = body[end : end + 4] if orientation == 1 else bytes(4)
-    directory = struct.pack(order + "H", len(others)) + b"".join(others) + thumbnail
-    padding = bytes(12 * (count - len(others)))
-    return orientation, _EXIF_HEAD + body[:start] + directory + padding + body[end + 4 :]
-
-
-def _short_value(entry: bytes, order: str) -> int:
-    """The number in a directory entry of type BYTE, SHORT or LONG; 1 for any other type."""
-    (kind,) = struct.unpack_from(order + "H", entry, 2)
-    code = {1: "B", 3: "H", 4: "I"}.get(kind)
-    return int(struct.unpack_from(order + code, entry, 8)[0]) if code else 1
-
-
-def png_xmp(xmp: bytes) -> PngImagePlugin.PngInfo:
-    info = PngImagePlugin.PngInfo()
-    info.add(b"iTXt", b"XML:com.adobe.xmp" + bytes(5) + xmp)  # 5: no compression, no language, no translation
-    return info
-
-
-def tiff_options(picture: Picture) -> dict[str, Any]:
-    tags = Image.Exif()
-    if picture.exif is not None:
-        tags.load(picture.exif)
-    for tag in _TIFF_LAYOUT & set(tags):
-        del tags[tag]
-    # Pillow cannot write the EXIF and GPS directories through libtiff, which does the compression.
-    nested = any(tag in tags for tag in TiffTags.TAGS_V2_GROUPS)
-    if picture.xmp is not None:
-        tags[_XMP_TAG] = picture.xmp
-    return {"exif": tags, "compression": "raw" if nested else "tiff_deflate"}
+def tiff_file(image: Image.Image, picture: Picture) -> bytes:
+    """The image, the pixels of the picture, as a TIFF file with all that the picture says."""
+    values = np.asarray(image).reshape(image.height, image.width, -1)
+    further = {
+        tiff.XMP: (tiff.BYTE, picture.xmp),
+        tiff.ICC: (tiff.UNDEFINED, picture.icc),
+        tiff.PHOTOSHOP: (tiff.BYTE, jpeg.photoshop_resources(picture.segments)),
+    }
+    fields: tiff.Directory = {tag: (kind, len(value), value) for tag, (kind, value) in further.items() if value}
+    return tiff.encode(values, picture.exif, picture.dpi, fields)

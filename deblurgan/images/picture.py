@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 StrPath = str | os.PathLike[str]
+Segment = tuple[str, bytes]  # of a JPEG file: "COM", or "APP0" to "APP15", and what it holds
+Chunk = tuple[bytes, bytes]  # of a PNG file: its kind, and what it holds
 
 
 class ImageError(ValueError):
@@ -41,7 +43,10 @@ class Picture:
     icc:    embedded colour profile, or None.
     dpi:    horizontal and vertical resolution, or None.
     format: Pillow's name of the file format ("JPEG", "PNG", ...); "" for a picture made in memory.
-    xmp:    XMP packet without its orientation, or None.
+    xmp:    XMP packet without its orientation and what announces other parts of the file, or None.
+    segments: comments and Photoshop resources (with IPTC data) of a JPEG; comments of a GIF.
+    png_chunks: texts, colours and the like of a PNG file, which only such a file can hold, in order.
+    lost:   what else the file said or held, in words: it cannot be kept.
 
     Raises ValueError for arrays of another shape or dtype.
     """
@@ -54,6 +59,9 @@ class Picture:
     dpi: tuple[float, float] | None = None
     format: str = ""
     xmp: bytes | None = None
+    segments: tuple[Segment, ...] = ()
+    png_chunks: tuple[Chunk, ...] = ()
+    lost: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shape = self.pixels.shape

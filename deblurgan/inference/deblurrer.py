@@ -116,28 +116,36 @@ class Deblurrer:
         """The restored picture, of the same kind, size and dtype.
 
         Takes a PIL image (its alpha is not changed), an ndarray [h, w, 3] or [h, w], a Tensor [3, h, w] or [n, 3, h, w]
-        (or of 1 channel), uint8 or float in [0, 1]; a path gives a PIL image. Raises ValueError for another shape,
-        dtype or range, TypeError for another kind of object, ImageError for a bad file, MemoryError for a picture that
-        needs more than `max_memory`, FloatingPointError where the network overflows its dtype.
+        (or of 1 channel), uint8 or float in [0, 1].
+
+        A PIL image is restored upright and given back as it lay, with its orientation tag; of one with many frames the
+        frame it is at is taken. A path gives a PIL image, turned upright. PIL images come in mode L, LA, RGB or RGBA,
+        with EXIF, XMP, profile and resolution in `info`.
+
+        Raises ValueError for another shape, dtype or range, TypeError for another kind of object, ImageError for a bad
+        file, MemoryError for a picture that needs more than `max_memory`, FloatingPointError where the network
+        overflows its dtype.
         """
         if isinstance(picture, str | Path):
             return self._restore(images.read(picture)).to_pil()
         if isinstance(picture, Image.Image):
-            return self._restore(images.from_pil(picture)).to_pil()
+            return images.to_pil_like(self._restore(images.from_pil(picture)), picture)
         if isinstance(picture, np.ndarray):
             return self._array(picture)
         if isinstance(picture, Tensor):
             return self._tensor(picture)
         raise TypeError(f"picture must be a path, PIL image, ndarray or Tensor, got {type(picture).__name__}")
 
-    def file(self, source: Path | str, target: Path | str, *, overwrite: bool = False, quality: int = 95) -> None:
-        """Restores a picture file. EXIF (its orientation applied), ICC profile, resolution and alpha go with it.
+    def file(
+        self, source: Path | str, target: Path | str, *, overwrite: bool = False, quality: int = 95
+    ) -> tuple[str, ...]:
+        """Restores a picture file. EXIF (its orientation applied), XMP, ICC profile, resolution and alpha go with it.
 
-        `quality` is that of JPEG and WebP, 1 to 100. Raises FileExistsError where target exists, unless `overwrite`;
-        ImageError for a bad file.
+        `quality` is that of JPEG and WebP, 1 to 100. Returns what the target lacks of the source, in words. Raises
+        FileExistsError where target exists, unless `overwrite`; ImageError for a bad file.
         """
         images.require_absent(target, overwrite=overwrite)
-        images.write(self._restore(images.read(source)), target, quality=quality)
+        return images.write(self._restore(images.read(source)), target, quality=quality)
 
     def files(
         self,
@@ -162,13 +170,13 @@ class Deblurrer:
             suffix: added to each name, before its extension.
             format: "keep", or the extension of the outputs without its dot.
             quality: of JPEG and WebP, 1 to 100.
-            log: takes a line a picture.
+            log: takes a line a picture, which names what the output lacks of what the file held.
 
         Raises FileNotFoundError for an input that is missing, ValueError for one without pictures.
         """
 
-        def restore(source: Path, target: Path) -> None:
-            self.file(source, target, overwrite=overwrite, quality=quality)
+        def restore(source: Path, target: Path) -> tuple[str, ...]:
+            return self.file(source, target, overwrite=overwrite, quality=quality)
 
         plan = images.plan_outputs(inputs, out, suffix=suffix, format=format)
         return images.run_plan(plan, restore, skip_existing=skip_existing, log=log)
