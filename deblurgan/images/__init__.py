@@ -1,8 +1,8 @@
 """Picture files in and out, nothing lost in silence.
 
 `read` gives a `Picture`: upright 8-bit RGB pixels, with alpha, EXIF, XMP, comments, colour profile and resolution
-beside them. `write` puts all of it back. A picture that a format cannot hold (16-bit depth, animation, alpha in a JPEG) is
-refused with an `ImageError`; what else a file lacks, `write` returns in words.
+beside them. `write` puts all of it back. A picture that a format cannot hold (16-bit depth, animation, alpha in a JPEG)
+is refused with an `ImageError`; what else a file lacks, `write` returns in words.
 
 picture holds the picture in memory, reading and writing its way from and to a file, colour and metadata what these two
 know of file formats, and jpeg, tiff and xmp what metadata knows of each. files finds pictures and replaces files; batch
