@@ -81,7 +81,7 @@ class TrainConfig(Options):
     init: Path | None = None
     """A file of weights to start from, in place of random ones: fine-tuning. The network is then the file's."""
     identity_start: bool = False
-    """Start from a network that returns its picture unchanged (zeros in the last convolution). Not used with init."""
+    """Start from a network that returns its picture unchanged (zeros in the last convolution). Not with init."""
 
     epochs: int = 300
     """How many times all pictures are used, at least 1."""
