@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,6 @@ from deblurgan.config import BlurConfig, DeblurConfig, DemoConfig, EvaluateConfi
 
 if TYPE_CHECKING:
     from deblurgan.images import FilesReport
-
-# A value for each required option until the command line gives one
-UNSET: dict[str, Any] = {"data": Path(), "out": Path(), "inputs": ()}
 
 
 @dataclass(frozen=True)
@@ -82,39 +80,93 @@ def _parse(name: str, command: Command, words: list[str]) -> Any:
     import tyro
 
     first = argparse.ArgumentParser(prog=f"deblurgan {name}", add_help=False, allow_abbrev=False)
-    first.add_argument("--config", type=Path)
+    first.add_argument("--config", action="append", default=[])
     if command.options is TrainConfig:
         first.add_argument("--preset")
     early, rest = first.parse_known_args(words)
-    values = _read_yaml(early.config) if early.config else {}
+    if len(early.config) > 1:
+        raise ValueError(f"config must be one file, got {', '.join(early.config)}")
+    values: dict[str, Any] = {}
+    for file in early.config:
+        values = _read_yaml(config.as_path("config", file), command.options)
     if command.options is TrainConfig:
-        preset = early.preset or values.get("preset", "paper")
-        if preset not in list(config.TRAIN_PRESETS):  # YAML may hold what cannot be hashed
-            raise ValueError(f"preset must be one of {', '.join(config.TRAIN_PRESETS)}, got {preset!r}")
-        values = {**config.TRAIN_PRESETS[preset], **values, "preset": preset}
-    required = [f for f in fields(command.options) if f.default is MISSING and f.name not in values]
-    default = config.from_mapping(command.options, {**{f.name: UNSET[f.name] for f in required}, **values})
-    for f in required:
-        object.__setattr__(default, f.name, tyro.MISSING)
-    return tyro.cli(
-        command.options,
-        prog=f"deblurgan {name}",
-        description=f"{command.options.__doc__}\n\n--config FILE reads these options from YAML.",
-        args=rest,
-        default=default,
-    )
+        values = config.over_preset(values if early.preset is None else {**values, "preset": early.preset})
+    default = object.__new__(command.options)  # not checked: the command line may change what goes with what
+    for f in fields(command.options):
+        object.__setattr__(default, f.name, values.get(f.name, tyro.MISSING if f.default is MISSING else f.default))
+    with _paths_as_typed():
+        return tyro.cli(
+            command.options,
+            prog=f"deblurgan {name}",
+            description=f"{command.options.__doc__}\n\n--config FILE reads these options from YAML.",
+            args=rest,
+            default=default,
+        )
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _paths_as_typed() -> AbstractContextManager[Any]:
+    """Has tyro leave paths as they were typed, for the config to convert: Path would take an empty one for "."."""
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def path_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        if info.type is not Path:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="PATH",
+            instance_from_str=lambda words: words[0],
+            is_instance=lambda value: isinstance(value, Path),
+            str_from_instance=lambda path: [str(path)],
+        )
+
+    return registry
+
+
+def _read_yaml(path: Path, options: type[Any]) -> dict[str, Any]:
+    """The options in a file, in their types."""
     import yaml
 
     try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return config.converted(options, _yaml_values(path.read_bytes()))
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path}: not YAML ({error})") from error
-    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-        raise ValueError(f"{path}: must hold options, name: value")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _yaml_values(text: bytes) -> dict[str, Any]:
+    """Names, with _ or - between their words, and values: text, whose type is the option's, null, or a list of these.
+
+    YAML 1.1 would type the text itself: 010 is 8 to it, 12:30:45 is 45045, 2024-05-01 is a date and 1e-4 is no number.
+    """
+    import yaml
+
+    top = yaml.compose(text, Loader=yaml.BaseLoader)
+    if not isinstance(top, yaml.MappingNode):
+        raise ValueError("must hold options, name: value")
+    values: dict[str, Any] = {}
+    for key, node in top.value:
+        name = (_yaml_scalar("a name", key) or "null").replace("-", "_")
+        if name in values:
+            raise ValueError(f"{name} is given twice")
+        is_list = isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq"
+        values[name] = [_yaml_scalar(name, item) for item in node.value] if is_list else _yaml_scalar(name, node)
     return values
+
+
+def _yaml_scalar(name: str, node: Any) -> config.Untyped | None:
+    import yaml
+
+    if not isinstance(node, yaml.ScalarNode) or node.tag != yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG:
+        tag = node.tag.removeprefix("tag:yaml.org,2002:")
+        raise ValueError(
+            f"{name} must be a plain value or a list of such, got {tag} in line {node.start_mark.line + 1}"
+        )
+    is_null = node.style is None and node.value in ("", "~", "null", "Null", "NULL")
+    return None if is_null else config.Untyped(node.value)
 
 
 def _overview() -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar, get_args, get_origin, get_type_hints
 
@@ -38,7 +40,8 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 class Options:
     """What the options of all commands share: each value is converted to its field's type.
 
-    Raises ValueError, which names the option, where a value has another type.
+    NumPy's and torch's scalars are numbers, whole floats do for an int, and a leading ~ of a path is the home folder.
+    Raises ValueError, which names the option, where a value has another type or is not finite, or a path is empty.
     """
 
     def __post_init__(self) -> None:
@@ -78,7 +81,7 @@ class TrainConfig(Options):
     init: Path | None = None
     """A file of weights to start from, in place of random ones: fine-tuning. The network is then the file's."""
     identity_start: bool = False
-    """Start from a network that returns its picture unchanged (zeros in the last convolution). Not used with init."""
+    """Start from a network that returns its picture unchanged (zeros in the last convolution). Not with init."""
 
     epochs: int = 300
     """How many times all pictures are used, at least 1."""
@@ -116,7 +119,7 @@ class TrainConfig(Options):
     content: Literal["vgg16", "vgg19", "none"] = "vgg16"
     """Net of the content loss, which compares what pictures show: the bundled VGG16, or the paper's VGG19 from
     content_weights."""
-    content_weights: str | None = None
+    content_weights: Path | Literal["hub"] | None = None
     """A VGG19 file, or "hub" to fetch one."""
     content_relu: bool = False
     """Features after conv3_3's activation (paper text) rather than before it (released code)."""
@@ -207,14 +210,21 @@ class TrainConfig(Options):
         require(0 <= self.seed < 2**62, "seed", "in [0, 2^62)")
         for name in ("gp_weight", "content_weight", "pixel_weight", "tv_weight"):
             require(getattr(self, name) >= 0, name, "at least 0")
-        if self.content_weights is not None and self.content != "vgg19":
-            raise ValueError(f"content_weights go with content vgg19, got content {self.content}")
-        if self.muon_lr != TrainConfig.muon_lr and self.optimizer != "muon":
-            raise ValueError(f"muon_lr goes with optimizer muon, got optimizer {self.optimizer}")
-        if self.constant != TrainConfig.constant and self.schedule != "constant-linear":
-            raise ValueError(f"constant goes with schedule constant-linear, got schedule {self.schedule}")
+        for name, (other, wanted) in NEEDS.items():
+            given = getattr(self, other)
+            if self.chosen(name) and given not in wanted:
+                raise ValueError(f"{name} goes with {other} {' or '.join(wanted)}, got {other} {given}")
+        if self.chosen("mix_ratio") and self.mix is None:
+            raise ValueError("mix_ratio goes with mix, got none")
+        if self.chosen("identity_start") and self.init is not None:
+            raise ValueError(f"identity_start goes without init, got init {self.init}")
         if self.gan == self.content == self.pixel == "none":
             raise ValueError("gan, content and pixel are all 'none': nothing would be trained")
+
+    def chosen(self, name: str) -> bool:
+        """Whether the option differs from its default and from the preset's."""
+        default = getattr(TrainConfig, name)
+        return getattr(self, name) not in (default, TRAIN_PRESETS[self.preset].get(name, default))
 
 
 class TrainOptions(TypedDict, total=False):
@@ -248,7 +258,7 @@ class TrainOptions(TypedDict, total=False):
     gp_weight: float
     gp_norm: Norm
     content: Literal["vgg16", "vgg19", "none"]
-    content_weights: str | None
+    content_weights: Path | str | Literal["hub"] | None
     content_relu: bool
     content_weight: float
     pixel: Pixel | Literal["none"]
@@ -279,6 +289,19 @@ class TrainOptions(TypedDict, total=False):
     val_pictures: int
 
 
+# Options of training that have an effect only with some values of another: option -> (the other, its values)
+NEEDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "constant": ("schedule", ("constant-linear",)),
+    "muon_lr": ("optimizer", ("muon",)),
+    "critic_steps": ("gan", get_args(Gan)),
+    "gp_weight": ("gan", ("wgan-gp",)),
+    "gp_norm": ("gan", ("wgan-gp",)),
+    "content_weights": ("content", ("vgg19",)),
+    "content_relu": ("content", ("vgg16", "vgg19")),
+    "content_weight": ("content", ("vgg16", "vgg19")),
+    "pixel_weight": ("pixel", get_args(Pixel)),
+}
+
 TRAIN_PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "article": {},
@@ -302,10 +325,13 @@ TRAIN_PRESETS: dict[str, dict[str, Any]] = {
 
 def train_config(data: Path | str, **options: Unpack[TrainOptions]) -> TrainConfig:
     """The preset's TrainConfig with `options` over it. Raises ValueError for unknown names and values out of range."""
-    preset = options.get("preset", "paper")
-    if preset not in TRAIN_PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(TRAIN_PRESETS)}, got {preset!r}")
-    return from_mapping(TrainConfig, {**TRAIN_PRESETS[preset], **options, "data": data, "preset": preset})
+    return from_mapping(TrainConfig, over_preset({**options, "data": data}))
+
+
+def over_preset(options: Mapping[str, Any]) -> dict[str, Any]:
+    """`options` of TrainConfig over the defaults of the preset that they name."""
+    preset = converted(TrainConfig, {"preset": options.get("preset", "paper")})["preset"]
+    return {**TRAIN_PRESETS[preset], **options}
 
 
 @dataclass(frozen=True)
@@ -427,13 +453,24 @@ class InfoConfig(Options):
     """Say which path each part takes on this machine, and why."""
 
 
+class Untyped(str):
+    """Text whose type the option decides, as YAML's: 1e-4 is a number to lr and a folder's name to out."""
+
+
 def from_mapping(kind: type[Any], values: Mapping[str, Any]) -> Any:
     """A config of `kind` from plain values, as YAML gives them. Raises ValueError for unknown names and wrong types."""
+    return kind(**converted(kind, values))
+
+
+def converted(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of some options of `kind` in their types. Raises ValueError for unknown names and wrong types."""
     names = [f.name for f in fields(kind)]
-    unknown = sorted(set(values) - set(names))
-    if unknown:
-        raise ValueError(f"unknown option {unknown[0]!r}; {kind.__name__} has {', '.join(names)}")
-    return kind(**values)
+    for name in sorted(set(values) - set(names)):
+        near = get_close_matches(name.lower(), names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"{kind.__name__} has {', '.join(names)}"
+        raise ValueError(f"unknown option {name!r}: {hint}")
+    hints = get_type_hints(kind)
+    return {name: _converted(name, value, hints[name]) for name, value in values.items()}
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
@@ -448,32 +485,97 @@ def _plain(value: Any) -> Any:
 
 
 def _converted(name: str, value: Any, hint: Any) -> Any:
-    """`value` as the type `hint`: Path, str, int, float, bool, Literal, a tuple of these, several Literals or X | None.
+    """`value` as the type `hint`: Path, str, int, float, bool, Literals, a tuple of these, or a union of Literals, one
+    other type and None.
 
     Raises ValueError, with the option's name, for a value that is not of that type.
     """
-    options = get_args(hint)
-    if get_origin(hint) is Literal:
-        if value not in list(options):
-            raise ValueError(f"{name} must be one of {', '.join(options)}, got {value!r}")
-        return value
     if get_origin(hint) is tuple:
-        if not isinstance(value, list | tuple):
-            raise ValueError(f"{name} must be a list, got {value!r}")
-        repeated = options[-1] is Ellipsis
-        if not repeated and len(value) != len(options):
-            raise ValueError(f"{name} must hold {len(options)} values, got {value!r}")
-        kinds = [options[0]] * len(value) if repeated else options
-        return tuple(_converted(name, item, kind) for item, kind in zip(value, kinds, strict=True))
-    if options and all(get_origin(option) is Literal for option in options):
-        return _converted(name, value, Literal[tuple(word for option in options for word in get_args(option))])
-    if options:  # X | None
-        kind = next(option for option in options if option is not type(None))
-        return None if value is None else _converted(name, value, kind)
-    if hint is Path and isinstance(value, str | Path):
-        return Path(value)
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is hint:
+        return _as_tuple(name, value, get_args(hint))
+    kinds = (hint,) if get_origin(hint) in (None, Literal) else get_args(hint)
+    if value is None and type(None) in kinds:
+        return None
+    value = _without_array(value)
+    words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    if isinstance(value, str) and value in words:
+        return str(value)
+    for kind in kinds:
+        if isinstance(kind, type) and kind is not type(None):
+            return _as_scalar(name, value, kind)
+    raise ValueError(f"{name} must be one of {', '.join(words)}, got {value!r}")
+
+
+def _as_tuple(name: str, value: Any, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
+    """`value`, a list, tuple or one-dimensional array, as tuple[kinds]."""
+    if not isinstance(value, list | tuple) and len(getattr(value, "shape", ())) != 1:
+        raise ValueError(f"{name} must be a list, got {value!r}")
+    if kinds[-1] is Ellipsis:
+        kinds = (kinds[0],) * len(value)
+    if len(value) != len(kinds):
+        raise ValueError(f"{name} must hold {len(kinds)} values, got {value!r}")
+    return tuple(_converted(name, item, kind) for item, kind in zip(value, kinds, strict=True))
+
+
+def _without_array(value: Any) -> Any:
+    """NumPy's and torch's scalars as Python's. A float is the shortest decimal that equals it in its own type: a
+    float32 of 1e-4 is 0.0001, which its user wrote, rather than 9.999999747378752e-05."""
+    if getattr(value, "shape", None) != ():
         return value
-    raise ValueError(f"{name} must be {getattr(hint, '__name__', hint)}, got {value!r}")
+    item = value.item()
+    if not isinstance(item, float):
+        return item
+    decimals = (float(f"{item:.{digits}g}") for digits in range(1, 18))
+    return next((decimal for decimal in decimals if decimal == value), item)
+
+
+def _as_scalar(name: str, value: Any, kind: type) -> Any:
+    """`value` as a Path, str, bool, int or float."""
+    if kind is Path:
+        return as_path(name, value)
+    if isinstance(value, Untyped) and kind is not str:
+        value = FLAGS.get(value.lower(), value) if kind is bool else _number(value)
+    if kind in (int, float):
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return _as_number(name, value, kind)
+    elif isinstance(value, kind):
+        return kind(value)
+    how = f": write it like {EXAMPLES[kind]}" if isinstance(value, Untyped) else ""
+    raise ValueError(f"{name} must be {kind.__name__}, got {value!r}{how}")
+
+
+FLAGS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+EXAMPLES = {bool: "true or false", int: "8 or 1e4", float: "0.1 or 1e-4"}
+
+
+def _number(text: str) -> int | float | str:
+    """The number in `text`, or the text where readers differ: 010 is 8 or 10, and 1:30 is 90 to YAML 1.1."""
+    try:
+        return int(text, 0)
+    except ValueError:
+        pass
+    try:
+        return float(text) if set(text) & set(".eE") else text
+    except ValueError:
+        return text
+
+
+def _as_number(name: str, number: int | float, kind: type) -> int | float:
+    """`number` as an int or float."""
+    if not abs(number) < 2**63:
+        raise ValueError(f"{name} must be a finite number below 2^63, got {number}")
+    if kind is int and number != int(number):
+        raise ValueError(f"{name} must be int, got {number}")
+    return kind(number)
+
+
+def as_path(name: str, value: Any) -> Path:
+    """A path with its leading ~ expanded as a shell does.
+
+    Raises ValueError, with the option's name, for a blank one: Path takes an empty one for the working folder.
+    """
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else value
+    if not isinstance(text, str) or not text.strip() or "\0" in text:
+        raise ValueError(f"{name} must be a path, got {value!r}")
+    path = Path(os.path.expanduser(text))
+    # ./~ names a folder ~, and its Path is ~ again
+    return path.absolute() if os.path.expanduser(path) != str(path) else path
