@@ -8,9 +8,9 @@ picture holds the picture in memory, reading and writing its way from and to a f
 know of file formats. files finds pictures and replaces files; batch works through many pictures.
 """
 
-from deblurgan.images.batch import FAILURES, FilesReport, failure_reason, plan_outputs, run_plan
-from deblurgan.images.files import SUFFIXES, find, replace_file, require_absent
-from deblurgan.images.picture import ImageError, Picture
+from deblurgan.images.batch import FAILURES, FilesReport, Plan, failure_reason, names_file, plan_outputs, run_plan
+from deblurgan.images.files import SUFFIXES, find, replace_file, require_absent, require_path
+from deblurgan.images.picture import ImageError, Picture, printable
 from deblurgan.images.reading import from_pil, read
 from deblurgan.images.writing import write
 
@@ -20,13 +20,17 @@ __all__ = [
     "FilesReport",
     "ImageError",
     "Picture",
+    "Plan",
     "failure_reason",
     "find",
     "from_pil",
+    "names_file",
     "plan_outputs",
+    "printable",
     "read",
     "replace_file",
     "require_absent",
+    "require_path",
     "run_plan",
     "write",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 StrPath = str | os.PathLike[str]
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class ImageError(ValueError):
@@ -26,8 +28,7 @@ class ImageError(ValueError):
         self.reason = reason
 
     def __str__(self) -> str:
-        # A name that is not UTF-8 must not break the printing of the message.
-        return f"{os.fsencode(self.path).decode('utf-8', 'backslashreplace')}: {self.reason}"
+        return f"{printable(os.fspath(self.path))}: {self.reason}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,3 +92,10 @@ class Picture:
 def one_line(error: Exception) -> str:
     """The error's text in one line of at most 200 characters, or its type where it has none."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """The text, which may hold any file's name, as one line that can be printed: control characters and bytes that are
+    not UTF-8 are escaped."""
+    decoded = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), decoded)
