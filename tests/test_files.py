@@ -92,7 +92,7 @@ def test_pictures_that_cannot_be_read_are_named_and_other_files_are_not(tmp_path
         for path, reason in report.failed
     )
     assert len(lines) == 1 + len(foreign)
-    with pytest.warns(UserWarning, match=r"in: 7 pictures are left out, such as .*b\.heic: \.heic pictures cannot"):
+    with pytest.warns(UserWarning, match=r"left out 7 pictures, such as .*b\.heic: \.heic pictures cannot be read"):
         assert images.find(folder) == [folder / "a.png"]
 
 

@@ -12,7 +12,7 @@ SHARP_NAMES = ("sharp", "target", "gt", "groundtruth", "hq", "B")
 
 def find_pictures(root: Path | str) -> list[Path]:
     """The picture files anywhere in the folder. Raises FileNotFoundError where it is missing."""
-    if not images.require_path("data", root).is_dir():
+    if not Path(root).is_dir():
         raise FileNotFoundError(f"data must be a folder, got {root}")
     return images.find(root)
 

@@ -145,6 +145,7 @@ def _sources(root: Path, out: Path, plan: Plan) -> Iterator[Path]:
     pictures, failed = found.pictures, found.failed
     if root.is_dir() and root.resolve() in out.resolve().parents:
         pictures = [path for path in pictures if not path.resolve().is_relative_to(out.resolve())]
+        failed = [(path, why) for path, why in failed if not path.resolve().is_relative_to(out.resolve())]
     if not pictures and not failed:
         raise ValueError(f"inputs must hold pictures ({', '.join(sorted(SUFFIXES))}), found none in {root}")
     plan.failed += failed

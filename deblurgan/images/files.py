@@ -3,46 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
 import warnings
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from deblurgan.images.picture import StrPath, printable
 
+# Of pictures that can be read, of what cameras' sensors saw, and of all pictures
 SUFFIXES: frozenset[str] = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".jif", ".pjpeg", ".pjp", ".mpo", ".png", ".apng", ".tif", ".tiff"}
     | {".webp", ".bmp", ".dib", ".gif"}
 )
-"""Of the pictures that can be read."""
 RAW_SUFFIXES: frozenset[str] = frozenset(
     {".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".gpr", ".iiq", ".k25", ".kdc", ".mef"}
     | {".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"}
 )
-"""Of what cameras' sensors saw."""
-_FOREIGN_SUFFIXES = RAW_SUFFIXES | {
-    *(".avif", ".avifs", ".exr", ".hdr", ".heic", ".heics", ".heif", ".hif", ".j2c", ".j2k", ".jp2", ".jpf", ".jpx"),
-    *(".jxl", ".jxr", ".pbm", ".pcx", ".pfm", ".pgm", ".pnm", ".ppm", ".psb", ".psd", ".qoi", ".tga", ".wdp", ".xcf"),
-}
-PICTURE_SUFFIXES: frozenset[str] = SUFFIXES | _FOREIGN_SUFFIXES
-# Folders of thumbnails and of deleted pictures that are not hidden: of NAS devices, Windows and macOS
-_COPIES_AND_BINS = frozenset(
-    {
-        "@eadir",
-        "@recently-snapshot",
-        "@recycle",
-        "@sharebin",
-        "@tmp",
-        "@transcode",
-        "#recycle",
-        "#snapshot",
-        "~snapshot",
-    }
-    | {"$recycle.bin", "recycled", "recycler", "network trash folder", "__macosx"}
+PICTURE_SUFFIXES: frozenset[str] = (
+    SUFFIXES
+    | RAW_SUFFIXES
+    | {".avif", ".avifs", ".exr", ".hdr", ".heic", ".heics", ".heif", ".hif", ".j2c", ".j2k", ".jp2", ".jpf", ".jpx"}
+    | {".jxl", ".jxr", ".pbm", ".pcx", ".pfm", ".pgm", ".pnm", ".ppm", ".psb", ".psd", ".qoi", ".tga", ".wdp", ".xcf"}
 )
+# Folders of thumbnails and of deleted pictures that are not hidden: of NAS devices, Windows and macOS
+_COPIES_AND_BINS = {
+    *("@eadir", "@recently-snapshot", "@recycle", "@sharebin", "@tmp", "@transcode", "#recycle", "#snapshot"),
+    *("~snapshot", "$recycle.bin", "recycled", "recycler", "network trash folder", "__macosx"),
+}
 
 
 class Found(NamedTuple):
@@ -62,12 +54,12 @@ def require_path(name: str, path: StrPath) -> Path:
     return Path(path)
 
 
-def find(root: StrPath) -> list[Path]:
+def find(root: StrPath, *, log: Callable[[str], object] = warnings.warn) -> list[Path]:
     """The picture files below a folder, by suffix, sorted; a file gives itself, whatever its suffix.
 
     Hidden files and folders are skipped, and so are the folders of a NAS or a system for thumbnails and deleted files,
-    such as @eaDir and $RECYCLE.BIN. Linked folders are followed, each folder being visited once. Warns of pictures that
-    are left out since their format cannot be read.
+    such as @eaDir and $RECYCLE.BIN. Linked folders are followed, each folder being visited once. `log` is told of
+    pictures that are left out since their format cannot be read.
 
     Raises FileNotFoundError for a missing root, OSError for a folder that cannot be listed, ValueError for "".
     """
@@ -76,8 +68,7 @@ def find(root: StrPath) -> list[Path]:
         raise found.errors[0]
     if found.failed:
         path, reason = found.failed[0]
-        text = f"{root}: {len(found.failed)} pictures are left out, such as {path}: {reason}"
-        warnings.warn(printable(text), stacklevel=2)
+        log(printable(f"left out {len(found.failed)} pictures, such as {path}: {reason}"))
     return found.pictures
 
 
@@ -121,16 +112,16 @@ def _sort_in(entry: os.DirEntry[str], path: Path, pending: deque[Path], found: F
             pending.appendleft(path)
     elif suffix in SUFFIXES:
         found.pictures.append(path)
-    elif suffix in _FOREIGN_SUFFIXES:
+    elif suffix in PICTURE_SUFFIXES:
         found.failed.append((path, f"{suffix} pictures cannot be read: convert to PNG, TIFF or JPEG first"))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """False also where a link cannot be followed."""
+    """True also for a link that may not be followed, so that listing it says why; False for one in a circle."""
     try:
         return entry.is_dir()
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno != errno.ELOOP
 
 
 def replace_file(path: StrPath, data: bytes) -> None:
