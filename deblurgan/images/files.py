@@ -50,7 +50,7 @@ class Found(NamedTuple):
 def require_path(name: str, path: StrPath) -> Path:
     """The path. Raises ValueError, with the argument's name, for an empty one, which would be the working folder."""
     if os.fspath(path) == "":
-        raise ValueError(f"{name} must be a path, got an empty one")
+        raise ValueError(f"{name} must be a path, got ''")
     return Path(path)
 
 
