@@ -7,6 +7,7 @@ Torch is imported when a command runs, so that help answers at once.
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -31,6 +32,8 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # no file's name may stop the work
+        sys.stdout.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
     if not words:
         print(_overview(), file=sys.stderr)
@@ -230,9 +233,11 @@ def _blur(options: BlurConfig) -> int:
 
 
 def _summary(report: FilesReport, options: Any) -> int:
+    from deblurgan.images import printable
+
     _say(f"{len(report.done)} written, {len(report.skipped)} left out, {len(report.failed)} failed")
     for source, reason in report.failed:
-        print(f"deblurgan: {source}: {_as_typed(reason, options)}", file=sys.stderr)
+        print(printable(f"deblurgan: {source}: {_as_typed(reason, options)}"), file=sys.stderr)
     return 1 if report.failed else 0
 
 

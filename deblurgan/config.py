@@ -369,6 +369,10 @@ class DeblurConfig(Options):
         super().__post_init__()
         if not 1 <= self.quality <= 100:
             raise ValueError(f"quality must be 1 to 100, got {self.quality}")
+        if self.overwrite and self.skip_existing:
+            raise ValueError("overwrite=True and skip_existing=True contradict each other")
+        if self.seed != DeblurConfig.seed and not self.stochastic:
+            raise ValueError(f"seed goes with stochastic, got seed {self.seed} without it")
 
 
 @dataclass(frozen=True)
@@ -399,6 +403,8 @@ class BlurConfig(Options):
     """Lowest and highest standard deviation of sensor noise, as a share of white."""
     overwrite: bool = False
     """Replace files that exist, the inputs themselves included."""
+    skip_existing: bool = False
+    """Leave out versions that exist. With pairs this goes without saying: an interrupted set is gone on with."""
     quality: int = 95
     """Of JPEG and WebP, 1 to 100."""
 
@@ -408,6 +414,8 @@ class BlurConfig(Options):
             raise ValueError(f"quality must be 1 to 100, got {self.quality}")
         if self.n < 1:
             raise ValueError(f"n must be at least 1, got {self.n}")
+        if self.overwrite and self.skip_existing:
+            raise ValueError("overwrite=True and skip_existing=True contradict each other")
 
 
 @dataclass(frozen=True)

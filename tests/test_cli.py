@@ -293,7 +293,7 @@ def test_blur_replaces_nothing_unasked(photos: Path, tmp_path: Path, capsys: pyt
     assert run("blur", photos, "-o", out, "--pairs") == 0
     before = contents(out)
     assert run("blur", photos / "0.png", "-o", out, "--pairs", "--seed", 1) == 2
-    assert "psf.npz exists: --overwrite replaces it" in capsys.readouterr().err
+    assert "psf.npz is of a set with seed 0, not 1: --overwrite replaces it" in capsys.readouterr().err
     assert run("blur", photos, "-o", photos, "--seed", 1) == 1
     assert "0.png exists: --overwrite replaces it" in capsys.readouterr().err
     assert contents(out) == before

@@ -598,11 +598,9 @@ def test_two_inputs_with_one_output_are_not_both_written(deblurrer: Deblurrer, t
     for name in ("a.jpg", "a.png"):
         images.write(images.Picture(texture(16, 16)), source / name)
     for overwrite in (False, True):
-        report = deblurrer.files([source], tmp_path / "out", format="png", overwrite=overwrite)
-        source_of_both, reason = report.failed[-1]
-        assert source_of_both == source / "a.png"
-        assert reason == f"{tmp_path / 'out' / 'a.png'} is the output of {source / 'a.jpg'} already"
-        assert len(report.done) == 1
+        with pytest.raises(FileExistsError, match=r"a\.png would be the output of both .*a\.jpg and .*in/a\.png"):
+            deblurrer.files([source], tmp_path / "out", format="png", overwrite=overwrite)
+        assert not (tmp_path / "out").exists()
 
 
 def test_existing_outputs_are_kept_left_out_or_replaced(deblurrer: Deblurrer, photos: Path, tmp_path: Path) -> None:
@@ -639,12 +637,9 @@ def test_pictures_are_not_replaced_in_place_unasked(deblurrer: Deblurrer, photos
     assert {name: (photos / name).read_bytes() for name in names(photos)} == before
 
 
-@pytest.mark.parametrize("inside", ["", "below"])
-def test_an_output_that_cannot_be_written_is_listed(
-    deblurrer: Deblurrer, photos: Path, tmp_path: Path, inside: str
-) -> None:
+def test_an_output_that_cannot_be_written_is_listed(deblurrer: Deblurrer, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    report = deblurrer.files([photos], tmp_path / "file" / inside)
+    report = deblurrer.files([photos], tmp_path / "file" / "below")
     assert len(report.failed) == 4
     assert all(reason for _, reason in report.failed)
     assert (tmp_path / "file").read_text() == "mine"

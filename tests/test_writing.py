@@ -80,7 +80,7 @@ def test_grain_of_any_size_and_quality_is_written(
 def test_the_log_names_what_a_picture_has_lost(tmp_path: Path) -> None:
     picture = blank(segments=(("COM", b"by hand"),), lost=("APP11 segment",))
     lines: list[str] = []
-    plan = [(tmp_path / "in.jpg", tmp_path / name) for name in ("out.png", "out.jpg")]
+    plan = images.Plan([(tmp_path / "in.jpg", tmp_path / name) for name in ("out.png", "out.jpg")])
     images.run_plan(plan, lambda source, target: images.write(picture, target), log=lines.append)
     assert lines[0].endswith("out.png, without APP11 segment, comment")
     assert lines[1].endswith("out.jpg, without APP11 segment")

@@ -290,7 +290,7 @@ def open_dataset(
 
     Raises FileNotFoundError for a missing folder, ValueError for one without pictures or of no known layout.
     """
-    root = Path(root)
+    root = images.require_path("data", root)
     if not root.is_dir():
         raise FileNotFoundError(f"data must be a folder, got {root}")
     if layout == "auto":

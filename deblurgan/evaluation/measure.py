@@ -57,7 +57,7 @@ def evaluate(
         except images.FAILURES as error:
             report.failed.append((name, images.failure_reason(error)))
         if log is not None:
-            log(f"[{index + 1}/{len(dataset)}] {name}")
+            log(images.printable(f"[{index + 1}/{len(dataset)}] {name}"))
     if not report.rows:
         raise ValueError(f"data must hold a readable picture, got {report.failed[0][0]}: {report.failed[0][1]}")
     return report

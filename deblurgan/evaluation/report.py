@@ -62,7 +62,7 @@ class Report:
         writer.writerow(["name", "exposure", "kernel", *(f"blurred_{name}" for name in names), *names])
         for row in self.rows:
             figures = [f"{side[name]:.6f}" for side in (row.before, row.after) for name in names]
-            writer.writerow([row.name, row.exposure, row.kernel, *figures])
+            writer.writerow([images.printable(row.name), row.exposure, row.kernel, *figures])
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         images.replace_file(path, text.getvalue().encode())
@@ -82,7 +82,7 @@ class Report:
         if self.sharp:
             values = list(self.sharp.values())
             lines.append(f"sharp pictures come back at {_mean(values):.2f} dB, the worst at {min(values):.2f}")
-        lines += [f"left out {name}: {reason}" for name, reason in self.failed]
+        lines += [images.printable(f"left out {name}: {reason}") for name, reason in self.failed]
         return "\n".join(lines)
 
     def _names(self) -> list[str]:

@@ -9,9 +9,9 @@ know of file formats: jpeg, tiff, xmp and png each of one, jpeg_end whether a JP
 replaces pictures; batch works through many.
 """
 
-from deblurgan.images.batch import FAILURES, FilesReport, failure_reason, plan_outputs, run_plan
-from deblurgan.images.files import SUFFIXES, find, replace_file, require_absent
-from deblurgan.images.picture import ImageError, Picture
+from deblurgan.images.batch import FAILURES, FilesReport, Plan, failure_reason, names_file, plan_outputs, run_plan
+from deblurgan.images.files import SUFFIXES, find, replace_file, require_absent, require_path
+from deblurgan.images.picture import ImageError, Picture, printable
 from deblurgan.images.reading import from_pil, read, to_pil_like
 from deblurgan.images.writing import require_writable, write
 
@@ -21,13 +21,17 @@ __all__ = [
     "FilesReport",
     "ImageError",
     "Picture",
+    "Plan",
     "failure_reason",
     "find",
     "from_pil",
+    "names_file",
     "plan_outputs",
+    "printable",
     "read",
     "replace_file",
     "require_absent",
+    "require_path",
     "require_writable",
     "run_plan",
     "to_pil_like",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 StrPath = str | os.PathLike[str]
 Segment = tuple[str, bytes]  # of a JPEG file: "COM", or "APP0" to "APP15", and what it holds
 Chunk = tuple[bytes, bytes]  # of a PNG file: its kind, and what it holds
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class ImageError(ValueError):
@@ -28,8 +30,7 @@ class ImageError(ValueError):
         self.reason = reason
 
     def __str__(self) -> str:
-        # A name that is not UTF-8 must not break the printing of the message.
-        return f"{os.fsencode(self.path).decode('utf-8', 'backslashreplace')}: {self.reason}"
+        return f"{printable(os.fspath(self.path))}: {self.reason}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,3 +100,10 @@ class Picture:
 def one_line(error: Exception) -> str:
     """The error's text in one line of at most 200 characters, or its type where it has none."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """The text, which may hold any file's name, as one line that can be printed: control characters and bytes that are
+    not UTF-8 are escaped."""
+    decoded = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), decoded)

@@ -10,11 +10,13 @@ import stat
 import threading
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
 from deblurgan.images import colour, jpeg_end, metadata, png
+from deblurgan.images.files import RAW_SUFFIXES
 from deblurgan.images.picture import ImageError, Picture, StrPath, one_line
 
 _READABLE = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")  # Pillow opens MPO as JPEG
@@ -51,6 +53,8 @@ def read(path: StrPath) -> Picture:
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         raise ImageError(path, "a folder, not a picture file")
+    if Path(path).suffix.lower() in RAW_SUFFIXES:  # many are TIFF files, whose first picture is a thumbnail
+        raise ImageError(path, "camera raw files cannot be read: develop to TIFF, PNG or JPEG first")
     if not stat.S_ISREG(mode):
         raise ImageError(path, "not a regular file")  # opening a FIFO would wait for ever
     with open(path, "rb") as file:

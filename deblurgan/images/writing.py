@@ -10,15 +10,16 @@ from deblurgan.images import jpeg, metadata, png
 from deblurgan.images.files import replace_file
 from deblurgan.images.picture import ImageError, Picture, StrPath, one_line
 
-_WRITABLE = {
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
+FORMATS = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".jif", ".pjpeg", ".pjp"), "JPEG"),
     ".mpo": "JPEG",  # an MPO of one picture is a JPEG
     ".png": "PNG",
+    ".apng": "PNG",  # as is an APNG of one frame a PNG
     ".tif": "TIFF",
     ".tiff": "TIFF",
     ".webp": "WEBP",
     ".bmp": "BMP",
+    ".dib": "BMP",
 }
 _OPAQUE_FORMATS = frozenset({"JPEG", "BMP"})
 _LONGEST_SIDE = {"JPEG": 65500, "WEBP": 16383}  # what their encoders take, px
@@ -81,9 +82,9 @@ def _format_for(path: StrPath) -> str:
     suffix = Path(path).suffix.lower()
     if suffix == ".gif":
         raise ImageError(path, "GIF would lose colours: write PNG, WebP, TIFF or JPEG")
-    if suffix not in _WRITABLE:
-        raise ImageError(path, f"unknown suffix {suffix!r}: use one of {', '.join(sorted(_WRITABLE))}")
-    return _WRITABLE[suffix]
+    if suffix not in FORMATS:
+        raise ImageError(path, f"unknown suffix {suffix!r}: use one of {', '.join(sorted(FORMATS))}")
+    return FORMATS[suffix]
 
 
 def _encode(picture: Picture, format: str, quality: int) -> bytes:

@@ -142,7 +142,8 @@ class Deblurrer:
         """Restores a picture file. EXIF (its orientation applied), XMP, ICC profile, resolution and alpha go with it.
 
         `quality` is that of JPEG and WebP, 1 to 100. Returns what the target lacks of the source, in words. Raises
-        FileExistsError where target exists, unless `overwrite`; ImageError for a bad file.
+        FileExistsError where target exists, unless `overwrite`; PermissionError where it is read-only; ImageError for a
+        bad file.
         """
         images.require_absent(target, overwrite=overwrite)
         return images.write(self._restore(images.read(source)), target, quality=quality)
@@ -166,20 +167,23 @@ class Deblurrer:
             inputs: picture files and folders.
             out: a folder, or for a single picture its file.
             overwrite: replaces files that exist, the inputs themselves included; otherwise such a picture fails.
-            skip_existing: leaves out pictures whose output exists.
+            skip_existing: leaves out pictures whose output exists; not with `overwrite`.
             suffix: added to each name, before its extension.
             format: "keep", or the extension of the outputs without its dot.
             quality: of JPEG and WebP, 1 to 100.
             log: takes a line a picture, which names what the output lacks of what the file held.
 
-        Raises FileNotFoundError for an input that is missing, ValueError for one without pictures.
+        Raises FileNotFoundError for an input that is missing, FileExistsError where several pictures have one output,
+        ValueError for an input without pictures and for options that contradict each other.
         """
+        if overwrite and skip_existing:
+            raise ValueError("overwrite=True and skip_existing=True contradict each other")
 
         def restore(source: Path, target: Path) -> tuple[str, ...]:
             return self.file(source, target, overwrite=overwrite, quality=quality)
 
         plan = images.plan_outputs(inputs, out, suffix=suffix, format=format)
-        return images.run_plan(plan, restore, skip_existing=skip_existing, log=log)
+        return images.run_plan(plan, restore, is_done=Path.exists if skip_existing else None, log=log)
 
     def _restore(self, picture: images.Picture) -> images.Picture:
         return picture.with_pixels(self._array(picture.pixels))

@@ -11,6 +11,7 @@ from deblurgan.blur import MotionBlur
 from deblurgan.config import TrainConfig
 from deblurgan.data import Batch, Crops, GoPro, Mixed, PairDataset, SharpFolder, open_dataset
 from deblurgan.data.cache import PictureCache
+from deblurgan.images import printable
 from deblurgan.training.errors import TrainingError
 
 HELD_OUT_EVERY = 20  # of the training pictures one is validated on, where there is no other set
@@ -106,4 +107,4 @@ class LeftOut:
         noted = self.unreadable if unreadable else self.other
         if name not in noted:
             noted[name] = reason
-            self.log(f"left out {name}: {reason}")
+            self.log(printable(f"left out {name}: {reason}"))
