@@ -52,7 +52,7 @@ class TrainConfig(Options):
 
     data: Positional[Path]
     """Training pictures: a folder of sharp photos (blurred on the fly), blur/ + sharp/ folders, a GoPro root, or
-    side-by-side A|B pictures. Where it has train/ and test/ or val/ folders, train/ alone is trained on."""
+    side-by-side A|B pictures. Those in test/ or val/ folders beside train/ are not trained on."""
     out: Annotated[Path, option("-o")] = Path("runs/deblurgan")
     """Run folder: config.yaml, history.csv, samples/, best.safetensors, last.safetensors, state.safetensors."""
     val: Path | None = None

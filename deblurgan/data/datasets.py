@@ -77,9 +77,9 @@ class PairDataset(Dataset[Pair]):
 
     def part(self, split: str) -> PairDataset | None:
         """The dataset of the pictures in one split: "train", "val" or "test", these two for each other where one is
-        missing. None where the folders tell of no splits."""
+        missing. None where all pictures are for training."""
         found = splits(self.root, [self.path(i) for i in range(len(self))])
-        if "train" not in found:
+        if set(found) == {"train"}:
             return None
         if split not in found and split != "train":
             split = "test" if split == "val" else "val"
@@ -324,8 +324,8 @@ def open_dataset(
             folders of blurred and of sharp pictures side by side at any depth, and all else sharp photos, unless names
             speak against it. Side-by-side pictures look like any others, so their layout must be given.
         gamma: of GoPro, take the blur_gamma pictures.
-        split: "train", "val", "test" or, for all, None. Where the pictures lie in train/ and test/ or val/ folders only
-            those of the split are taken; a folder without such a division is taken whole.
+        split: "train", "val", "test" or, for all, None. Folders test/ and val/ beside train/ hold what their names say,
+            all else is for training; a folder without such a division is taken whole.
         log: takes a line where pictures are left out.
 
     Raises FileNotFoundError for a missing folder, ValueError for one without pictures or of no known layout.

@@ -19,7 +19,7 @@ LETTERS = {"a": "blurred", "b": "sharp"}  # of pix2pix; they are names of albums
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 NEVER_SHARP = {"blur", "blurred", "blurry", "deblurred"}  # whatever else the folder's name says
 FILLERS = {"image", "images", "img", "picture", "pictures", "photo", "photos", "crops", "patches", *SPLITS}
@@ -150,9 +150,12 @@ def _kind(name: str) -> str | None:
     return WORDS.get(words.pop()) if len(words) == 1 else None
 
 
-def splits(root: Path, pictures: Sequence[Path]) -> list[str | None]:
-    """Of each picture "train", "val" or "test": by lists of paths such as RealBlur_J_test_list.txt in `root` or the
-    folder above, else by train/ folders with another split beside them. None where nothing says."""
+def splits(root: Path, pictures: Sequence[Path]) -> list[str]:
+    """Of each picture "train", "val" or "test".
+
+    Lists of paths tell, such as RealBlur_J_test_list.txt in `root` or the folder above, and test/ or val/ folders
+    beside train/; all else is for training.
+    """
     groups = [group for group in _kin(_folders(root, pictures), SPLITS) if "train" in group]
     named = {folder: split for group in groups for split, members in group.items() for folder in members}
     for above in (root, root.parent):
@@ -160,4 +163,6 @@ def splits(root: Path, pictures: Sequence[Path]) -> list[str | None]:
             split = next((SPLITS[word] for word in name_words(file.stem) if word in SPLITS), None)
             if split is not None:
                 named |= {above / name: split for name in file.read_text(errors="replace").split()}
-    return [next((named[path] for path in (picture, *picture.parents) if path in named), None) for picture in pictures]
+    return [
+        next((named[path] for path in (picture, *picture.parents) if path in named), "train") for picture in pictures
+    ]
