@@ -218,7 +218,7 @@ class PairedFolder(PairDataset):
 class GoPro(PairedFolder):
     """GoPro's tree: root/{train,test}/SEQUENCE/{blur or blur_gamma,sharp}/. DeblurGAN used the linear `blur`.
 
-    `split` None takes both.
+    `split` None takes both. `pictures` gives the files to take them from instead of all in the folder.
     """
 
     def __init__(
@@ -227,11 +227,13 @@ class GoPro(PairedFolder):
         *,
         split: str | None = "train",
         gamma: bool = False,
+        pictures: Sequence[Path] | None = None,
         crops: Crops | None = None,
         seed: int = 0,
         cache: PictureCache | None = None,
     ) -> None:
-        pairs = match_gopro(Path(root), split, gamma=gamma)
+        found = find_pictures(root) if pictures is None else pictures
+        pairs = match_gopro(Path(root), found, split, gamma=gamma)
         super().__init__(root, pairs=pairs, crops=crops, seed=seed, cache=cache)
 
 
@@ -342,7 +344,7 @@ def open_dataset(
         pairs = match_pairs(root, pictures, gamma=gamma, log=log)
         dataset = PairedFolder(root, pairs=pairs, **options)
     elif layout == "gopro":
-        return GoPro(root, split="test" if split == "val" else split, gamma=gamma, **options)
+        return GoPro(root, split="test" if split == "val" else split, gamma=gamma, pictures=pictures, **options)
     elif layout == "side-by-side":
         dataset = SideBySide(root, pictures=pictures, **options)
     else:

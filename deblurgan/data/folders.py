@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from deblurgan import images
-from deblurgan.data.layouts import BLURRED, LETTERS, SHARP, WORDS, find_couples, name_words
+from deblurgan.data.layouts import BLURRED, LETTERS, SHARP, WORDS, Couple, find_couples, name_words
 
 OWN_PICTURES = ("psf.png", "deblurgan-demo.png")  # contact sheets of `deblurgan blur`, and what the demo writes
 RUN_FILES = ("history.csv", "state.safetensors", "last.safetensors", "best.safetensors")
@@ -48,7 +48,7 @@ def match_pairs(
             f"data must hold a folder of blurred pictures ({', '.join(BLURRED)} or A) beside one of sharp ones "
             f"({', '.join(SHARP)} or B), got {root}"
         )
-    pairs = [pair for couple in couples for pair in match_by_name(*couple)]
+    pairs = _match_couples(couples, pictures)
     for blurred, sharp in couples:
         if WORDS.keys().isdisjoint(name_words(blurred.name)):
             log(f"takes the pictures in {blurred} for blurred and those in {sharp} for sharp, by their names alone")
@@ -58,24 +58,51 @@ def match_pairs(
     return pairs
 
 
-def match_by_name(blurred: Path, sharp: Path) -> list[tuple[Path, Path]]:
+def match_gopro(root: Path, pictures: Sequence[Path], split: str | None, *, gamma: bool) -> list[tuple[Path, Path]]:
+    """The pairs (blurred, sharp) of one split of GoPro's tree or, with None, of both, sequence after sequence."""
+    if split not in ("train", "test", None):
+        raise ValueError(f"split must be 'train', 'test' or None, got {split!r}")
+    needed = split or "train"
+    folders = {path.parent for path in pictures if path.parent.name == "sharp"}
+    sequences = sorted(folder.parent for folder in folders if folder.parent.parent == root / needed)
+    if not sequences:
+        raise ValueError(f"data must be a GoPro root with {needed}/SEQUENCE/sharp folders, got {root}")
+    if split is None:
+        sequences += sorted(folder.parent for folder in folders if folder.parent.parent == root / "test")
+    blurred = "blur_gamma" if gamma else "blur"
+    return _match_couples([Couple(sequence / blurred, sequence / "sharp") for sequence in sequences], pictures)
+
+
+def _match_couples(couples: Sequence[Couple], pictures: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """The pairs of all couples of folders, one couple after the other."""
+    below: dict[Path, list[Path]] = {folder: [] for couple in couples for folder in couple}
+    for path in pictures:
+        for folder in path.parents:
+            if folder in below:
+                below[folder].append(path)
+    return [pair for couple in couples for pair in _match_by_name(couple, below)]
+
+
+def _match_by_name(couple: Couple, below: Mapping[Path, Sequence[Path]]) -> list[tuple[Path, Path]]:
     """Pairs the two folders' pictures by their paths without suffix; a picture without its one partner is an error.
 
     Where these differ, words for blurred and sharp in the files' names do not count: blur_1.png goes with gt_1.png.
     """
-    originals, copies = _by_name(sharp), _by_name(blurred)
+    copies, originals = (_by_name(folder, below[folder]) for folder in couple)
     alone = sorted(str(name) for name in originals.keys() ^ copies.keys())
     if alone:
         originals, copies = _without_words(originals, "sharp"), _without_words(copies, "blurred")
     if originals.keys() != copies.keys():
-        raise ValueError(f"{blurred} and {sharp} must hold the same names; {len(alone)} differ, such as {alone[0]}")
+        raise ValueError(
+            f"{couple.blurred} and {couple.sharp} must hold the same names; {len(alone)} differ, such as {alone[0]}"
+        )
     return [(copies[name], originals[name]) for name in sorted(originals)]
 
 
-def _by_name(folder: Path) -> dict[Path, Path]:
+def _by_name(folder: Path, pictures: Sequence[Path]) -> dict[Path, Path]:
     """The folder's pictures by their paths below it without suffix."""
     names: dict[Path, Path] = {}
-    for path in find_pictures(folder, log=lambda line: None):  # who searched the root has been told
+    for path in pictures:
         name = path.relative_to(folder).with_suffix("")
         if name in names:
             raise ValueError(f"{folder} must hold one picture of each name, got {names[name].name} and {path.name}")
@@ -91,17 +118,3 @@ def _without_words(names: dict[Path, Path], kind: str) -> dict[Path, Path]:
         for name, path in names.items()
     }
     return bare if len(bare) == len(names) else names
-
-
-def match_gopro(root: Path, split: str | None, *, gamma: bool) -> list[tuple[Path, Path]]:
-    """The pairs (blurred, sharp) of one split of GoPro's tree or, with None, of both, sequence after sequence."""
-    if split not in ("train", "test", None):
-        raise ValueError(f"split must be 'train', 'test' or None, got {split!r}")
-    needed = split or "train"
-    sequences = sorted((root / needed).glob("*/sharp"))
-    if not sequences:
-        raise ValueError(f"data must be a GoPro root with {needed}/SEQUENCE/sharp folders, got {root}")
-    if split is None:
-        sequences += sorted((root / "test").glob("*/sharp"))
-    blurred = "blur_gamma" if gamma else "blur"
-    return [pair for sharp in sequences for pair in match_by_name(sharp.with_name(blurred), sharp)]
