@@ -94,7 +94,8 @@ def _match_by_name(couple: Couple, below: Mapping[Path, Sequence[Path]]) -> list
         originals, copies = _without_words(originals, "sharp"), _without_words(copies, "blurred")
     if originals.keys() != copies.keys():
         raise ValueError(
-            f"{couple.blurred} and {couple.sharp} must hold the same names; {len(alone)} differ, such as {alone[0]}"
+            f"{couple.blurred} and {couple.sharp} must hold the same names; {len(alone)} differ, such as {alone[0]} "
+            "(if these are no pairs, say that the layout is sharp)"
         )
     return [(copies[name], originals[name]) for name in sorted(originals)]
 

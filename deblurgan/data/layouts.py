@@ -163,6 +163,8 @@ def splits(root: Path, pictures: Sequence[Path]) -> list[str]:
             split = next((SPLITS[word] for word in name_words(file.stem) if word in SPLITS), None)
             if split is not None:
                 named |= {above / name: split for name in file.read_text(errors="replace").split()}
+    if not named:
+        return ["train"] * len(pictures)
     return [
         next((named[path] for path in (picture, *picture.parents) if path in named), "train") for picture in pictures
     ]
