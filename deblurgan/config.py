@@ -55,11 +55,12 @@ class TrainConfig(Options):
 
     data: Positional[Path]
     """Training pictures: a folder of sharp photos (blurred on the fly), blur/ + sharp/ folders, a GoPro root, or
-    side-by-side A|B pictures."""
+    side-by-side A|B pictures. Those in test/ or val/ folders beside train/ are not trained on."""
     out: Annotated[Path, option("-o")] = Path("runs/deblurgan")
     """Run folder: config.yaml, history.csv, samples/, best.safetensors, last.safetensors, state.safetensors."""
     val: Path | None = None
-    """Validation pictures, laid out as data is. Without them GoPro's test split, or every twentieth picture of data."""
+    """Validation pictures, laid out as data is. Without them the val/ or test/ beside data's train/, or every twentieth
+    picture of data."""
     preset: Preset = "paper"
     """Network (unless init gives one) and the defaults that go with it. tiny is for CPUs, with the pixel loss alone."""
     layout: Layout = "auto"
@@ -149,7 +150,8 @@ class TrainConfig(Options):
     texture: int = 1
     """Positions to draw for each crop, of which the one with the most detail is used; at least 1."""
     max_bad_fraction: float = 0.1
-    """Share of unreadable pictures above which training stops, in [0, 1]. Pictures below the crop do not count."""
+    """Share of unreadable pictures above which training stops, in [0, 1]; unless it is 0, one always may be. Pictures
+    below the crop do not count."""
 
     device: str = "auto"
     """Where to train: cpu, cuda, cuda:1, ...; auto is a GPU where there is one."""

@@ -76,6 +76,16 @@ def test_bad_files_are_replaced_and_named(photos: Path) -> None:
     assert len({float(part.double().mean()) for part in batches[3].sharp}) == 7, "a stand-in repeats a crop"
 
 
+@pytest.mark.parametrize("usable", [0, 3, 7])
+def test_the_only_usable_picture_stands_in_for_all(usable: int, tmp_path: Path) -> None:
+    for i in range(8):
+        write(tmp_path / f"{i}.png", seed=i, **({"h": 72, "w": 96} if i == usable else {"h": 20, "w": 20}))
+    batches = Batches(SharpFolder(tmp_path, crops=SMALL), 4)
+    made = [batches[step] for step in range(12)]
+    assert len({crop.numpy().tobytes() for batch in made for crop in batch.blurred}) == 48, "a stand-in repeats a crop"
+    assert set().union(*(batch.small for batch in made)) == {f"{i}.png" for i in range(8) if i != usable}
+
+
 def test_the_bad_one_of_a_pair_is_named(tmp_path: Path) -> None:
     write_pairs(tmp_path)
     (tmp_path / "sharp" / "1.png").write_bytes(b"no picture")

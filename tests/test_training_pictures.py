@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ import torch
 import deblurgan
 from conftest import texture
 from deblurgan import images
-from deblurgan.training import TrainingError
+from deblurgan.config import train_config
+from deblurgan.training import Trainer, TrainingError
+from deblurgan.training.pictures import digest_of_names
+from picture_folders import write
 from small_training import SMALL, trainer
 
 
@@ -19,6 +23,15 @@ def test_bad_pictures_are_reported_once_and_skipped(photos: Path, tmp_path: Path
     lines: list[str] = []
     deblurgan.train(photos, out=tmp_path / "run", log=lines.append, **SMALL, max_bad_fraction=0.5)
     assert len([line for line in lines if line.startswith("left out 9.png")]) == 1
+
+
+def test_one_bad_picture_may_always_be_unless_none_may(photos: Path, tmp_path: Path) -> None:
+    (photos / "2.png").write_bytes(b"not a picture")
+    lines: list[str] = []
+    assert deblurgan.train(photos, out=tmp_path / "run", log=lines.append, **SMALL).steps == 6
+    assert lines[-1] == "pictures left out in all: 1"
+    with pytest.raises(TrainingError, match=r"1 of 3 pictures are unreadable, more than max_bad_fraction 0\.0"):
+        deblurgan.train(photos, out=tmp_path / "none", **SMALL, max_bad_fraction=0.0)
 
 
 def test_too_many_bad_pictures_stop_training(photos: Path, tmp_path: Path) -> None:
@@ -45,10 +58,39 @@ def test_one_photo_is_enough_and_keeps_its_blur(tmp_path: Path) -> None:
 
 
 def test_samples_among_the_photos_are_no_photos(photos: Path) -> None:
-    options = {**SMALL, "out": photos / "runs"}
+    options = {**SMALL, "out": photos / "runs" / "one"}
     deblurgan.train(photos, **options)
-    assert (photos / "runs" / "samples" / "0000006.png").exists()
+    assert (photos / "runs" / "one" / "samples" / "0000006.png").exists()
     assert deblurgan.train(photos, **{**options, "steps": 8}).steps == 8
+    assert trainer(photos, photos / "runs" / "two").train_set.names() == ["1.png", "2.png", "3.png"]
+
+
+def test_pictures_for_tests_are_not_trained_on(photos: Path, tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        shutil.copytree(photos, tmp_path / "data" / split)
+    lines: list[str] = []
+    run = Trainer(train_config(tmp_path / "data", out=tmp_path / "run", **SMALL), log=lines.append)
+    assert run.train_set.names() == [f"train/{i}.png" for i in range(4)]
+    assert run.val_set.names() == [f"val/{i}.png" for i in range(4)]
+    assert any(line.startswith("trains on 4 of 12 pictures") for line in lines)
+
+
+def test_validation_pictures_among_the_photos_are_not_trained_on(photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, photos / "kept")
+    run = trainer(photos, tmp_path / "run", val=photos / "kept")
+    assert run.train_set.names() == [f"{i}.png" for i in range(4)] and len(run.val_set) == 4
+
+
+def test_mix_takes_pairs_alone_and_all_names_count(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="mix must hold pairs"):
+        trainer(photos, tmp_path / "run", mix=photos)
+    for kind in ("blur", "blur_gamma", "sharp"):
+        write(tmp_path / "pairs" / kind / "0.png", seed=0)
+    run = trainer(photos, tmp_path / "run", mix=tmp_path / "pairs", gamma=True)
+    assert run.train_set.names() == ["1.png", "2.png", "3.png", "blur_gamma/0.png"]
+    before = digest_of_names(run.train_set)
+    (photos / "3.png").rename(photos / "4.png")
+    assert digest_of_names(trainer(photos, tmp_path / "run", mix=tmp_path / "pairs", gamma=True).train_set) != before
 
 
 def test_validation_folder_and_mix(photos: Path, tmp_path: Path) -> None:

@@ -57,8 +57,8 @@ class BatchPlan(NamedTuple):
 class Batches(Dataset[Batch]):
     """Batch number `step` of a training, from its number alone: epochs are permutations of the dataset, end to end.
 
-    In place of a file that cannot be used comes the next usable one of the permutation, in another crop than its own.
-    Threads may share one object.
+    In place of a file that cannot be used comes the next usable one of its epoch, after the last the first, in another
+    crop than its own. Threads may share one object.
     """
 
     def __init__(self, dataset: PairDataset, batch_size: int, *, seed: int = 0) -> None:
@@ -85,9 +85,10 @@ class Batches(Dataset[Batch]):
     def _plan_crop(self, number: int, planned: BatchPlan) -> Plan:
         """Crop `number` of the whole training; files that cannot be used are noted in `planned`."""
         n = len(self.dataset)
+        epoch, position = divmod(number, n)
+        order = self._order(epoch)
         for attempt in range(n):
-            epoch, position = divmod(number + attempt, n)
-            index = int(self._order(epoch)[position])
+            index = int(order[(position + attempt) % n])
             try:
                 return self.dataset.plan(index, epoch=epoch, attempt=attempt)
             except (images.ImageError, OSError) as error:

@@ -7,7 +7,8 @@ SideBySide A|B pictures. Mixed joins two datasets.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any, cast
@@ -29,7 +30,8 @@ from deblurgan.data.crops import (
     reduced_region,
     to_tensor,
 )
-from deblurgan.data.folders import detect_layout, find_pictures, match_gopro, match_pairs
+from deblurgan.data.folders import find_pictures, match_gopro, match_pairs
+from deblurgan.data.layouts import detect_layout, splits
 from deblurgan.data.seeds import RngStream, derived_seed
 
 
@@ -73,6 +75,16 @@ class PairDataset(Dataset[Pair]):
             raise ValueError(f"data must leave pictures to take, took none of {len(self)} in {self.root}")
         return part
 
+    def part(self, split: str) -> PairDataset | None:
+        """The dataset of the pictures in one split: "train", "val" or "test", these two for each other where one is
+        missing. None where all pictures are for training."""
+        found = splits(self.root, [self.path(i) for i in range(len(self))])
+        if set(found) == {"train"}:
+            return None
+        if split not in found and split != "train":
+            split = "test" if split == "val" else "val"
+        return self.take(i for i, name in enumerate(found) if name == split)
+
     def to(self, device: torch.device) -> PairDataset:
         """The same dataset with crops on `device`."""
         part = copy(self)
@@ -86,6 +98,10 @@ class PairDataset(Dataset[Pair]):
     def name(self, index: int, *, epoch: int = 0) -> str:
         """The picture's path below the root."""
         return self.below_root(self.path(index, epoch=epoch))
+
+    def names(self) -> list[str]:
+        """The names of all pictures, in order."""
+        return [self.name(i) for i in range(len(self))]
 
     def below_root(self, path: Path) -> str:
         """The path relative to the root, or whole where it lies elsewhere: how messages name a file."""
@@ -117,19 +133,21 @@ class SharpFolder(PairDataset):
     """Sharp photos, blurred as they are drawn: each crop with a kernel of its own, `whole` pictures with one an index.
 
     A crop is blurred together with a margin of the photo around it, so that the padding of `blur` shows only at the
-    photo's own border.
+    photo's own border. `pictures` gives the files instead of all in the folder.
     """
 
     def __init__(
         self,
         root: Path | str,
         *,
+        pictures: Sequence[Path] | None = None,
         blur: MotionBlur | None = None,
         crops: Crops | None = None,
         seed: int = 0,
         cache: PictureCache | None = None,
     ) -> None:
-        super().__init__(find_pictures(root), Path(root), crops=crops, seed=seed, cache=cache)
+        entries = find_pictures(root) if pictures is None else pictures
+        super().__init__(entries, Path(root), crops=crops, seed=seed, cache=cache)
         self.blur = blur or MotionBlur()
 
     def to(self, device: torch.device) -> SharpFolder:
@@ -157,9 +175,9 @@ class SharpFolder(PairDataset):
 
 
 class PairedFolder(PairDataset):
-    """Blurred and sharp pictures of the same names in two folders side by side (blur/ + sharp/, input/ + target/, ...).
+    """Blurred and sharp pictures of the same names in folders side by side (blur/ + sharp/, input/ + target/, ...).
 
-    `pairs` gives the two files of each picture instead.
+    All such couples of folders, at any depth, are joined. `pairs` gives the two files of each picture instead.
     """
 
     def __init__(
@@ -172,7 +190,7 @@ class PairedFolder(PairDataset):
         cache: PictureCache | None = None,
     ) -> None:
         root = Path(root)
-        entries = match_pairs(root) if pairs is None else pairs
+        entries = match_pairs(root, find_pictures(root)) if pairs is None else pairs
         super().__init__(entries, root, crops=crops, seed=seed, cache=cache)
 
     def path(self, index: int, *, epoch: int = 0) -> Path:
@@ -198,29 +216,43 @@ class PairedFolder(PairDataset):
 
 
 class GoPro(PairedFolder):
-    """GoPro's tree: root/{train,test}/SEQUENCE/{blur or blur_gamma,sharp}/. DeblurGAN used the linear `blur`."""
+    """GoPro's tree: root/{train,test}/SEQUENCE/{blur or blur_gamma,sharp}/. DeblurGAN used the linear `blur`.
+
+    `split` None takes both. `pictures` gives the files to take them from instead of all in the folder.
+    """
 
     def __init__(
         self,
         root: Path | str,
         *,
-        split: str = "train",
+        split: str | None = "train",
         gamma: bool = False,
+        pictures: Sequence[Path] | None = None,
         crops: Crops | None = None,
         seed: int = 0,
         cache: PictureCache | None = None,
     ) -> None:
-        pairs = match_gopro(Path(root), split, gamma=gamma)
+        found = find_pictures(root) if pictures is None else pictures
+        pairs = match_gopro(Path(root), found, split, gamma=gamma)
         super().__init__(root, pairs=pairs, crops=crops, seed=seed, cache=cache)
 
 
 class SideBySide(PairedFolder):
-    """Pictures that hold the blurred one in their left half and the sharp one in their right: the released layout."""
+    """Pictures that hold the blurred one in their left half and the sharp one in their right: the released layout.
+
+    `pictures` gives the files instead of all in the folder.
+    """
 
     def __init__(
-        self, root: Path | str, *, crops: Crops | None = None, seed: int = 0, cache: PictureCache | None = None
+        self,
+        root: Path | str,
+        *,
+        pictures: Sequence[Path] | None = None,
+        crops: Crops | None = None,
+        seed: int = 0,
+        cache: PictureCache | None = None,
     ) -> None:
-        pairs = [(path, path) for path in find_pictures(root)]
+        pairs = [(path, path) for path in (find_pictures(root) if pictures is None else pictures)]
         super().__init__(root, pairs=pairs, crops=crops, seed=seed, cache=cache)
 
     def _read(self, index: int) -> tuple[Pixels, Pixels]:
@@ -259,6 +291,9 @@ class Mixed(PairDataset):
         drawn = epoch * (len(self.entries) - len(self.pairs)) + position - passed
         return self.synthetic, drawn % len(self.synthetic), drawn // len(self.synthetic)
 
+    def names(self) -> list[str]:
+        return self.synthetic.names() + self.pairs.names()
+
     def path(self, index: int, *, epoch: int = 0) -> Path:
         dataset, i, epoch = self.locate(index, epoch)
         return dataset.path(i, epoch=epoch)
@@ -280,27 +315,44 @@ def open_dataset(
     blur: MotionBlur | None = None,
     crops: Crops | None = None,
     seed: int = 0,
-    split: str = "train",
+    split: str | None = "train",
     cache: PictureCache | None = None,
+    log: Callable[[str], object] = warnings.warn,
 ) -> PairDataset:
     """The dataset in a folder: SharpFolder, PairedFolder, GoPro or SideBySide.
 
-    layout "auto" recognises GoPro's tree and paired folders by their names and takes any other folder for sharp photos,
-    unless it holds folders of blurred ones. Side-by-side pictures look like any others, so their layout must be given.
+    Args:
+        layout: "sharp", "paired", "gopro", "side-by-side" or "auto", which goes by the folders' names: GoPro's tree,
+            folders of blurred and of sharp pictures side by side at any depth, and all else sharp photos, unless names
+            speak against it. Side-by-side pictures look like any others, so their layout must be given.
+        gamma: of GoPro, take the blur_gamma pictures.
+        split: "train", "val", "test" or, for all, None. Folders test/ and val/ beside train/ hold what their names say,
+            all else is for training; a folder without such a division is taken whole.
+        log: takes a line where pictures are left out.
 
     Raises FileNotFoundError for a missing folder, ValueError for one without pictures or of no known layout.
     """
     root = images.require_path("data", root)
-    if not root.is_dir():
-        raise FileNotFoundError(f"data must be a folder, got {root}")
+    pictures = find_pictures(root, log=log)
     if layout == "auto":
-        layout = detect_layout(root)
+        layout = detect_layout(root, pictures, gamma=gamma)
+    options: dict[str, Any] = {"crops": crops, "seed": seed, "cache": cache}
+    dataset: PairDataset
     if layout == "sharp":
-        return SharpFolder(root, blur=blur, crops=crops, seed=seed, cache=cache)
-    if layout == "paired":
-        return PairedFolder(root, crops=crops, seed=seed, cache=cache)
-    if layout == "gopro":
-        return GoPro(root, split=split, gamma=gamma, crops=crops, seed=seed, cache=cache)
-    if layout == "side-by-side":
-        return SideBySide(root, crops=crops, seed=seed, cache=cache)
-    raise ValueError(f"layout must be auto, sharp, paired, gopro or side-by-side, got {layout!r}")
+        dataset = SharpFolder(root, pictures=pictures, blur=blur, **options)
+    elif layout == "paired":
+        pairs = match_pairs(root, pictures, gamma=gamma, log=log)
+        dataset = PairedFolder(root, pairs=pairs, **options)
+    elif layout == "gopro":
+        return GoPro(root, split="test" if split == "val" else split, gamma=gamma, pictures=pictures, **options)
+    elif layout == "side-by-side":
+        dataset = SideBySide(root, pictures=pictures, **options)
+    else:
+        raise ValueError(f"layout must be auto, sharp, paired, gopro or side-by-side, got {layout!r}")
+    part = None if split is None else dataset.part(split)
+    if part is None:
+        return dataset
+    log(
+        f"took {len(part)} of {len(dataset)} pictures in {root}: by their folders' names the others are not for {split}"
+    )
+    return part

@@ -1,69 +1,109 @@
-"""Pictures in folders: how a folder is laid out, and which blurred picture belongs to which sharp one."""
+"""Pictures in folders: which files are pictures, and which blurred one belongs to which sharp one."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from deblurgan import images
+from deblurgan.data.layouts import BLURRED, LETTERS, SHARP, WORDS, Couple, find_couples, name_words
 
-BLURRED_NAMES = ("blur", "blurred", "blurry", "input", "lq", "A")
-SHARP_NAMES = ("sharp", "target", "gt", "groundtruth", "hq", "B")
+OWN_PICTURES = ("psf.png", "deblurgan-demo.png")  # contact sheets of `deblurgan blur`, and what the demo writes
+RUN_FILES = ("history.csv", "state.safetensors", "last.safetensors", "best.safetensors")
 
 
-def find_pictures(root: Path | str) -> list[Path]:
-    """The picture files anywhere in the folder. Raises FileNotFoundError where it is missing."""
+def find_pictures(root: Path | str, *, log: Callable[[str], object] = warnings.warn) -> list[Path]:
+    """The picture files anywhere in the folder, but for those that this package made to be looked at.
+
+    `log` is told of these. Raises FileNotFoundError where the folder is missing.
+    """
     if not Path(root).is_dir():
         raise FileNotFoundError(f"data must be a folder, got {root}")
-    return images.find(root)
+    found = images.find(root, log=log)
+    samples = {folder for folder in {path.parent for path in found} if _is_samples(folder)}
+    photos = [path for path in found if path.parent not in samples and path.name not in OWN_PICTURES]
+    if len(photos) < len(found):
+        own = sorted(set(found).difference(photos))
+        log(f"left out {len(own)} pictures that deblurgan made to be looked at, such as {own[0]}")
+    return photos
 
 
-def detect_layout(root: Path) -> str:
-    """ "gopro", "paired" or "sharp". Raises ValueError for folders of blurred pictures that are laid out otherwise."""
-    if any(root.glob("train/*/sharp")) or any(root.glob("test/*/sharp")):
-        return "gopro"
-    if find_pair_folders(root):
-        return "paired"
-    blurred = [path for depth in ("*", "*/*") for path in root.glob(depth) if path.name in ("blur", "blur_gamma")]
-    if blurred:
+def _is_samples(folder: Path) -> bool:
+    """Whether a training wrote the folder's pictures: samples/ in a run folder."""
+    run = folder.parent
+    return folder.name == "samples" and (run / "config.yaml").exists() and any((run / n).exists() for n in RUN_FILES)
+
+
+def match_pairs(
+    root: Path, pictures: Sequence[Path], *, gamma: bool = False, log: Callable[[str], object] = warnings.warn
+) -> list[tuple[Path, Path]]:
+    """The pairs (blurred, sharp) among the pictures of `root`; of a GoPro sequence blur or, with `gamma`, blur_gamma.
+
+    `log` is told of pictures that belong to none. Raises ValueError where there are no pairs, or one lacks its partner.
+    """
+    couples = find_couples(root, pictures, gamma=gamma) or find_couples(root, pictures, gamma=gamma, certain=False)
+    if not couples:
         raise ValueError(
-            f"data holds blurred pictures ({blurred[0]}) in no known layout: give the folder of GoPro's train/ and "
-            "test/, one of blur/ and sharp/, or name the layout"
+            f"data must hold a folder of blurred pictures ({', '.join(BLURRED)} or A) beside one of sharp ones "
+            f"({', '.join(SHARP)} or B), got {root}"
         )
-    return "sharp"
+    pairs = _match_couples(couples, pictures)
+    for blurred, sharp in couples:
+        if WORDS.keys().isdisjoint(name_words(blurred.name)):
+            log(f"takes the pictures in {blurred} for blurred and those in {sharp} for sharp, by their names alone")
+    others = sorted(set(pictures).difference(*pairs))
+    if others:
+        log(f"left out {len(others)} pictures that belong to no pair, such as {others[0]}")
+    return pairs
 
 
-def find_pair_folders(root: Path) -> tuple[Path, Path] | None:
-    """The folders of blurred and of sharp pictures in `root`, by their names; None where either is missing."""
-    folders = {path.name.lower(): path for path in root.iterdir() if path.is_dir()}
-    blurred = [folders[name.lower()] for name in BLURRED_NAMES if name.lower() in folders]
-    sharp = [folders[name.lower()] for name in SHARP_NAMES if name.lower() in folders]
-    return (blurred[0], sharp[0]) if blurred and sharp else None
+def match_gopro(root: Path, pictures: Sequence[Path], split: str | None, *, gamma: bool) -> list[tuple[Path, Path]]:
+    """The pairs (blurred, sharp) of one split of GoPro's tree or, with None, of both, sequence after sequence."""
+    if split not in ("train", "test", None):
+        raise ValueError(f"split must be 'train', 'test' or None, got {split!r}")
+    needed = split or "train"
+    folders = {path.parent for path in pictures if path.parent.name == "sharp"}
+    sequences = sorted(folder.parent for folder in folders if folder.parent.parent == root / needed)
+    if not sequences:
+        raise ValueError(f"data must be a GoPro root with {needed}/SEQUENCE/sharp folders, got {root}")
+    if split is None:
+        sequences += sorted(folder.parent for folder in folders if folder.parent.parent == root / "test")
+    blurred = "blur_gamma" if gamma else "blur"
+    return _match_couples([Couple(sequence / blurred, sequence / "sharp") for sequence in sequences], pictures)
 
 
-def match_pairs(root: Path) -> list[tuple[Path, Path]]:
-    """The pairs (blurred, sharp) of the two folders in `root`. Raises ValueError where they are missing or differ."""
-    folders = find_pair_folders(root)
-    if folders is None:
-        raise ValueError(
-            f"data must hold a folder of blurred pictures ({', '.join(BLURRED_NAMES)}) and one of sharp ones "
-            f"({', '.join(SHARP_NAMES)}), got {root}"
-        )
-    return match_by_name(*folders)
+def _match_couples(couples: Sequence[Couple], pictures: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """The pairs of all couples of folders, one couple after the other."""
+    below: dict[Path, list[Path]] = {folder: [] for couple in couples for folder in couple}
+    for path in pictures:
+        for folder in path.parents:
+            if folder in below:
+                below[folder].append(path)
+    return [pair for couple in couples for pair in _match_by_name(couple, below)]
 
 
-def match_by_name(blurred: Path, sharp: Path) -> list[tuple[Path, Path]]:
-    """Pairs the two folders' pictures by their paths without suffix; a picture without its one partner is an error."""
-    originals, copies = _by_name(sharp), _by_name(blurred)
+def _match_by_name(couple: Couple, below: Mapping[Path, Sequence[Path]]) -> list[tuple[Path, Path]]:
+    """Pairs the two folders' pictures by their paths without suffix; a picture without its one partner is an error.
+
+    Where these differ, words for blurred and sharp in the files' names do not count: blur_1.png goes with gt_1.png.
+    """
+    copies, originals = (_by_name(folder, below[folder]) for folder in couple)
     alone = sorted(str(name) for name in originals.keys() ^ copies.keys())
     if alone:
-        raise ValueError(f"{blurred} and {sharp} must hold the same names; {len(alone)} differ, such as {alone[0]}")
+        originals, copies = _without_words(originals, "sharp"), _without_words(copies, "blurred")
+    if originals.keys() != copies.keys():
+        raise ValueError(
+            f"{couple.blurred} and {couple.sharp} must hold the same names; {len(alone)} differ, such as {alone[0]} "
+            "(if these are no pairs, say that the layout is sharp)"
+        )
     return [(copies[name], originals[name]) for name in sorted(originals)]
 
 
-def _by_name(folder: Path) -> dict[Path, Path]:
+def _by_name(folder: Path, pictures: Sequence[Path]) -> dict[Path, Path]:
     """The folder's pictures by their paths below it without suffix."""
     names: dict[Path, Path] = {}
-    for path in find_pictures(folder):
+    for path in pictures:
         name = path.relative_to(folder).with_suffix("")
         if name in names:
             raise ValueError(f"{folder} must hold one picture of each name, got {names[name].name} and {path.name}")
@@ -71,12 +111,11 @@ def _by_name(folder: Path) -> dict[Path, Path]:
     return names
 
 
-def match_gopro(root: Path, split: str, *, gamma: bool) -> list[tuple[Path, Path]]:
-    """The pairs (blurred, sharp) of one split of GoPro's tree, sequence after sequence."""
-    if split not in ("train", "test"):
-        raise ValueError(f"split must be 'train' or 'test', got {split!r}")
-    sequences = sorted((root / split).glob("*/sharp"))
-    if not sequences:
-        raise ValueError(f"data must be a GoPro root with {split}/SEQUENCE/sharp folders, got {root}")
-    blurred = "blur_gamma" if gamma else "blur"
-    return [pair for sharp in sequences for pair in match_by_name(sharp.with_name(blurred), sharp)]
+def _without_words(names: dict[Path, Path], kind: str) -> dict[Path, Path]:
+    """The pictures by their names without the words for `kind`; by their names where two would become one."""
+    known = WORDS | LETTERS
+    bare = {
+        name.with_name("_".join(word for word in name_words(name.name) if known.get(word) != kind) or name.name): path
+        for name, path in names.items()
+    }
+    return bare if len(bare) == len(names) else names

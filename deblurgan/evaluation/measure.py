@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -36,18 +37,23 @@ def evaluate(
     picture). They are also restored without blur, which should leave them as they are.
 
     Args:
-        data: a dataset, or a folder in any layout of `deblurgan.data`; of GoPro the test split.
+        data: a dataset, or a folder in any layout of `deblurgan.data`; of train/ and test/ folders only test/.
         metrics: of "psnr" (dB) and "ssim".
         layout, gamma: how a folder is laid out, and whether to take GoPro's blur_gamma pictures; see
             `data.open_dataset`.
         kernels, exposure, seed: of the blur, for sharp pictures only.
-        log: takes a line a picture.
+        log: takes a line a picture, and one where pictures of the folder are left out.
 
     A bad file is listed in the report and left out. Raises ValueError for options out of range, and where no picture
     can be measured.
     """
     _check_options(metrics, kernels, exposure)
-    dataset = data if isinstance(data, PairDataset) else open_dataset(data, layout=layout, gamma=gamma, split="test")
+    tell = log or warnings.warn
+    dataset = (
+        data
+        if isinstance(data, PairDataset)
+        else open_dataset(data, layout=layout, gamma=gamma, split="test", log=tell)
+    )
     report = Report()
     psfs = _kernels(kernels, exposure, seed) if isinstance(dataset, SharpFolder) else []
     for index in range(len(dataset)):

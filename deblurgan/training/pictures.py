@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 from deblurgan.blur import MotionBlur
 from deblurgan.config import TrainConfig
-from deblurgan.data import Batch, Crops, GoPro, Mixed, PairDataset, SharpFolder, open_dataset
+from deblurgan.data import Batch, Crops, Mixed, PairDataset, SharpFolder, open_dataset
 from deblurgan.data.cache import PictureCache
 from deblurgan.images import printable
 from deblurgan.training.errors import TrainingError
+from deblurgan.training.validation import first_usable
 
 HELD_OUT_EVERY = 20  # of the training pictures one is validated on, where there is no other set
 VALIDATION_EXPOSURE = (0.5, 1.0)
@@ -25,26 +26,25 @@ class PictureSets(NamedTuple):
     validation: PairDataset
 
 
-def open_picture_sets(config: TrainConfig, cache: PictureCache) -> PictureSets:
-    """The pictures that the config names. Without `val` GoPro's test split validates, or every twentieth picture."""
-    options: dict[str, Any] = {"layout": config.layout, "gamma": config.gamma, "crops": _crops(config), "cache": cache}
+def open_picture_sets(config: TrainConfig, cache: PictureCache, log: Callable[[str], None]) -> PictureSets:
+    """The pictures that the config names. Without `val` the folders val/ or test/ beside train/ validate, or every
+    twentieth picture.
+
+    `log` is told what is left out. Raises ValueError where no picture can be validated on.
+    """
+    options: dict[str, Any] = {"layout": config.layout, "gamma": config.gamma, "crops": _crops(config)}
+    options |= {"cache": cache, "log": log}
     blur = MotionBlur(**_camera(config), exposure=config.blur_exposure, p=config.blur_p)
-    train = _without_samples(open_dataset(config.data, blur=blur, seed=config.seed, **options), config)
-    root = _validation_root(config, train)
-    sets = _hold_out(train) if root is None else PictureSets(train, open_dataset(root, split="test", **options))
+    sets = _divide(open_dataset(config.data, blur=blur, seed=config.seed, split=None, **options), config, options)
+    _require_usable_validation(sets, config, log)
     if isinstance(sets.validation, SharpFolder):
         sets.validation.blur = MotionBlur(**_camera(config), exposure=VALIDATION_EXPOSURE)
     if config.mix is None:
         return sets
-    pairs = open_dataset(config.mix, layout="auto", crops=_crops(config), cache=cache, seed=config.seed)
+    pairs = open_dataset(config.mix, seed=config.seed, **{**options, "layout": "auto"})
+    if isinstance(pairs, SharpFolder):
+        raise ValueError(f"mix must hold pairs of blurred and sharp pictures, found sharp photos in {config.mix}")
     return sets._replace(train=Mixed(sets.train, pairs, ratio=config.mix_ratio))
-
-
-def _validation_root(config: TrainConfig, train: PairDataset) -> Path | None:
-    """The folder of a validation set of its own; None where pictures have to be held out of the training set."""
-    if config.val is None and isinstance(train, GoPro) and (config.data / "test").is_dir():
-        return config.data
-    return config.val
 
 
 def _crops(config: TrainConfig) -> Crops:
@@ -56,10 +56,30 @@ def _camera(config: TrainConfig) -> dict[str, Any]:
     return {"length": config.blur_length, "gamma": config.blur_gamma, "noise": config.blur_noise}
 
 
-def _without_samples(pictures: PairDataset, config: TrainConfig) -> PairDataset:
-    """The pictures but for the run's own samples: the run folder may lie among the photos."""
-    samples = (config.out / "samples").resolve()
-    return pictures.take(i for i in range(len(pictures)) if not pictures.path(i).resolve().is_relative_to(samples))
+def _divide(pictures: PairDataset, config: TrainConfig, options: dict[str, Any]) -> PictureSets:
+    """The pictures to train on and those to validate on: of `val`, of a split of their own, or every twentieth."""
+    part = pictures.part("train")
+    if part is not None:
+        options["log"](
+            f"trains on {len(part)} of {len(pictures)} pictures in {config.data}: by their folders' names the "
+            "others are for validation and tests"
+        )
+    train = pictures if part is None else part
+    if config.val is None:
+        tests = pictures.part("val")
+        return _hold_out(pictures) if tests is None else PictureSets(train, tests)
+    validation = open_dataset(config.val, split="val", **options)
+    validation.root = pictures.root  # its pictures go by other names than those of data
+    return PictureSets(_outside(train, config.val), validation)
+
+
+def _outside(pictures: PairDataset, folder: Path) -> PairDataset:
+    """The pictures but for those in the folder, where it is one of theirs."""
+    root, folder = pictures.root.resolve(), folder.resolve()
+    if folder == root or not folder.is_relative_to(root):
+        return pictures
+    inside = pictures.root / folder.relative_to(root)
+    return pictures.take(i for i in range(len(pictures)) if not pictures.path(i).is_relative_to(inside))
 
 
 def _hold_out(pictures: PairDataset) -> PictureSets:
@@ -71,10 +91,25 @@ def _hold_out(pictures: PairDataset) -> PictureSets:
     return PictureSets(pictures.take(rest), pictures.take(held))
 
 
+def _require_usable_validation(sets: PictureSets, config: TrainConfig, log: Callable[[str], None]) -> None:
+    """Where none of the pictures held out can be used, adds one of those to train on. Raises ValueError without any."""
+    reasons: dict[str, str] = {}
+    if first_usable(sets.validation, reasons.__setitem__) is not None:
+        return
+    if config.val is not None:
+        name, reason = next(iter(reasons.items()))
+        raise ValueError(f"val must hold a usable picture, found none of {len(sets.validation)}; {name}: {reason}")
+    found = first_usable(sets.train, reasons.__setitem__)
+    if found is None:
+        name, reason = next(iter(reasons.items()))
+        raise ValueError(f"data must hold a usable picture, found none of {len(reasons)}; {name}: {reason}")
+    log(f"no picture held out can be used: validates on {sets.train.name(found)}, which is trained on too")
+    sets.validation.entries.append(sets.train.entries[found])
+
+
 def digest_of_names(pictures: PairDataset) -> str:
     """SHA-256 of the pictures' names, in order."""
-    names = "\n".join(pictures.name(i) for i in range(len(pictures)))
-    return hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256("\n".join(pictures.names()).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 class LeftOut:
@@ -82,7 +117,7 @@ class LeftOut:
 
     Args:
         pictures: how many there are.
-        max_bad_fraction: the share of them, in [0, 1], that may be unreadable.
+        max_bad_fraction: the share of them, in [0, 1], that may be unreadable; above 0 one always may.
     """
 
     def __init__(self, pictures: int, max_bad_fraction: float, log: Callable[[str], None]) -> None:
@@ -96,7 +131,8 @@ class LeftOut:
             self.add(name, reason)
         for name, reason in batch.bad.items():
             self.add(name, reason, unreadable=True)
-        if len(self.unreadable) / self.pictures > self.max_bad_fraction:
+        allowed = self.max_bad_fraction and max(1.0, self.max_bad_fraction * self.pictures)
+        if len(self.unreadable) > allowed:
             raise TrainingError(
                 f"{len(self.unreadable)} of {self.pictures} pictures are unreadable, more than max_bad_fraction "
                 f"{self.max_bad_fraction}: {', '.join(sorted(self.unreadable)[:5])}"
@@ -108,3 +144,8 @@ class LeftOut:
         if name not in noted:
             noted[name] = reason
             self.log(printable(f"left out {name}: {reason}"))
+
+    def summary(self) -> str | None:
+        """A line that counts them; None where all pictures could be used."""
+        count = len(self.unreadable | self.other)
+        return f"pictures left out in all: {count}" if count else None

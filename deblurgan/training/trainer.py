@@ -80,14 +80,14 @@ class Trainer:
         self.log = log or (lambda line: None)
         self.device = pick_device(config.device)
         self.cache = PictureCache(config.cache, spill=spill_folder(), log=self.log)
-        self.train_set, self.val_set = open_picture_sets(config, self.cache)
+        self.train_set, self.val_set = open_picture_sets(config, self.cache, self.log)
         self.batches = Batches(self.train_set, config.batch_size, seed=config.seed)
         self.schedule = Schedule(config, len(self.train_set))
         self.networks = build_networks(config, self.device)
         self.one_step = Step(config, self.networks)
         self.folder = RunFolder(config.out)
         self.skipped = SkippedSteps(self.log)
-        self.left_out = LeftOut(len(self.train_set), config.max_bad_fraction, self.log)
+        self.left_out = LeftOut(len(self.train_set.names()), config.max_bad_fraction, self.log)
         self.steps_done = 0
         self.best_psnr = -math.inf
 
@@ -98,6 +98,8 @@ class Trainer:
             self.folder.write_config(self.resolved())
             self._announce()
             self._run_to_the_end()
+            if summary := self.left_out.summary():
+                self.log(summary)
             return TrainResult(self.config.out, self.folder.load_best(), self.steps_done, self.best_psnr)
 
     def _announce(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -60,11 +61,11 @@ class Validation(NamedTuple):
 def validate(
     generator: Generator, pictures: PairDataset, count: int, *, precision: str, leave_out: Callable[[str, str], None]
 ) -> Validation:
-    """Restores the first `count` pictures, in `precision`, and compares them with their originals.
+    """Restores the first `count` pictures that can be used, in `precision`, and compares them with their originals.
 
     `leave_out` is told the name of each picture that could not be used, and why. Raises TrainingError where none could.
     """
-    pairs = _usable_pairs(pictures, count, leave_out)
+    pairs = (pair for _, pair in islice(_usable_pairs(pictures, leave_out), count))
     samples = [Sample(pair.blurred, _restore(generator, pair.blurred, precision), pair.sharp) for pair in pairs]
     if not samples:
         raise TrainingError("no validation picture could be read")
@@ -76,10 +77,15 @@ def validate(
     )
 
 
-def _usable_pairs(pictures: PairDataset, count: int, leave_out: Callable[[str, str], None]) -> Iterator[Pair]:
-    for i in range(min(len(pictures), count)):
+def first_usable(pictures: PairDataset, leave_out: Callable[[str, str], None]) -> int | None:
+    """The index of the first picture that can be validated on; None where there is none."""
+    return next((i for i, _ in _usable_pairs(pictures, leave_out)), None)
+
+
+def _usable_pairs(pictures: PairDataset, leave_out: Callable[[str, str], None]) -> Iterator[tuple[int, Pair]]:
+    for i in range(len(pictures)):
         try:
-            yield _centre(pictures.whole(i))
+            yield i, _centre(pictures.whole(i))
         except (ValueError, OSError) as error:  # an ImageError is a ValueError
             leave_out(pictures.name(i), getattr(error, "reason", str(error)))
 
