@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -96,17 +95,3 @@ def pick_precision(precision: str, device: torch.device) -> str:
     if precision != "auto":
         return precision
     return "bf16" if why_no_bf16(device) is None else "fp32"
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that can be allocated on the device; None where the system does not report it."""
-    if device.type == "cuda":
-        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # reserved by torch
-        return torch.cuda.mem_get_info(device)[0] + idle
-    try:
-        with open("/proc/meminfo") as file:
-            kilobytes = dict(line.split(":", 1) for line in file)["MemAvailable"]
-        return int(kilobytes.split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        pages = getattr(os, "sysconf_names", {}).get("SC_AVPHYS_PAGES")
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if pages else None

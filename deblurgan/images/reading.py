@@ -8,7 +8,7 @@ import os
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from PIL import Image, UnidentifiedImageError
 
@@ -31,11 +31,12 @@ _TURNS = {
 _warnings_lock = threading.Lock()
 
 
-def read(path: StrPath) -> Picture:
+def read(path: StrPath, *, check_size: Callable[[int, int], object] | None = None) -> Picture:
     """The picture in a JPEG, PNG, TIFF, WebP, BMP, GIF or MPO file.
 
     Orientation is applied, palettes and colour keys become RGB(A), CMYK becomes sRGB through its embedded profile,
-    and of an MPO the first picture is taken. An EXIF block that cannot be parsed is left out.
+    and of an MPO the first picture is taken. An EXIF block that cannot be parsed is left out. `check_size` is called
+    with the stored width and height before anything is decoded, so that it can refuse by a MemoryError.
 
     Raises ImageError for a damaged, truncated, animated, deeper than 8-bit or otherwise unsupported picture, and
     for a folder or a special file. A file that is missing or may not be opened raises its OSError.
@@ -50,6 +51,8 @@ def read(path: StrPath) -> Picture:
             raise ImageError(path, "empty file")
         file.seek(0)
         with _decoding(path), _open(file) as image:
+            if check_size is not None:
+                check_size(*image.size)
             return _picture(image, path)
 
 

@@ -15,16 +15,19 @@ from torch import Tensor
 
 from deblurgan import images, memory
 from deblurgan.checkpoint import load_generator
-from deblurgan.device import DTYPES, auto_dtype, free_memory, kernels_available, pick_device, why_no_kernels
+from deblurgan.device import DTYPES, auto_dtype, kernels_available, pick_device, why_no_kernels
 from deblurgan.images import FilesReport
 from deblurgan.inference import checks
 from deblurgan.inference.weights import weights_path
+from deblurgan.limits import free_memory
 from deblurgan.nn import Generator
 from deblurgan.ops.layers import Quantize
 from deblurgan.reference import border_index
 
 # Retaining freed memory can double what a call needs, since it is retained in pieces that later tensors may not fit
 RETAINED_FACTOR = 2
+# Bytes, about, that a call takes beside the network's tensors: oneDNN's work space, and holes between blocks
+OVERHEAD = 2**26
 
 
 class Deblurrer:
@@ -36,8 +39,9 @@ class Deblurrer:
         dtype: "fp32", "bf16", "fp16" or "auto": fp16 on CUDA (8 times more exact than bf16), bf16 on a CPU with
             instructions for it, else fp32. The layers compute in it; the picture and the last addition stay fp32. Where
             cuDNN convolves, fp32 means TF32 unless torch.backends.cudnn.allow_tf32 is False.
-        max_memory: bytes that a call may allocate beyond its picture and result; "auto" is what the device has free. A
-            picture that needs more is refused before any work.
+        max_memory: bytes that a call may allocate beyond its picture and result; "auto" is what the device has free,
+            and on Linux what the limits of a container and of the process leave. A picture that needs more is refused
+            before any work, a file before it is decoded.
         stochastic: dropout at inference, as in the paper. Every call draws the same masks, those of `seed`.
         seed: of the dropout masks; without `stochastic` it has no effect.
         quantize: None, or "int8" or "fp8" to compute the residual blocks in 8 bits. It needs a GPU of compute
@@ -121,7 +125,7 @@ class Deblurrer:
         needs more than `max_memory`, FloatingPointError where the network overflows its dtype.
         """
         if isinstance(picture, str | Path):
-            return self._restore(images.read(picture)).to_pil()
+            return self._restore(self._read(picture)).to_pil()
         if isinstance(picture, Image.Image):
             return self._restore(images.from_pil(picture)).to_pil()
         if isinstance(picture, np.ndarray):
@@ -137,7 +141,9 @@ class Deblurrer:
         ImageError for a bad file.
         """
         images.require_absent(target, overwrite=overwrite)
-        images.write(self._restore(images.read(source)), target, quality=quality)
+        picture = self._read(source)
+        images.require_writable(picture, target)
+        images.write(self._restore(picture), target, quality=quality)
 
     def files(
         self,
@@ -173,6 +179,9 @@ class Deblurrer:
         plan = images.plan_outputs(inputs, out, suffix=suffix, format=format)
         return images.run_plan(plan, restore, skip_existing=skip_existing, log=log)
 
+    def _read(self, path: str | Path) -> images.Picture:
+        return images.read(path, check_size=lambda w, h: self._require_memory(h, w))
+
     def _restore(self, picture: images.Picture) -> images.Picture:
         return picture.with_pixels(self._array(picture.pixels))
 
@@ -196,7 +205,8 @@ class Deblurrer:
     def _tensor(self, picture: Tensor) -> Tensor:
         checks.require_tensor(picture)
         batch = picture if picture.dim() == 4 else picture[None]
-        plenty = self._require_memory(*batch.shape[2:])
+        result = batch.nbytes if batch.device.type == self.device.type else 0
+        plenty = self._require_memory(*batch.shape[2:], result=result)
         restored = torch.empty(batch.shape, dtype=batch.dtype, device=batch.device)
         with memory.retain_freed() if plenty and self.device.type == "cpu" else nullcontext():
             for i in range(len(batch)):  # one at a time, so that memory does not grow with the batch
@@ -229,15 +239,23 @@ class Deblurrer:
         multiple = self.generator.spec.size_multiple
         return max(Generator.MIN_SIZE, -(-side // multiple) * multiple)
 
-    def _require_memory(self, h: int, w: int) -> bool:
-        """Whether memory suffices to retain what a call frees. Raises MemoryError where it does not suffice at all."""
-        limit = free_memory(self.device) if self.max_memory == "auto" else int(self.max_memory)
+    def _require_memory(self, h: int, w: int, *, result: int = 0) -> bool:
+        """Whether memory suffices to retain what a call frees. Raises MemoryError where it does not suffice at all.
+
+        `result` is the size of the call's result where it lies on the device, in bytes.
+        """
         need = self._padded(h) * self._padded(w) * self.bytes_per_pixel
-        if limit is not None and need > limit:
-            raise MemoryError(
-                f"picture of {w}x{h} needs about {need / 2**20:.0f} MiB, max_memory is {limit / 2**20:.0f} MiB"
-            )
-        return limit is None or RETAINED_FACTOR * need <= limit
+        if self.max_memory == "auto":
+            free = free_memory(self.device)
+            if free is None:
+                return True
+            need += OVERHEAD + result
+            limit, said = free.bytes, f"{free.bytes / 2**20:.0f} MiB are free ({free.source})"
+        else:
+            limit, said = int(self.max_memory), f"max_memory is {int(self.max_memory) / 2**20:.0f} MiB"
+        if need > limit:
+            raise MemoryError(f"picture of {w}x{h} needs about {need / 2**20:.0f} MiB, {said}")
+        return RETAINED_FACTOR * need <= limit
 
     @property
     def bytes_per_pixel(self) -> int:
