@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -50,6 +53,14 @@ def why_no_kernels(device: torch.device) -> str | None:
     if torch.cuda.get_device_capability(device) < (8, 0):
         return "it needs a GPU of compute capability 8.0 or newer"
     return None
+
+
+def why_no_compile(device: torch.device) -> str | None:
+    """Why torch.compile has nothing to compile with on this device; None where it has, or says so itself."""
+    compiler = os.environ.get("CXX", {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++"))
+    if device.type != "cpu" or shutil.which(compiler):
+        return None
+    return f"there is no C++ compiler {compiler!r} (CXX names another)"
 
 
 @contextmanager

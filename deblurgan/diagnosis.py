@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 
 import deblurgan
-from deblurgan import _C
 from deblurgan.checkpoint import DEFAULT_WEIGHTS, load_generator
 from deblurgan.device import DTYPES, auto_dtype, pick_device, pick_precision, why_no_kernels
 from deblurgan.generator import engine
 from deblurgan.limits import free_memory
 from deblurgan.nn import Generator
+from deblurgan.ops.native import _C
 from deblurgan.spec import Stage
 
 

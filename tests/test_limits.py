@@ -182,3 +182,13 @@ def test_bytes_that_the_user_allows_count_as_they_are(scarce: None) -> None:
 def test_info_shows_what_is_free_and_by_which_limit(scarce: None) -> None:
     lines = dict(line.split(":", 1) for line in deblurgan.info().splitlines())
     assert lines["memory"].strip() == "70 MiB free, by a test"
+
+
+@pytest.mark.parametrize(("suffix", "size"), [(".webp", (16_384, 4)), (".jpg", (4, 65_501))])
+def test_a_side_too_long_for_the_format_is_refused_before_any_work(
+    deblurrer: Deblurrer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, suffix: str, size: tuple[int, int]
+) -> None:
+    Image.new("RGB", size).save(tmp_path / "long.png")
+    monkeypatch.setattr(Generator, "forward", None)
+    with pytest.raises(deblurgan.ImageError, match="pixels a side"):
+        deblurrer.file(tmp_path / "long.png", tmp_path / f"out{suffix}")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from deblurgan import images, memory
 from deblurgan.checkpoint import load_generator
-from deblurgan.device import DTYPES, auto_dtype, kernels_available, pick_device, why_no_kernels
+from deblurgan.device import DTYPES, auto_dtype, kernels_available, pick_device, why_no_compile, why_no_kernels
 from deblurgan.images import FilesReport
 from deblurgan.inference import checks
 from deblurgan.inference.weights import weights_path
@@ -51,6 +51,9 @@ class Deblurrer:
             C++ compiler there. The first picture takes half a minute, and so does each of the first four that differ
             in size. A process can hold 8 compiled forms of the network; torch raises for a ninth.
 
+    In a process forked from one that made a Deblurrer torch's threads are missing: there it raises RuntimeError, unless
+    torch.set_num_threads(1) was called.
+
     Raises ValueError for an option out of range, or one that this device or generator cannot have.
     """
 
@@ -66,11 +69,15 @@ class Deblurrer:
         quantize: Quantize | None = None,
         compile: bool = False,
     ) -> None:
+        checks.require_own_threads()
         self.device = pick_device(device)
         _check_options(dtype, max_memory)
         _check_quantize(quantize, self.device, compile)
         if stochastic:
             _check_stochastic(generator, compile)
+        why = why_no_compile(self.device)
+        if compile and why is not None:
+            raise ValueError(f"compile must be off on this machine: {why}")
         self.dtype = DTYPES[auto_dtype(self.device)[0] if dtype == "auto" else dtype]
         self.max_memory = max_memory
         self.seed = seed if stochastic else None
@@ -99,6 +106,7 @@ class Deblurrer:
         The options are those of the class. Raises CheckpointError for a damaged file or an unknown network, OSError for
         a file that cannot be read, ImportError where "hub:" lacks huggingface_hub.
         """
+        checks.require_own_threads()  # before the weights are copied
         return cls(
             load_generator(weights_path(path_or_id)),
             device=device,
@@ -203,6 +211,7 @@ class Deblurrer:
 
     @torch.no_grad()
     def _tensor(self, picture: Tensor) -> Tensor:
+        checks.require_own_threads()
         checks.require_tensor(picture)
         batch = picture if picture.dim() == 4 else picture[None]
         result = batch.nbytes if batch.device.type == self.device.type else 0
