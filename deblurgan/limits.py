@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import torch
 
+CPU = torch.device("cpu")
+
 # A control group's limits, what it uses, and the entry of memory.stat for the part of it that is cached files no longer
 # in use, which the kernel drops when asked for more. All three count the groups below it too.
 _GROUP_FILES = [
@@ -36,6 +38,15 @@ def free_memory(device: torch.device) -> FreeMemory | None:
         idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # reserved by torch
         return FreeMemory(torch.cuda.mem_get_info(device)[0] + idle, torch.cuda.get_device_name(device))
     return available_memory()
+
+
+def require_memory(w: int, h: int, need: int, device: torch.device = CPU) -> FreeMemory | None:
+    """What is free on the device. Raises MemoryError where the work on a picture of w x h needs more, `need` bytes."""
+    free = free_memory(device)
+    if free is not None and need > free.bytes:
+        wanted, there = (round(count / 2**20) for count in (need, free.bytes))
+        raise MemoryError(f"picture of {w}x{h} needs about {wanted} MiB, {there} MiB are free ({free.source})")
+    return free
 
 
 def available_memory(proc: Path = Path("/proc")) -> FreeMemory | None:

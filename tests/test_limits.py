@@ -12,6 +12,8 @@ from PIL import Image
 
 import deblurgan
 from deblurgan import Deblurrer, limits
+from deblurgan.config import BlurConfig
+from deblurgan.data.blurred_sets import write_blurred
 from deblurgan.limits import FreeMemory, available_memory
 from deblurgan.nn import Generator
 
@@ -165,6 +167,16 @@ def test_a_batch_goes_on_after_a_picture_that_needs_more_than_is_free(
     ((source, reason),) = report.failed
     assert source.name == "a.png"
     assert reason == "picture of 400x400 needs about 93 MiB, 70 MiB are free (a test)"
+
+
+def test_a_picture_too_large_to_blur_is_refused_by_its_header(scarce: None, tmp_path: Path) -> None:
+    for name, size in (("a.png", (1200, 1000)), ("b.png", (40, 40))):
+        Image.new("RGB", size, "grey").save(tmp_path / name)
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
+    report = write_blurred(BlurConfig(inputs=(tmp_path,), out=tmp_path / "out"))
+    assert [path.name for path in report.done] == ["b.png"]
+    ((_, reason),) = report.failed
+    assert reason == "picture of 1200x1000 needs about 73 MiB, 70 MiB are free (a test)"
 
 
 def test_the_result_of_a_large_batch_counts(deblurrer: Deblurrer, scarce: None) -> None:

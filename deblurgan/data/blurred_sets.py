@@ -15,8 +15,10 @@ from deblurgan import images
 from deblurgan.blur import MotionBlur
 from deblurgan.blur.contact_sheet import psf_sheet
 from deblurgan.config import BlurConfig
+from deblurgan.limits import require_memory
 
 SHEET_PSFS = 64  # the most that a contact sheet shows
+BYTES_PER_PIXEL = 64  # the most that reading, blurring and writing a picture takes at once, about
 
 
 class Outputs(NamedTuple):
@@ -104,7 +106,7 @@ def _blur_one(
         paths = [target, outputs.root / "sharp" / name] if options.pairs else [target]
         for path in paths:
             images.require_absent(path, overwrite=options.overwrite)
-        sharp = images.read(source)
+        sharp = images.read(source, check_size=lambda w, h: require_memory(w, h, w * h * BYTES_PER_PIXEL))
         pixels = torch.from_numpy(sharp.pixels).permute(2, 0, 1)
         pixels, psf = blur(pixels, seed=options.seed, index=numbers[target], return_psf=True)
         blurred = sharp.with_pixels(pixels.permute(1, 2, 0).numpy())

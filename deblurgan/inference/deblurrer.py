@@ -19,7 +19,7 @@ from deblurgan.device import DTYPES, auto_dtype, kernels_available, pick_device,
 from deblurgan.images import FilesReport
 from deblurgan.inference import checks
 from deblurgan.inference.weights import weights_path
-from deblurgan.limits import free_memory
+from deblurgan.limits import require_memory
 from deblurgan.nn import Generator
 from deblurgan.ops.layers import Quantize
 from deblurgan.reference import border_index
@@ -255,15 +255,14 @@ class Deblurrer:
         """
         need = self._padded(h) * self._padded(w) * self.bytes_per_pixel
         if self.max_memory == "auto":
-            free = free_memory(self.device)
-            if free is None:
-                return True
             need += OVERHEAD + result
-            limit, said = free.bytes, f"{free.bytes / 2**20:.0f} MiB are free ({free.source})"
-        else:
-            limit, said = int(self.max_memory), f"max_memory is {int(self.max_memory) / 2**20:.0f} MiB"
+            free = require_memory(w, h, need, self.device)
+            return free is None or RETAINED_FACTOR * need <= free.bytes
+        limit = int(self.max_memory)
         if need > limit:
-            raise MemoryError(f"picture of {w}x{h} needs about {need / 2**20:.0f} MiB, {said}")
+            raise MemoryError(
+                f"picture of {w}x{h} needs about {need / 2**20:.0f} MiB, max_memory is {limit / 2**20:.0f} MiB"
+            )
         return RETAINED_FACTOR * need <= limit
 
     @property
