@@ -69,6 +69,14 @@ def find_ninja() -> str:
     return found
 
 
+def find_compiler() -> str:
+    """The command of the C++ compiler, options that CXX may hold included."""
+    command = os.environ.get("CXX") or "g++"
+    if not shutil.which(shlex.split(command)[0]):
+        raise RuntimeError(f"building deblurgan._C needs a C++ compiler: there is no {command!r}, CXX names another")
+    return command
+
+
 def arch_flags() -> list[str]:
     """nvcc's flags for TORCH_CUDA_ARCH_LIST."""
     flags = []
@@ -93,7 +101,7 @@ def quoted(word: str) -> str:
 
 def ninja_file(sources: list[str], target: str, folder: str, include_dirs: list[str], cuda_home: Path | None) -> str:
     """The text of a build.ninja that compiles `sources` into `folder` and links them as `target`."""
-    cxx = os.environ.get("CXX") or "g++"
+    cxx = find_compiler()
     rules = {"cxx": f"{cxx} {CXX_FLAGS} $extra {OUTPUT_FLAGS}"}
     # bindings.cpp alone sees Python, so build isolation's ever new pybind11 folder recompiles nothing else
     bindings = [quoted(f"-isystem{path}") for path in include_dirs]

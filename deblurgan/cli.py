@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from deblurgan import config
 from deblurgan.config import BlurConfig, DeblurConfig, DemoConfig, EvaluateConfig, InfoConfig, TrainConfig
@@ -36,15 +37,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
     if not words:
-        print(_overview(), file=sys.stderr)
+        _say(_overview(), sys.stderr)
         return 2
     if words[0] in ("-h", "--help"):
-        print(_overview())
+        _say(_overview())
         return 0
     if words[0] == "--version":
         from deblurgan import __version__
 
-        print(f"deblurgan {__version__}")
+        _say(f"deblurgan {__version__}")
         return 0
     name, *rest = words
     if name not in COMMANDS:
@@ -58,13 +59,16 @@ def _run(name: str, command: Command, words: list[str]) -> int:
         return command.run(_parse(name, command, words))
     except SystemExit as stop:  # tyro has said why
         return stop.code if isinstance(stop.code, int) else 2
+    except BrokenPipeError:  # of a help that nobody reads to its end
+        _silence(sys.stdout)
+        return 0
     except (ValueError, TypeError, OSError, ImportError) as error:
         return _fail(_as_typed(str(error), command.options))
     except (MemoryError, RuntimeError, ArithmeticError) as error:  # the options were right, the work failed
         _fail(_as_typed(str(error), command.options))
         return 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _say("interrupted", sys.stderr)
         return 130
 
 
@@ -179,12 +183,24 @@ def _overview() -> str:
 
 
 def _fail(message: str) -> int:
-    print(f"deblurgan: {message}", file=sys.stderr)
+    _say(f"deblurgan: {message}", sys.stderr)
     return 2
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
+def _say(line: str, stream: TextIO | None = None) -> None:
+    """Prints a line to standard output or the stream given. One that fails stops no work, which goes on unheard."""
+    stream = stream or sys.stdout
+    try:
+        print(line, file=stream, flush=True)
+    except OSError as error:  # the reader of a pipe, the terminal, or the disk's space is gone
+        _silence(stream)
+        if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+            _fail(f"standard output takes no more lines: {error}")
+
+
+def _silence(stream: TextIO) -> None:
+    """Drops what the stream holds and what comes after it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _log(options: Any) -> Callable[[str], None]:
@@ -237,7 +253,7 @@ def _summary(report: FilesReport, options: Any) -> int:
 
     _say(f"{len(report.done)} written, {len(report.skipped)} left out, {len(report.failed)} failed")
     for source, reason in report.failed:
-        print(printable(f"deblurgan: {source}: {_as_typed(reason, options)}"), file=sys.stderr)
+        _say(printable(f"deblurgan: {source}: {_as_typed(reason, options)}"), sys.stderr)
     return 1 if report.failed else 0
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -53,6 +55,14 @@ def why_no_kernels(device: torch.device) -> str | None:
     return None
 
 
+def why_no_compile(device: torch.device) -> str | None:
+    """Why torch.compile has nothing to compile with on this device; None where it has, or says so itself."""
+    compiler = os.environ.get("CXX", {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++"))
+    if device.type != "cpu" or shutil.which(compiler):
+        return None
+    return f"there is no C++ compiler {compiler!r} (CXX names another)"
+
+
 @contextmanager
 def assume_kernels(available: bool = True) -> Iterator[None]:
     """Within it our kernels count as available on every device, or on none.
@@ -96,17 +106,3 @@ def pick_precision(precision: str, device: torch.device) -> str:
     if precision != "auto":
         return precision
     return "bf16" if why_no_bf16(device) is None else "fp32"
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that can be allocated on the device; None where the system does not report it."""
-    if device.type == "cuda":
-        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # reserved by torch
-        return torch.cuda.mem_get_info(device)[0] + idle
-    try:
-        with open("/proc/meminfo") as file:
-            kilobytes = dict(line.split(":", 1) for line in file)["MemAvailable"]
-        return int(kilobytes.split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        pages = getattr(os, "sysconf_names", {}).get("SC_AVPHYS_PAGES")
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if pages else None

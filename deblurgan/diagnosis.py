@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 
 import deblurgan
-from deblurgan import _C
 from deblurgan.checkpoint import DEFAULT_WEIGHTS, load_generator
 from deblurgan.device import DTYPES, auto_dtype, pick_device, pick_precision, why_no_kernels
 from deblurgan.generator import engine
+from deblurgan.limits import free_memory
 from deblurgan.nn import Generator
+from deblurgan.ops.native import _C
 from deblurgan.spec import Stage
 
 
@@ -28,6 +29,7 @@ def info() -> str:
         "python": platform.python_version(),
         "torch": f"{torch.__version__}, {torch.get_num_threads()} threads",
         "device": _device_line(),
+        "memory": _memory_line(device),
         "deblurgan._C": _native_line(),
         "dtype": f"auto is {dtype}: {why}",
         "generator": generator_path(generator, device, DTYPES[dtype]),
@@ -63,6 +65,13 @@ def _device_line() -> str:
     if torch.cuda.is_available():
         return f"cuda: {torch.cuda.get_device_name()}"
     return "cpu (torch sees no CUDA device)"
+
+
+def _memory_line(device: torch.device) -> str:
+    free = free_memory(device)
+    if free is None:
+        return "this system does not report what is free, so no picture is refused for its size"
+    return f"{free.bytes / 2**20:,.0f} MiB free, by {free.source}"
 
 
 def _native_line() -> str:

@@ -684,7 +684,10 @@ def test_from_pretrained_fetches_a_hub_repository(
 
 def test_info_names_each_part() -> None:
     lines = dict(line.split(":", 1) for line in deblurgan.info().splitlines())
-    machine, paths = ["deblurgan", "python", "torch", "device", "deblurgan._C"], ["generator", "training", "blur"]
+    machine, paths = (
+        ["deblurgan", "python", "torch", "device", "memory", "deblurgan._C"],
+        ["generator", "training", "blur"],
+    )
     assert list(lines) == [*machine, "dtype", *paths, "default weights"]
     assert lines["deblurgan"].strip() == deblurgan.__version__
     assert torch.__version__ in lines["torch"]

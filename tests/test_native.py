@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+import deblurgan
 
 ROOT = Path(__file__).parent.parent
 CSRC = ROOT / "csrc"
@@ -62,3 +66,35 @@ def test_header_says_what_it_is(path: Path) -> None:
     comment, _, rest = path.read_text().partition("#pragma once\n")
     assert rest and comment.startswith("// ")
     assert all(line.startswith("//") for line in comment.splitlines())
+
+
+def import_native(package: Path) -> None:
+    """Imports a copy of ops/native.py in another folder."""
+    copy = package / "ops" / "native.py"
+    copy.parent.mkdir()
+    shutil.copy(ROOT / "deblurgan" / "ops" / "native.py", copy)
+    spec = importlib.util.spec_from_file_location("native_elsewhere", copy)
+    assert spec and spec.loader
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+@pytest.mark.parametrize(
+    ("there", "why"),
+    [
+        ([], "is not built: run"),
+        (
+            ["_C.pyi", "_C.cpython-39-linux.so"],
+            r"does not load in Python 3\.\d+\.\d+.* \(there is _C.cpython-39-linux.so",
+        ),
+    ],
+    ids=["missing", "for another Python"],
+)
+def test_an_extension_that_cannot_be_loaded_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: list[str], why: str
+) -> None:
+    monkeypatch.delattr(deblurgan, "_C", raising=False)
+    monkeypatch.setitem(sys.modules, "deblurgan._C", None)
+    for name in there:
+        (tmp_path / name).touch()
+    with pytest.raises(ImportError, match=f"^deblurgan._C {why}"):
+        import_native(tmp_path)

@@ -188,6 +188,12 @@ def test_missing_ninja_is_named(setup: ModuleType, monkeypatch: pytest.MonkeyPat
         setup.find_ninja()
 
 
+def test_missing_compiler_is_named(setup: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "/nowhere/c++ -m64")
+    with pytest.raises(RuntimeError, match=r"needs a C\+\+ compiler: there is no '/nowhere/c\+\+ -m64'"):
+        setup.find_compiler()
+
+
 def test_ninja_file_gives_cuda_to_the_bindings_only(setup: ModuleType, toolkit: Path) -> None:
     sources = ["csrc/bindings.cpp", "csrc/apply.cpp"]
     plain = setup.ninja_file(sources, "out/_C.so", "tmp", ["include"], None)

@@ -9,7 +9,7 @@ import os
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,11 +37,12 @@ _SIDEWAYS = range(5, 9)
 _warnings_lock = threading.Lock()
 
 
-def read(path: StrPath) -> Picture:
+def read(path: StrPath, *, check_size: Callable[[int, int], object] | None = None) -> Picture:
     """The picture in a JPEG, PNG, TIFF, WebP, BMP, GIF or MPO file.
 
     Orientation is applied, palettes and colour keys become RGB(A), CMYK becomes sRGB through its embedded profile,
-    and of an MPO the first picture is taken. A file that lacks its end marker and no pixel is read.
+    and of an MPO the first picture is taken. A file that lacks its end marker and no pixel is read. `check_size` is
+    called with the stored width and height before anything is decoded, so that it can refuse by a MemoryError.
 
     Of a PNG's chunks those stay that hold for changed pixels too, texts and colours among them; not so tIME and sBIT,
     bKGD of a palette, and chunks with a wrong checksum, which viewers pass over as well. `Picture.lost` says what
@@ -64,6 +65,8 @@ def read(path: StrPath) -> Picture:
         with _decoding(path):
             parts = png.split(file.read()) if file.peek(8).startswith(png.SIGNATURE) else None
             with _open(file if parts is None else io.BytesIO(parts.pixels)) as image:
+                if check_size is not None:
+                    check_size(*image.size)
                 colour.refuse_many_frames(image, path)
                 return _picture(_ended(image, file), path) if parts is None else _png_picture(image, parts, path)
 

@@ -1,8 +1,9 @@
-"""What a Deblurrer takes as a picture: ValueErrors that say what was wanted and what came."""
+"""What a Deblurrer takes as a picture, and where it works: errors that say what was wanted and what came."""
 
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 SLACK = 1e-3  # that values may lie outside of [0, 1]: resampling overshoots a little
+
+_process_of_threads: int | None = None  # where a Deblurrer has had torch start its threads
+
+
+def require_own_threads() -> None:
+    """Raises RuntimeError in a process forked from one where a Deblurrer was made, unless torch has one thread in it.
+
+    A fork has none of the threads that torch's parallel loops share out their work to, and these would wait for them.
+    """
+    global _process_of_threads
+    if torch.get_num_threads() == 1:
+        return
+    if _process_of_threads not in (None, os.getpid()):
+        raise RuntimeError(
+            "a process forked after a Deblurrer was made must call torch.set_num_threads(1) first, "
+            "or be started by multiprocessing's \"spawn\" instead: torch's threads do not survive a fork"
+        )
+    _process_of_threads = os.getpid()
 
 
 def require_array(picture: NDArray[Any]) -> None:

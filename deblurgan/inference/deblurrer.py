@@ -15,16 +15,19 @@ from torch import Tensor
 
 from deblurgan import images, memory
 from deblurgan.checkpoint import load_generator
-from deblurgan.device import DTYPES, auto_dtype, free_memory, kernels_available, pick_device, why_no_kernels
+from deblurgan.device import DTYPES, auto_dtype, kernels_available, pick_device, why_no_compile, why_no_kernels
 from deblurgan.images import FilesReport
 from deblurgan.inference import checks
 from deblurgan.inference.weights import weights_path
+from deblurgan.limits import require_memory
 from deblurgan.nn import Generator
 from deblurgan.ops.layers import Quantize
 from deblurgan.reference import border_index
 
 # Retaining freed memory can double what a call needs, since it is retained in pieces that later tensors may not fit
 RETAINED_FACTOR = 2
+# Bytes, about, that a call takes beside the network's tensors: oneDNN's work space, and holes between blocks
+OVERHEAD = 2**26
 
 
 class Deblurrer:
@@ -36,8 +39,9 @@ class Deblurrer:
         dtype: "fp32", "bf16", "fp16" or "auto": fp16 on CUDA (8 times more exact than bf16), bf16 on a CPU with
             instructions for it, else fp32. The layers compute in it; the picture and the last addition stay fp32. Where
             cuDNN convolves, fp32 means TF32 unless torch.backends.cudnn.allow_tf32 is False.
-        max_memory: bytes that a call may allocate beyond its picture and result; "auto" is what the device has free. A
-            picture that needs more is refused before any work.
+        max_memory: bytes that a call may allocate beyond its picture and result; "auto" is what the device has free,
+            and on Linux what the limits of a container and of the process leave. A picture that needs more is refused
+            before any work, a file before it is decoded.
         stochastic: dropout at inference, as in the paper. Every call draws the same masks, those of `seed`.
         seed: of the dropout masks; without `stochastic` it has no effect.
         quantize: None, or "int8" or "fp8" to compute the residual blocks in 8 bits. It needs a GPU of compute
@@ -46,6 +50,9 @@ class Deblurrer:
         compile: runs the network through torch.compile, in place of the engine on CUDA. It pays on a CPU, and needs a
             C++ compiler there. The first picture takes half a minute, and so does each of the first four that differ
             in size. A process can hold 8 compiled forms of the network; torch raises for a ninth.
+
+    In a process forked from one that made a Deblurrer torch's threads are missing: there it raises RuntimeError, unless
+    torch.set_num_threads(1) was called.
 
     Raises ValueError for an option out of range, or one that this device or generator cannot have.
     """
@@ -62,11 +69,15 @@ class Deblurrer:
         quantize: Quantize | None = None,
         compile: bool = False,
     ) -> None:
+        checks.require_own_threads()
         self.device = pick_device(device)
         _check_options(dtype, max_memory)
         _check_quantize(quantize, self.device, compile)
         if stochastic:
             _check_stochastic(generator, compile)
+        why = why_no_compile(self.device)
+        if compile and why is not None:
+            raise ValueError(f"compile must be off on this machine: {why}")
         self.dtype = DTYPES[auto_dtype(self.device)[0] if dtype == "auto" else dtype]
         self.max_memory = max_memory
         self.seed = seed if stochastic else None
@@ -95,6 +106,7 @@ class Deblurrer:
         The options are those of the class. Raises CheckpointError for a damaged file or an unknown network, OSError for
         a file that cannot be read, ImportError where "hub:" lacks huggingface_hub.
         """
+        checks.require_own_threads()  # before the weights are copied
         return cls(
             load_generator(weights_path(path_or_id)),
             device=device,
@@ -127,7 +139,7 @@ class Deblurrer:
         overflows its dtype.
         """
         if isinstance(picture, str | Path):
-            return self._restore(images.read(picture)).to_pil()
+            return self._restore(self._read(picture)).to_pil()
         if isinstance(picture, Image.Image):
             return images.to_pil_like(self._restore(images.from_pil(picture)), picture)
         if isinstance(picture, np.ndarray):
@@ -146,7 +158,9 @@ class Deblurrer:
         bad file.
         """
         images.require_absent(target, overwrite=overwrite)
-        return images.write(self._restore(images.read(source)), target, quality=quality)
+        picture = self._read(source)
+        images.require_writable(picture, target)
+        return images.write(self._restore(picture), target, quality=quality)
 
     def files(
         self,
@@ -185,6 +199,9 @@ class Deblurrer:
         plan = images.plan_outputs(inputs, out, suffix=suffix, format=format)
         return images.run_plan(plan, restore, is_done=Path.exists if skip_existing else None, log=log)
 
+    def _read(self, path: str | Path) -> images.Picture:
+        return images.read(path, check_size=lambda w, h: self._require_memory(h, w))
+
     def _restore(self, picture: images.Picture) -> images.Picture:
         return picture.with_pixels(self._array(picture.pixels))
 
@@ -207,9 +224,11 @@ class Deblurrer:
 
     @torch.no_grad()
     def _tensor(self, picture: Tensor) -> Tensor:
+        checks.require_own_threads()
         checks.require_tensor(picture)
         batch = picture if picture.dim() == 4 else picture[None]
-        plenty = self._require_memory(*batch.shape[2:])
+        result = batch.nbytes if batch.device.type == self.device.type else 0
+        plenty = self._require_memory(*batch.shape[2:], result=result)
         restored = torch.empty(batch.shape, dtype=batch.dtype, device=batch.device)
         with memory.retain_freed() if plenty and self.device.type == "cpu" else nullcontext():
             for i in range(len(batch)):  # one at a time, so that memory does not grow with the batch
@@ -240,15 +259,22 @@ class Deblurrer:
         multiple = self.generator.spec.size_multiple
         return max(Generator.MIN_SIZE, -(-side // multiple) * multiple)
 
-    def _require_memory(self, h: int, w: int) -> bool:
-        """Whether memory suffices to retain what a call frees. Raises MemoryError where it does not suffice at all."""
-        limit = free_memory(self.device) if self.max_memory == "auto" else int(self.max_memory)
+    def _require_memory(self, h: int, w: int, *, result: int = 0) -> bool:
+        """Whether memory suffices to retain what a call frees. Raises MemoryError where it does not suffice at all.
+
+        `result` is the size of the call's result where it lies on the device, in bytes.
+        """
         need = self._padded(h) * self._padded(w) * self.bytes_per_pixel
-        if limit is not None and need > limit:
+        if self.max_memory == "auto":
+            need += OVERHEAD + result
+            free = require_memory(w, h, need, self.device)
+            return free is None or RETAINED_FACTOR * need <= free.bytes
+        limit = int(self.max_memory)
+        if need > limit:
             raise MemoryError(
                 f"picture of {w}x{h} needs about {need / 2**20:.0f} MiB, max_memory is {limit / 2**20:.0f} MiB"
             )
-        return limit is None or RETAINED_FACTOR * need <= limit
+        return RETAINED_FACTOR * need <= limit
 
     @property
     def bytes_per_pixel(self) -> int:

@@ -6,13 +6,20 @@ addresses, not tensors, so whoever hands it a tensor states that tensor's dtype 
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 try:
     from deblurgan import _C
 except ImportError as error:
-    raise ImportError("deblurgan._C is not built: run `pip install -e .` in the checkout") from error
+    built = [path.name for path in Path(__file__).parents[1].glob("_C.*") if path.suffix in (".so", ".pyd")]
+    why = f"does not load in Python {platform.python_version()} (there is {', '.join(built)}; {error})"
+    raise ImportError(
+        f"deblurgan._C {why if built else 'is not built'}: run `pip install -e .` in the checkout"
+    ) from error
 
 __all__ = ["_C", "address", "all_within", "home_device", "is_native", "launch_target"]
 
