@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -110,3 +110,22 @@ def free_memory(device: torch.device) -> int | None:
     except (OSError, KeyError, ValueError):
         pages = getattr(os, "sysconf_names", {}).get("SC_AVPHYS_PAGES")
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if pages else None
+
+
+@contextmanager
+def torch_defaults() -> Iterator[None]:
+    """Within it torch is as in a fresh process, whatever the caller has set: gradients on, no inference mode, no
+    autocast; new tensors are fp32 on the CPU where nothing else is said."""
+    dtype, elsewhere = torch.get_default_dtype(), torch.get_default_device().type != "cpu"
+    torch.set_default_dtype(torch.float32)
+    try:
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast("cpu", enabled=False),
+            torch.autocast("cuda", enabled=False),
+            torch.device("cpu") if elsewhere else nullcontext(),
+        ):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
