@@ -15,7 +15,7 @@ import deblurgan
 ROOT = Path(__file__).parent.parent
 # Each floor imports only from those before it. `deblurgan` itself is the door to all of them.
 FLOORS = [
-    {"_C", "kernels", "config", "spec", "device", "memory", "reference", "images", "metrics"},
+    {"_C", "arguments", "kernels", "config", "spec", "device", "memory", "reference", "images", "metrics"},
     {"ops"},
     {"generator", "blur"},
     {"nn"},

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -120,8 +122,8 @@ def test_a_killed_run_resumes(photos: Path, tmp_path: Path) -> None:
     assert rows[-1] == wanted[-1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_to_the_whole_group_saves(number: signal.Signals, photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_signal_to_the_whole_group_saves(number: signal.Signals, code: int, photos: Path, tmp_path: Path) -> None:
     words = ["train", str(photos), "--out", str(tmp_path / "run"), "--preset", "tiny", "--width", "4", "--blocks", "1"]
     words += ["--crop", "16", "--steps", "100000", "--log-every", "1", "--workers", "1"]
     child = subprocess.Popen(
@@ -137,7 +139,7 @@ def test_signal_to_the_whole_group_saves(number: signal.Signals, photos: Path, t
             break
     os.killpg(child.pid, number)
     child.communicate(timeout=60)
-    assert child.returncode == 130
+    assert child.returncode == code
     step = int(checkpoint.load_tensors(tmp_path / "run" / "state.safetensors")[1]["step"])
     assert step >= 3
     assert checkpoint.load_generator(tmp_path / "run" / "last.safetensors")
@@ -202,6 +204,47 @@ def test_precision_bf16_is_close(photos: Path, tmp_path: Path) -> None:
         for precision in ("fp32", "bf16")
     ]
     assert float(values[1]) == pytest.approx(float(values[0]), rel=0.02)
+
+
+@contextmanager
+def default_dtype() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        torch.no_grad,
+        torch.inference_mode,
+        lambda: torch.autocast("cpu", torch.bfloat16),
+        default_dtype,
+        lambda: torch.device("meta"),
+    ],
+    ids=["no_grad", "inference_mode", "autocast", "default dtype", "default device"],
+)
+def test_the_callers_settings_of_torch_change_nothing(
+    setting: Callable[[], AbstractContextManager[Any]], photos: Path, tmp_path: Path
+) -> None:
+    options = {
+        **SMALL,
+        "steps": 2,
+        "val_every": 2,
+        "optimizer": "muon",
+    }
+    wanted = deblurgan.train(photos, out=tmp_path / "a", **options)
+    with setting():
+        modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")
+        got = deblurgan.train(photos, out=tmp_path / "b", **options)
+        assert modes == (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"))
+    assert same(wanted.generator.state_dict(), got.generator.state_dict())
+    assert got.best_psnr == wanted.best_psnr
+    assert all(p.requires_grad and not p.is_inference() for p in got.generator.parameters())
 
 
 def test_train_takes_a_config_alone(photos: Path, tmp_path: Path) -> None:
