@@ -8,8 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -204,47 +202,6 @@ def test_precision_bf16_is_close(photos: Path, tmp_path: Path) -> None:
         for precision in ("fp32", "bf16")
     ]
     assert float(values[1]) == pytest.approx(float(values[0]), rel=0.02)
-
-
-@contextmanager
-def default_dtype() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-        assert torch.get_default_dtype() == torch.float64
-    finally:
-        torch.set_default_dtype(before)
-
-
-@pytest.mark.parametrize(
-    "setting",
-    [
-        torch.no_grad,
-        torch.inference_mode,
-        lambda: torch.autocast("cpu", torch.bfloat16),
-        default_dtype,
-        lambda: torch.device("meta"),
-    ],
-    ids=["no_grad", "inference_mode", "autocast", "default dtype", "default device"],
-)
-def test_the_callers_settings_of_torch_change_nothing(
-    setting: Callable[[], AbstractContextManager[Any]], photos: Path, tmp_path: Path
-) -> None:
-    options = {
-        **SMALL,
-        "steps": 2,
-        "val_every": 2,
-        "optimizer": "muon",
-    }
-    wanted = deblurgan.train(photos, out=tmp_path / "a", **options)
-    with setting():
-        modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")
-        got = deblurgan.train(photos, out=tmp_path / "b", **options)
-        assert modes == (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"))
-    assert same(wanted.generator.state_dict(), got.generator.state_dict())
-    assert got.best_psnr == wanted.best_psnr
-    assert all(p.requires_grad and not p.is_inference() for p in got.generator.parameters())
 
 
 def test_train_takes_a_config_alone(photos: Path, tmp_path: Path) -> None:
