@@ -122,10 +122,29 @@ def torch_defaults() -> Iterator[None]:
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
-            torch.autocast("cpu", enabled=False),
-            torch.autocast("cuda", enabled=False),
+            _no_autocast(),
             torch.device("cpu") if elsewhere else nullcontext(),
         ):
             yield
     finally:
         torch.set_default_dtype(dtype)
+
+
+@contextmanager
+def _no_autocast() -> Iterator[None]:
+    """Within it no autocast is entered. One that is merely disabled would still keep the converted weights of those
+    entered in it until its own end, however often the weights are updated."""
+    enabled = {kind: torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")}
+    depth = torch.autocast_increment_nesting() - 1
+    for _ in range(depth + 1):
+        torch.autocast_decrement_nesting()
+    torch.clear_autocast_cache()
+    for kind in enabled:
+        torch.set_autocast_enabled(kind, False)
+    try:
+        yield
+    finally:
+        for _ in range(depth):
+            torch.autocast_increment_nesting()
+        for kind, was in enabled.items():
+            torch.set_autocast_enabled(kind, was)
