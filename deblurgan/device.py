@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -106,3 +106,41 @@ def pick_precision(precision: str, device: torch.device) -> str:
     if precision != "auto":
         return precision
     return "bf16" if why_no_bf16(device) is None else "fp32"
+
+
+@contextmanager
+def torch_defaults() -> Iterator[None]:
+    """Within it torch is as in a fresh process, whatever the caller has set: gradients on, no inference mode, no
+    autocast; new tensors are fp32 on the CPU where nothing else is said."""
+    dtype, elsewhere = torch.get_default_dtype(), torch.get_default_device().type != "cpu"
+    torch.set_default_dtype(torch.float32)
+    try:
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            _no_autocast(),
+            torch.device("cpu") if elsewhere else nullcontext(),
+        ):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+@contextmanager
+def _no_autocast() -> Iterator[None]:
+    """Within it no autocast is entered. One that is merely disabled would still keep the converted weights of those
+    entered in it until its own end, however often the weights are updated."""
+    enabled = {kind: torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")}
+    depth = torch.autocast_increment_nesting() - 1
+    for _ in range(depth + 1):
+        torch.autocast_decrement_nesting()
+    torch.clear_autocast_cache()
+    for kind in enabled:
+        torch.set_autocast_enabled(kind, False)
+    try:
+        yield
+    finally:
+        for _ in range(depth):
+            torch.autocast_increment_nesting()
+        for kind, was in enabled.items():
+            torch.set_autocast_enabled(kind, was)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deblurgan import ops
+from deblurgan.arguments import require_pair, require_tensor
 from deblurgan.config import Gan, Norm, Pixel
 from deblurgan.nn import Critic
 from deblurgan.ops import critic_gradients
@@ -25,6 +26,8 @@ def critic_loss(sharp_scores: Tensor, restored_scores: Tensor, *, gan: Gan = "wg
     cross-entropies of the scores as logits (the released critic ends in a sigmoid instead).
     """
     _check_gan(gan)
+    require_tensor("sharp_scores", sharp_scores, "of scores")
+    require_tensor("restored_scores", restored_scores, "of scores")
     if gan == "wgan-gp":
         return restored_scores.mean() - sharp_scores.mean()
     distance = _distance(gan)
@@ -35,6 +38,7 @@ def generator_loss(restored_scores: Tensor, *, gan: Gan = "wgan-gp") -> Tensor:
     """What the generator minimises, from the critic's scores of its pictures: -mean for wgan-gp, else the mean distance
     to 1, the score that the critic learns to give to sharp pictures."""
     _check_gan(gan)
+    require_tensor("restored_scores", restored_scores, "of scores")
     if gan == "wgan-gp":
         return -restored_scores.mean()
     return _distance(gan)(restored_scores, 1.0)
@@ -64,8 +68,7 @@ def gradient_penalty(
     other critic, and with form "double", autograd differentiates twice; only this form can be differentiated again.
     Raises ValueError where shapes differ.
     """
-    if sharp.shape != restored.shape:
-        raise ValueError(f"restored must have the shape of sharp {tuple(sharp.shape)}, got {tuple(restored.shape)}")
+    require_pair("restored", restored, "sharp", sharp)
     for name, given, options in (("norm", norm, get_args(Norm)), ("form", form, get_args(Form))):
         if given not in options:
             raise ValueError(f"{name} must be {' or '.join(map(repr, options))}, got {given!r}")
@@ -129,6 +132,7 @@ def _penalty_of_plain(critic: Critic, x: Tensor, norm: Norm, weight: float) -> T
 
 def content(restored_features: Tensor, sharp_features: Tensor) -> Tensor:
     """Mean squared difference of features (paper section 3.1; averaged over channels too, as released)."""
+    require_pair("restored_features", restored_features, "sharp_features", sharp_features)
     return F.mse_loss(restored_features, sharp_features)
 
 
@@ -136,11 +140,13 @@ def pixel(restored: Tensor, sharp: Tensor, *, kind: Pixel = "l1") -> Tensor:
     """Mean absolute ("l1") or squared ("l2") difference of the pictures."""
     if kind not in get_args(Pixel):
         raise ValueError(f"kind must be one of {', '.join(get_args(Pixel))}, got {kind!r}")
+    require_pair("restored", restored, "sharp", sharp)
     return F.l1_loss(restored, sharp) if kind == "l1" else F.mse_loss(restored, sharp)
 
 
 def total_variation(x: Tensor) -> Tensor:
     """Mean absolute difference of neighbours, down plus across. The paper tried and dropped it (-0.8 dB on GoPro)."""
+    require_tensor("x", x)
     return (x[..., 1:, :] - x[..., :-1, :]).abs().mean() + (x[..., 1:] - x[..., :-1]).abs().mean()
 
 

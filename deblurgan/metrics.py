@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from deblurgan.arguments import require_pair
+
 IDENTICAL = 100.0  # dB
 
 
@@ -12,7 +14,8 @@ def psnr(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
     """10 log10(data_range^2 / mse), mse over all pixels and channels of a picture: fp64 [n], dB.
 
     Equal pictures give inf. Deblurring papers report the mean of these values over a data set, not the PSNR of the mean
-    error. Raises ValueError where shapes differ.
+    error. Raises TypeError for what is no Tensor, ValueError where shapes, devices or kinds of type differ, and for
+    values that lie outside [0, data_range] by more than half of it.
     """
     a, b = _pair(a, b, data_range)
     mse = (a - b).square().flatten(1).mean(1)
@@ -30,7 +33,7 @@ def ssim(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
 
     Covariances are biased and the outer 5 px left out, as in scikit-image with gaussian_weights=True and
     use_sample_covariance=False. (The paper's SSIM column is the complex-wavelet variant and not comparable.)
-    Raises ValueError where shapes differ or a side is below 11.
+    Raises what `psnr` does, and ValueError where a side is below 11.
     """
     from pytorch_msssim import ssim as gaussian_ssim
 
@@ -41,11 +44,20 @@ def ssim(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
 
 
 def _pair(a: Tensor, b: Tensor, data_range: float) -> tuple[Tensor, Tensor]:
-    if a.shape != b.shape or a.dim() not in (3, 4):
-        raise ValueError(f"pictures must both be [n, c, h, w] or [c, h, w], got {tuple(a.shape)} and {tuple(b.shape)}")
+    require_pair("b", b, "a", a)
+    if a.dim() not in (3, 4):
+        raise ValueError(f"pictures must be [n, c, h, w] or [c, h, w], got {tuple(a.shape)}")
+    if a.is_floating_point() != b.is_floating_point() or a.is_complex() or b.is_complex():
+        raise ValueError(f"pictures must both be floating point or both be integers, got {a.dtype} and {b.dtype}")
     if not data_range > 0:
         raise ValueError(f"data_range must be positive, got {data_range}")
     if a.dtype == torch.uint8 and b.dtype == torch.uint8 and data_range == 1.0:
         raise ValueError("data_range must be 255 for uint8 pictures")
     a, b = a.double(), b.double()
+    for picture in (a, b) if a.numel() else ():
+        low, high = (float(end) for end in picture.detach().aminmax())
+        if low < -0.5 * data_range or high > 1.5 * data_range:
+            raise ValueError(
+                f"data_range must be that of the pictures, got {data_range:g} for {low:.4g} ... {high:.4g}"
+            )
     return (a, b) if a.dim() == 4 else (a[None], b[None])

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deblurgan import ops, reference
+from deblurgan.arguments import require_tensor
 from deblurgan.config import Preset
 from deblurgan.device import kernels_available, why_no_kernels
 from deblurgan.generator import engine, tape
@@ -344,6 +345,7 @@ def _init_weights(module: nn.Module) -> None:
 
 
 def _check_picture(x: Tensor) -> None:
+    require_tensor("picture", x, "[n, 3, h, w]")
     if x.dim() != 4 or x.shape[1] != 3:
         raise ValueError(f"picture must be [n, 3, h, w], got {tuple(x.shape)}")
     if not x.is_floating_point():

@@ -44,6 +44,12 @@ def add(path: Path, pixels: np.ndarray) -> np.ndarray:
     return pixels
 
 
+def test_one_metric_and_one_exposure_need_no_list(deblurrer: Deblurrer, tmp_path: Path) -> None:
+    add(tmp_path / "a.png", texture(30, 41))
+    report = evaluate(deblurrer, tmp_path, "psnr", kernels=1, exposure=0.5)
+    assert [(row.exposure, list(row.after)) for row in report.rows] == [(0.5, ["psnr"])]
+
+
 def soft(sharp: np.ndarray) -> np.ndarray:
     """A blurred version: each pixel the mean of itself and its right neighbour."""
     return ((sharp.astype(int) + np.roll(sharp, -1, 1)) // 2).astype(np.uint8)

@@ -52,8 +52,16 @@ def test_equal_pictures() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x: metrics.psnr(x, x[..., 1:]), "pictures must both be"),
-        (lambda x: metrics.psnr(x[0, 0], x[0, 0]), "pictures must both be"),
+        (lambda x: metrics.psnr(x, x[..., 1:]), r"b must have the shape of a \(1, 3, 16, 16\), got \(1, 3, 16, 15\)"),
+        (lambda x: metrics.psnr(x, x.to("meta")), "b must be on a's device cpu, got meta"),
+        (lambda x: metrics.psnr(x[0, 0], x[0, 0]), r"pictures must be \[n, c, h, w\] or \[c, h, w\], got \(16, 16\)"),
+        (lambda x: metrics.psnr(x, x.byte()), "both be floating point or both be integers, got torch.float32 and"),
+        (lambda x: metrics.psnr(255 * x, x), r"data_range must be that of the pictures, got 1 for 0 \.\.\. 255"),
+        (lambda x: metrics.psnr(x, 255 * x), r"data_range must be that of the pictures, got 1 for 0 \.\.\. 255"),
+        (
+            lambda x: metrics.ssim(2 * x - 1, 2 * x - 1),
+            r"data_range must be that of the pictures, got 1 for -1 \.\.\. 1",
+        ),
         (lambda x: metrics.psnr(x, x, 0.0), "data_range must be positive, got 0.0"),
         (lambda x: metrics.psnr(x.byte(), x.byte()), "data_range must be 255 for uint8 pictures"),
         (lambda x: metrics.ssim(x[..., :10], x[..., :10]), "picture sides must be at least 11 for SSIM"),
@@ -61,4 +69,11 @@ def test_equal_pictures() -> None:
 )
 def test_bad_input_is_named(call, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=message):
-        call(torch.rand(1, 3, 16, 16))
+        call(torch.linspace(0, 1, 768).view(1, 3, 16, 16))
+
+
+def test_noise_beyond_the_range_is_measured() -> None:
+    x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    wanted = 10 * np.log10(1 / 0.3**2)
+    assert float(metrics.psnr(x + 0.3, x)) == pytest.approx(wanted, abs=1e-4)
+    assert float(metrics.psnr(x - 0.3, x)) == pytest.approx(wanted, abs=1e-4)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from deblurgan import ops, reference
+from deblurgan.arguments import require_tensor
 
 
 def random_windows(
@@ -64,8 +65,9 @@ def apply_psf(
         first: in [0, 2^63); picture i gets the noise of (seed, first + i).
         signed: a float type: the result is in [-1, 1] and has that type, as networks take it.
 
-    The psf [[1]] leaves the picture sharp, so it cuts the sharp twin of a crop. Raises ValueError for other shapes,
-    dtypes, devices and options; on the CPU also for a psf that is not finite and a window outside the picture.
+    The psf [[1]] leaves the picture sharp, so it cuts the sharp twin of a crop. Raises TypeError for what is no Tensor,
+    ValueError for other shapes, dtypes, devices and options; on the CPU also for a psf that is not finite and a window
+    outside the picture.
     """
     pictures, kernels = as_batches(x, psf)
     n = pictures.shape[0]
@@ -80,7 +82,8 @@ def apply_psf(
 
 
 def check_picture(x: Tensor) -> None:
-    """Raises ValueError unless x is a picture or a batch of them."""
+    """Raises TypeError unless x is a Tensor, ValueError unless it is a picture or a batch of them."""
+    require_tensor("image", x)
     if x.dim() not in (3, 4):
         raise ValueError(f"image must be [n, c, h, w] or [c, h, w], got {tuple(x.shape)}")
 
@@ -88,6 +91,7 @@ def check_picture(x: Tensor) -> None:
 def as_batches(x: Tensor, psf: Tensor) -> tuple[Tensor, Tensor]:
     """x as [n, c, h, w] and psf as [n, k, k]: a missing first axis is added, and one psf repeated for all pictures."""
     check_picture(x)
+    require_tensor("psf", psf, "[n, k, k] or [k, k]")
     if psf.dim() not in (2, 3):
         raise ValueError(f"psf must be [n, k, k] or [k, k], got {tuple(psf.shape)}")
     pictures = x if x.dim() == 4 else x[None]

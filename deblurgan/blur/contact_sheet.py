@@ -17,6 +17,7 @@ def psf_sheet(psf: NDArray[np.floating], *, columns: int | None = None) -> NDArr
     whole factor to 128 px or more. The grid is nearly square unless `columns` is given. Raises ValueError for another
     shape.
     """
+    psf = np.asarray(psf)
     if psf.ndim != 3 or psf.shape[1] != psf.shape[2] or 0 in psf.shape:
         raise ValueError(f"psf must be [n, k, k], n and k at least 1, got {psf.shape}")
     n, k, _ = psf.shape

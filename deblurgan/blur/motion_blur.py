@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, overload
 
 import torch
 from torch import Tensor, nn
 
 from deblurgan import ops, reference
+from deblurgan.arguments import require_number
 from deblurgan.blur.apply import as_batches, check_picture
 from deblurgan.blur.distributions import bit_table, pick, spread
 from deblurgan.blur.psf import Mode, rasterize_psf, tap_capacity
@@ -29,17 +30,21 @@ class Draws(NamedTuple):
 
 
 def _shares(exposure: float | Sequence[float]) -> tuple[float, ...]:
-    shares = (exposure,) if isinstance(exposure, float | int) else tuple(exposure)
+    shares = tuple(exposure) if isinstance(exposure, Iterable) else (exposure,)
+    for share in shares:
+        require_number("exposure", share)
     if not shares or not all(0 < share <= 1 for share in shares):
         raise ValueError(f"exposure must be one or more shares in (0, 1], got {exposure}")
     return shares
 
 
 def _noise_range(noise: float | tuple[float, float]) -> tuple[float, float]:
-    low, high = (noise, noise) if isinstance(noise, float | int) else noise
-    if not 0 <= low <= high < math.inf:
+    ends = tuple(noise) if isinstance(noise, Iterable) else (noise, noise)
+    for end in ends:
+        require_number("noise", end)
+    if len(ends) != 2 or not 0 <= ends[0] <= ends[1] < math.inf:
         raise ValueError(f"noise must be >= 0, or a (low, high) pair of such, got {noise}")
-    return low, high
+    return ends
 
 
 def _safe_size(length: float, mode: Mode) -> int:
@@ -78,7 +83,7 @@ class MotionBlur(nn.Module):
             `index`. In the worker processes of a DataLoader the numbers start anew each epoch, so there the worker's
             own seed is added.
 
-    Raises ValueError for an argument out of range.
+    Raises ValueError for an argument out of range, TypeError for one of another type.
 
     On CUDA nothing waits for the GPU once the module is there too (`blur.cuda()`): the number of the next picture is
     then kept in device memory, so that each replay of a CUDA graph draws fresh blur. (A `size` below the default has
@@ -115,6 +120,8 @@ class MotionBlur(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        for name, value in {"length": length, "steps": steps, "gamma": gamma, "p": p, "seed": seed}.items():
+            require_number(name, value)
         self.exposure, self.noise = _shares(exposure), _noise_range(noise)
         if not 0 <= p <= 1:
             raise ValueError(f"p must be in [0, 1], got {p}")
@@ -129,6 +136,7 @@ class MotionBlur(nn.Module):
         check_seed(seed, 0)
         check_anxiety(anxiety)
         self.size = _default_size(length, mode) if size is None else size
+        require_number("size", self.size)
         if not 3 <= self.size <= MAX_SIZE:
             raise ValueError(f"size must be in [3, {MAX_SIZE}], got {self.size}")
         self.holds_all = self.size >= _safe_size(length, mode)
@@ -172,6 +180,8 @@ class MotionBlur(nn.Module):
         self, n: int, device: torch.device, seed: int | None, index: int | None, generator: torch.Generator | None
     ) -> Draws:
         """Numbers the n pictures of a call; without a seed and an index they are the module's next ones."""
+        if not isinstance(generator, torch.Generator | None):
+            raise TypeError(f"generator must be a torch.Generator, got {generator!r}: seed takes a number")
         if generator is not None and seed is None:
             seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
             index = index or 0

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deblurgan import ops
+from deblurgan.arguments import require_tensor
 from deblurgan.ops.psf import check_canvas, check_capacity
 
 Mode = Literal["centered", "released"]
@@ -29,6 +30,7 @@ def rasterize_psf(
     Raises ValueError for a path that leaves the canvas, which waits for a GPU. While a CUDA graph is captured nothing
     can be raised: there the PSF is NaN.
     """
+    require_tensor("trajectories", trajectories, "[n, steps, 2]")
     if size is None:
         size = 64 if mode == "released" else 65
     n = trajectories.shape[0]
@@ -69,6 +71,7 @@ def psf_taps(psf: Tensor, *, capacity: int | None = None) -> Taps:
     Raises ValueError where a PSF has more taps, which waits for a GPU. While a CUDA graph is captured nothing can be
     raised: there `counts` alone shows it.
     """
+    require_tensor("psf", psf, "[n, k, k]")
     if psf.dim() != 3:
         raise ValueError(f"psf must be [n, k, k], got {tuple(psf.shape)}")
     if capacity is None:

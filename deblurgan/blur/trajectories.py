@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from deblurgan import ops
+from deblurgan.arguments import require_number
 from deblurgan.blur.distributions import bit_table, pick, spread
 from deblurgan.ops.trajectories import MAX_ANXIETY
 
@@ -17,6 +18,8 @@ Anxiety = float | tuple[float, float] | None
 def check_anxiety(anxiety: Anxiety) -> None:
     """Raises ValueError unless anxiety is None, a number in [0, 1000], or a (low, high) pair of such."""
     low, high = anxiety if isinstance(anxiety, tuple) else (anxiety or 0.0, anxiety or 0.0)
+    require_number("anxiety", low)
+    require_number("anxiety", high)
     if not 0 <= low <= high <= MAX_ANXIETY:
         raise ValueError(f"anxiety must be in [0, {MAX_ANXIETY:g}], or a (low, high) pair in it, got {anxiety}")
 

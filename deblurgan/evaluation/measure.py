@@ -22,12 +22,12 @@ METRICS = {"psnr": capped_psnr, "ssim": ssim}
 def evaluate(
     deblurrer: Deblurrer,
     data: PairDataset | Path | str,
-    metrics: Sequence[str] = ("psnr", "ssim"),
+    metrics: str | Sequence[str] = ("psnr", "ssim"),
     *,
     layout: str = "auto",
     gamma: bool = False,
     kernels: int = 4,
-    exposure: Sequence[float] = (0.5, 1.0),
+    exposure: float | Sequence[float] = (0.5, 1.0),
     seed: int = 0,
     log: Callable[[str], None] | None = None,
 ) -> Report:
@@ -38,7 +38,7 @@ def evaluate(
 
     Args:
         data: a dataset, or a folder in any layout of `deblurgan.data`; of train/ and test/ folders only test/.
-        metrics: of "psnr" (dB) and "ssim".
+        metrics: one or several of "psnr" (dB) and "ssim".
         layout, gamma: how a folder is laid out, and whether to take GoPro's blur_gamma pictures; see
             `data.open_dataset`.
         kernels, exposure, seed: of the blur, for sharp pictures only.
@@ -47,6 +47,8 @@ def evaluate(
     A bad file is listed in the report and left out. Raises ValueError for options out of range, and where no picture
     can be measured.
     """
+    metrics = (metrics,) if isinstance(metrics, str) else metrics
+    exposure = exposure if isinstance(exposure, Sequence) else (exposure,)
     _check_options(metrics, kernels, exposure)
     tell = log or warnings.warn
     dataset = (

@@ -15,7 +15,15 @@ from torch import Tensor
 
 from deblurgan import images, memory
 from deblurgan.checkpoint import load_generator
-from deblurgan.device import DTYPES, auto_dtype, kernels_available, pick_device, why_no_compile, why_no_kernels
+from deblurgan.device import (
+    DTYPES,
+    auto_dtype,
+    kernels_available,
+    pick_device,
+    torch_defaults,
+    why_no_compile,
+    why_no_kernels,
+)
 from deblurgan.images import FilesReport
 from deblurgan.inference import checks
 from deblurgan.inference.weights import weights_path
@@ -57,6 +65,7 @@ class Deblurrer:
     Raises ValueError for an option out of range, or one that this device or generator cannot have.
     """
 
+    @torch_defaults()
     def __init__(
         self,
         generator: Generator,
@@ -222,6 +231,7 @@ class Deblurrer:
         restored = self._tensor(torch.from_numpy(np.array(channels_first, order="C"))).numpy()
         return restored[0] if picture.ndim == 2 else np.ascontiguousarray(restored.transpose(1, 2, 0))
 
+    @torch_defaults()
     @torch.no_grad()
     def _tensor(self, picture: Tensor) -> Tensor:
         checks.require_own_threads()

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deblurgan.checkpoint import DEFAULT_WEIGHTS
+from deblurgan.checkpoint import DEFAULT_WEIGHTS, weights_file
 
 
 def weights_path(path_or_id: str | Path | None) -> Path:
-    """The weights file of a path, a run folder (its best), "hub:OWNER/NAME" (downloaded) or None (those that ship)."""
+    """The weights file of a path or run folder, "hub:OWNER/NAME" (downloaded) or None (those that ship)."""
     if path_or_id is None:
         return DEFAULT_WEIGHTS
     if str(path_or_id).startswith("hub:"):
         return _from_hub(str(path_or_id))
-    path = Path(path_or_id)
-    return path / "best.safetensors" if path.is_dir() else path
+    return weights_file(path_or_id)
 
 
 def _from_hub(name: str) -> Path:

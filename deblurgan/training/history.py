@@ -21,9 +21,9 @@ class History:
     """history.csv: means of the losses since the row before, and validation figures."""
 
     def __init__(self, path: Path, step: int) -> None:
-        """Starts the file or, after `step` steps, goes on with it: later rows are dropped."""
+        """Starts the file or, after `step` steps, goes on with it: the first row written drops those of later steps."""
         self.path = path
-        _write_rows(path, _rows_until(path, step))
+        self._first: int | None = step  # until a row is written
         self.sums = torch.zeros(len(LOSSES), dtype=torch.float64, device="cpu")
         self.count = 0
         self.begun = time.monotonic()
@@ -43,6 +43,9 @@ class History:
 
     def write(self, row: Mapping[str, float]) -> None:
         """Appends a row; columns that it lacks stay empty."""
+        if self._first is not None:
+            _write_rows(self.path, _rows_until(self.path, self._first))
+            self._first = None
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, COLUMNS).writerow(row)
 
@@ -51,13 +54,14 @@ def _rows_until(path: Path, step: int) -> list[dict[str, str]]:
     if not step or not path.exists():
         return []
     with path.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if row["step"].isdigit() and int(row["step"]) <= step]
+        rows = [row for row in csv.DictReader(file) if (row.get("step") or "").isdigit()]
+    return [row for row in rows if int(row["step"]) <= step]
 
 
 def _write_rows(path: Path, rows: list[dict[str, str]]) -> None:
     """A whole file or none, whatever stops the process."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS)
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)
     images.replace_file(path, text.getvalue().encode())

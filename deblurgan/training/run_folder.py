@@ -1,7 +1,8 @@
 """The run folder: what a training writes, and what it reads again to go on.
 
 config.yaml, history.csv, samples/, best.safetensors and last.safetensors (weights), state.safetensors (all that a
-resumed run needs). Each file is written whole or not at all.
+resumed run needs). Each file is written whole or not at all, and the state says whose folder it is: a new run writes it
+first, then removes what else an earlier run has left.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ import yaml
 from torch import Tensor
 
 from deblurgan import checkpoint, images
+from deblurgan.checkpoint import CheckpointError
 from deblurgan.config import TrainConfig, to_mapping
 from deblurgan.nn import Generator
 from deblurgan.training.errors import TrainingError
@@ -34,20 +37,22 @@ class RunState(NamedTuple):
 
     step: int
     best_psnr: float
+    measured_on: str
+    """Digest of the pictures that `best_psnr` was measured on."""
     pictures: str
     """`digest_of_names` of the training pictures."""
     config: dict[str, Any]
+    alone: bool = True
+    """Whether the folder holds nothing of an earlier run."""
 
     def to_metadata(self) -> dict[str, str]:
         """As a safetensors file holds it."""
-        config = json.dumps(self.config)
-        return {"step": str(self.step), "best_psnr": repr(self.best_psnr), "pictures": self.pictures, "config": config}
+        return {name: json.dumps(value) for name, value in self._asdict().items()}
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, str]) -> RunState:
-        """What `to_metadata` gave."""
-        config = json.loads(metadata["config"])
-        return cls(int(metadata["step"]), float(metadata["best_psnr"]), metadata["pictures"], config)
+        """What `to_metadata` gave. Raises ValueError or KeyError for other metadata."""
+        return cls(**{name: json.loads(metadata[name]) for name in cls._fields})
 
     def require_same_run(self, other: RunState) -> None:
         """Raises ValueError unless `other` may go on from here: with other options or pictures it would be another
@@ -67,7 +72,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.history, self.samples = path / "history.csv", path / "samples"
+        self.config, self.history, self.samples = path / "config.yaml", path / "history.csv", path / "samples"
         self.best, self.last, self.state = (path / f"{name}.safetensors" for name in ("best", "last", "state"))
 
     @contextmanager
@@ -89,25 +94,35 @@ class RunFolder:
         finally:
             os.close(handle)
 
-    def forget(self) -> None:
-        """Removes weights and state."""
-        for path in (self.state, self.best, self.last):
+    def holds_run(self) -> bool:
+        """Whether an earlier run has left its state or weights."""
+        return any(path.exists() for path in (self.state, self.best, self.last))
+
+    def forget_all_but_state(self) -> None:
+        """Removes what else a run writes; other files stay."""
+        for path in (self.best, self.last, self.history, self.config):
             path.unlink(missing_ok=True)
+        for path in self.samples.glob("*.png"):
+            if re.fullmatch(r"\d{7,}", path.stem):
+                path.unlink()
 
     def write_config(self, config: TrainConfig) -> None:
         """Writes config.yaml, which `deblurgan train --config` reads."""
-        images.replace_file(self.path / "config.yaml", yaml.safe_dump(to_mapping(config), sort_keys=False).encode())
+        images.replace_file(self.config, yaml.safe_dump(to_mapping(config), sort_keys=False).encode())
 
     def save_state(self, tensors: dict[str, Tensor], state: RunState) -> None:
         """Writes state.safetensors."""
         checkpoint.save_tensors(tensors, self.state, metadata=state.to_metadata())
 
     def load_state(self) -> tuple[dict[str, Tensor], RunState] | None:
-        """What `save_state` wrote, or None. Raises CheckpointError for a damaged file."""
+        """What `save_state` wrote, or None. Raises CheckpointError for a damaged file or one of something else."""
         if not self.state.exists():
             return None
         tensors, metadata = checkpoint.load_tensors(self.state)
-        return tensors, RunState.from_metadata(metadata)
+        try:
+            return tensors, RunState.from_metadata(metadata)
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"{self.state}: not the state of a training by this version ({error})") from error
 
     def write_samples(self, step: int, grid: images.Picture) -> None:
         """Writes a grid of pictures after `step` steps."""
@@ -116,4 +131,4 @@ class RunFolder:
 
     def load_best(self) -> Generator:
         """The generator of the best validation or, without one, the last."""
-        return checkpoint.load_generator(self.best if self.best.exists() else self.last)
+        return checkpoint.load_generator(self.path)

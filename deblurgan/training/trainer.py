@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -13,11 +14,12 @@ import torch
 from torch import Tensor
 
 from deblurgan import checkpoint, memory
+from deblurgan.checkpoint import CheckpointError
 from deblurgan.config import TrainConfig, to_mapping, train_config
 from deblurgan.data import Batch, Batches
 from deblurgan.data.cache import PictureCache, spill_folder
 from deblurgan.data.prefetch import Prefetcher
-from deblurgan.device import pick_device
+from deblurgan.device import pick_device, torch_defaults
 from deblurgan.nn import Generator
 from deblurgan.training.history import History, Progress
 from deblurgan.training.networks import build_networks
@@ -25,10 +27,10 @@ from deblurgan.training.objective import LOSSES
 from deblurgan.training.pictures import LeftOut, digest_of_names, open_picture_sets
 from deblurgan.training.run_folder import RunFolder, RunState
 from deblurgan.training.schedule import Schedule
-from deblurgan.training.signals import collected_signals
+from deblurgan.training.signals import collected_signals, stop
 from deblurgan.training.skipped_steps import SkippedSteps
 from deblurgan.training.step import Step
-from deblurgan.training.validation import validate
+from deblurgan.training.validation import Validation, validate
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -59,8 +61,10 @@ def train(
     """Trains a generator on the pictures in `data`, a folder in any layout that `deblurgan.data` reads.
 
     `options` are the fields of TrainConfig (out=, preset=, steps=, ...); a TrainConfig may stand in for all of them.
-    `log` is called with each line of progress. A run folder that holds a state goes on from it. Ctrl-C saves, then
-    raises KeyboardInterrupt. Raises ValueError for options out of range, TrainingError where training cannot go on.
+    `log` is called with each line of progress; an OSError of it is passed over. A run folder that holds a state goes on
+    from it. Ctrl-C saves, then raises KeyboardInterrupt; SIGTERM and SIGHUP save, then raise SystemExit.
+
+    Raises ValueError for options out of range, TrainingError where training cannot go on.
     """
     if isinstance(data, TrainConfig):
         if options:
@@ -73,29 +77,39 @@ class Trainer:
     """One run: its pictures, networks and run folder.
 
     `fit()` does all of it. Who loops over batches himself calls `step(batch)`, with `batches[i]` or any other Batch.
+    It trains in the same way whatever torch's defaults, gradient mode and autocast are, and leaves them as they were.
     """
 
+    @torch_defaults()
     def __init__(self, config: TrainConfig, *, log: Callable[[str], None] | None = None) -> None:
         self.config = config
-        self.log = log or (lambda line: None)
+        self.log = _not_failing(log or (lambda line: None))
         self.device = pick_device(config.device)
         self.cache = PictureCache(config.cache, spill=spill_folder(), log=self.log)
         self.train_set, self.val_set = open_picture_sets(config, self.cache, self.log)
         self.batches = Batches(self.train_set, config.batch_size, seed=config.seed)
         self.schedule = Schedule(config, len(self.train_set))
-        self.networks = build_networks(config, self.device)
-        self.one_step = Step(config, self.networks)
         self.folder = RunFolder(config.out)
+        self.networks = build_networks(self._network_config(), self.device)
+        self.one_step = Step(config, self.networks)
         self.skipped = SkippedSteps(self.log)
         self.left_out = LeftOut(len(self.train_set.names()), config.max_bad_fraction, self.log)
         self.steps_done = 0
-        self.best_psnr = -math.inf
+        self.best_psnr, self.measured_on = -math.inf, ""
+        self.owns_folder = False
 
+    def _network_config(self) -> TrainConfig:
+        """The config, but a run that goes on is of the network that it saved and needs its init no more."""
+        goes_on = self.config.resume and self.folder.state.exists() and self.folder.last.exists()
+        return replace(self.config, init=self.folder.last) if self.config.init and goes_on else self.config
+
+    @torch_defaults()
     def fit(self) -> TrainResult:
         """Runs to the end, from the run folder's state where there is one."""
         with self.folder.held(), _retained_memory(self.device):
             self.resume()
-            self.folder.write_config(self.resolved())
+            if self.owns_folder:
+                self.folder.write_config(self.resolved())
             self._announce()
             self._run_to_the_end()
             if summary := self.left_out.summary():
@@ -116,13 +130,16 @@ class Trainer:
             for batch in batches:
                 self.left_out.note(batch)
                 history.add(self.step(batch))
+                if not self.owns_folder:
+                    self.save()  # what makes that impossible shows at once
                 if self._is_due(self.config.log_every):
                     self._report(history, progress)
                 if self._is_due(val_every):
                     self._validate_and_save(history)
                 if signals:
                     self.save()
-                    raise KeyboardInterrupt
+                    self.log(f"{signal.Signals(signals[0]).name}: step {self.steps_done} is saved")
+                    stop(signals[0])
 
     def _is_due(self, every: int) -> bool:
         """Whether it is time for what is done every so many steps, and at the end."""
@@ -133,6 +150,7 @@ class Trainer:
         steps = range(self.steps_done, self.schedule.total_steps)
         return Prefetcher(self.batches, steps, self.device, workers=self.resolved().workers or 0)
 
+    @torch_defaults()
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Critic updates, then the generator's, on one batch. Returns the losses by name, scalars on the device.
 
@@ -162,48 +180,92 @@ class Trainer:
             self.save()
 
     def validate(self) -> dict[str, float]:
-        """Validates, writes samples, and saves the weights if they are the best so far. Returns the history's row."""
-        generator = self.networks.validated.eval()
-        count, precision = self.config.val_pictures, self.one_step.precision
-        try:
-            found = validate(generator, self.val_set, count, precision=precision, leave_out=self.left_out.add)
-        finally:
-            self.networks.generator.train()
+        """Validates, writes samples, and saves the weights if they are the best so far. Returns the history's row.
+
+        A run that goes on with other validation pictures measures its best weights so far on these.
+        """
+        found = self._measure(self.networks.validated)
+        self._own_folder()
         self.log(found.line(self.steps_done))
         self.folder.write_samples(self.steps_done, found.grid())
+        digest = found.digest()
+        if self.best_psnr > -math.inf and digest != self.measured_on:
+            before, self.best_psnr = self.best_psnr, self._measure(self.folder.load_best().to(self.device)).psnr
+            self.log(f"other validation pictures: the best so far gives {self.best_psnr:.2f} on them, not {before:.2f}")
+        self.measured_on = digest
         if found.psnr > self.best_psnr:
             self.best_psnr = found.psnr
             self._save_weights(self.folder.best)
         return found.row(self.steps_done)
 
+    def _measure(self, generator: Generator) -> Validation:
+        count, precision = self.config.val_pictures, self.one_step.precision
+        try:
+            return validate(generator.eval(), self.val_set, count, precision=precision, leave_out=self.left_out.add)
+        finally:
+            self.networks.generator.train()
+
     def save(self) -> None:
-        """Writes last.safetensors and state.safetensors, each whole or not at all."""
+        """Writes last.safetensors and state.safetensors, each whole or not at all.
+
+        The first time, with config.resume False, they replace all that an earlier run has left; else that is refused
+        with ValueError.
+        """
+        self._own_folder()
         self._save_weights(self.folder.last)
         self.folder.save_state(self.state_dict(), self._run_state())
+
+    def _own_folder(self) -> None:
+        """Before the first file of a new run is written. A process that ends here leaves a state that tells whose the
+        other files are."""
+        if self.owns_folder:
+            return
+        self._require_no_other_run()
+        replaces = self.folder.holds_run()
+        self.folder.save_state(self.state_dict(), self._run_state()._replace(alone=not replaces))
+        if replaces:
+            self.folder.forget_all_but_state()
+        self.folder.write_config(self.resolved())
+        self.owns_folder = True
+
+    def _require_no_other_run(self) -> None:
+        if self.config.resume and self.folder.holds_run():
+            raise ValueError("out holds weights of a run that cannot be gone on with: choose another, or resume=False")
 
     def _save_weights(self, path: Path) -> None:
         card = {"step": self.steps_done, "config": to_mapping(self.resolved())}
         checkpoint.save_generator(self.networks.validated, path, card=card)
 
     def resume(self) -> None:
-        """Goes on from the run folder's state, if there is one; with config.resume False removes it instead.
+        """Goes on from the run folder's state, if there is one and config.resume is True.
 
-        Raises ValueError where the state is of another run, CheckpointError where it is damaged.
+        Raises ValueError where the folder is of another run, CheckpointError where the state is damaged.
         """
-        if not self.config.resume:
-            self.folder.forget()
-        found = self.folder.load_state()
+        found = self.folder.load_state() if self.config.resume else None
         if found is None:
+            self._require_no_other_run()
+            if self.folder.holds_run():
+                self.log(f"begins anew: the first step replaces the run in {self.folder.path}")
             return
         tensors, before = found
         before.require_same_run(self._run_state())
-        self.load_state_dict(tensors)
-        self.steps_done, self.best_psnr = before.step, before.best_psnr
+        try:
+            self.load_state_dict(tensors)
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{self.folder.state}: of another network ({error})") from error
+        if not before.alone:
+            self.folder.forget_all_but_state()
+        self.owns_folder = True
+        self.steps_done = before.step
+        if self.folder.best.exists():
+            self.best_psnr, self.measured_on = before.best_psnr, before.measured_on
         self.log(f"resumed at step {self.steps_done}")
+        if self.config.init is not None and str(self.config.init) != before.config["init"]:
+            self.log("init has no effect on a run that goes on")
 
     def _run_state(self) -> RunState:
-        pictures = digest_of_names(self.train_set)
-        return RunState(self.steps_done, self.best_psnr, pictures, to_mapping(self.resolved()))
+        pictures, config = digest_of_names(self.train_set), to_mapping(self.resolved())
+        return RunState(self.steps_done, self.best_psnr, self.measured_on, pictures, config)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Weights, average and the optimisers' moments, as tensors by name."""
@@ -228,6 +290,17 @@ class Trainer:
             workers=workers,
             val_every=self.config.val_every or max(1, self.schedule.total_steps // VALIDATIONS),
         )
+
+
+def _not_failing(log: Callable[[str], None]) -> Callable[[str], None]:
+    """A log that passes over its own OSError: a terminal that has closed must not end a training, or keep it from
+    saving."""
+
+    def say(line: str) -> None:
+        with suppress(OSError):
+            log(line)
+
+    return say
 
 
 def _retained_memory(device: torch.device) -> AbstractContextManager[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -49,6 +50,13 @@ class Validation(NamedTuple):
             f"step {step}: validation PSNR {self.blurred_psnr:.2f} blurred, {self.psnr:.2f} restored, "
             f"SSIM {self.ssim:.4f}"
         )
+
+    def digest(self) -> str:
+        """SHA-256 of the blurred and sharp pictures: only figures of the same ones compare."""
+        sha = hashlib.sha256()
+        for part in (part for one in self.samples for part in (one.blurred, one.sharp)):
+            sha.update(f"{tuple(part.shape)}".encode() + part.numpy().tobytes())
+        return sha.hexdigest()
 
     def grid(self) -> images.Picture:
         """The first pictures, a row each: blurred | restored | sharp."""

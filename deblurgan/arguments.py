@@ -1,0 +1,38 @@
+"""Checks of arguments that the whole API shares."""
+
+from __future__ import annotations
+
+from numbers import Real
+
+from torch import Tensor
+
+
+def require_tensor(name: str, given: object, wanted: str = "[n, c, h, w] or [c, h, w]") -> None:
+    """Raises TypeError unless it is a Tensor."""
+    if not isinstance(given, Tensor):
+        hint = ": torch.from_numpy(numpy.array(picture)).permute(2, 0, 1) makes one"
+        raise TypeError(
+            f"{name} must be a torch.Tensor {wanted}, got {_kind(given)}"
+            f"{hint if hasattr(given, '__array_interface__') else ''}"
+        )
+
+
+def require_number(name: str, given: object) -> None:
+    """Raises TypeError unless it is a real number."""
+    if not isinstance(given, Real):
+        raise TypeError(f"{name} must be a number, got {given!r}")
+
+
+def require_pair(a_name: str, a: Tensor, b_name: str, b: Tensor) -> None:
+    """Raises TypeError unless both are Tensors, ValueError unless they have one shape and device."""
+    require_tensor(a_name, a)
+    require_tensor(b_name, b)
+    if a.shape != b.shape:
+        raise ValueError(f"{a_name} must have the shape of {b_name} {tuple(b.shape)}, got {tuple(a.shape)}")
+    if a.device != b.device:
+        raise ValueError(f"{a_name} must be on {b_name}'s device {b.device}, got {a.device}")
+
+
+def _kind(given: object) -> str:
+    kind = type(given)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

@@ -1,0 +1,91 @@
+"""What is no tensor is refused at every door of the API, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deblurgan import Critic, Generator, MotionBlur, losses, metrics
+from deblurgan.blur import apply_psf, psf_taps, rasterize_psf
+
+X, PSF = torch.rand(1, 3, 16, 16), torch.ones(1, 1)
+
+DOORS: dict[str, Callable[[Any], Any]] = {
+    "MotionBlur": lambda x: MotionBlur()(x),
+    "MotionBlur, psf": lambda x: MotionBlur()(X, psf=x),
+    "apply_psf": lambda x: apply_psf(x, PSF),
+    "apply_psf, psf": lambda x: apply_psf(X, x),
+    "psf_taps": psf_taps,
+    "rasterize_psf": rasterize_psf,
+    "psnr": lambda x: metrics.psnr(x, x),
+    "psnr, b": lambda x: metrics.psnr(X, x),
+    "ssim": lambda x: metrics.ssim(x, X),
+    "Generator": lambda x: Generator("tiny", width=2, blocks=1)(x),
+    "Critic": lambda x: Critic(2)(x),
+    "critic_loss": lambda x: losses.critic_loss(X, x),
+    "generator_loss": losses.generator_loss,
+    "gradient_penalty": lambda x: losses.gradient_penalty(Critic(2), X, x),
+    "content": lambda x: losses.content(x, X),
+    "pixel": lambda x: losses.pixel(X, x),
+    "total_variation": losses.total_variation,
+}
+OTHERS = {
+    "PIL.Image.Image": Image.new("RGB", (16, 16)),
+    "numpy.ndarray": np.zeros((16, 16, 3), np.uint8),
+    "list": [[0.0]],
+    "str": "photo.png",
+    "NoneType": None,
+}
+
+
+@pytest.mark.parametrize(
+    "door, kind", [pair for pair in product(DOORS, OTHERS) if pair != ("MotionBlur, psf", "NoneType")]
+)
+def test_what_is_no_tensor_is_named(door: str, kind: str) -> None:
+    with pytest.raises(TypeError, match=rf"^\w+ must be a torch\.Tensor .*, got {kind}") as caught:
+        DOORS[door](OTHERS[kind])
+    assert ("from_numpy" in str(caught.value)) == (kind in ("PIL.Image.Image", "numpy.ndarray"))
+
+
+def test_the_way_that_is_pointed_out_is_one() -> None:
+    picture = torch.from_numpy(np.array(OTHERS["PIL.Image.Image"])).permute(2, 0, 1)
+    assert MotionBlur()(picture).shape == (3, 16, 16)
+
+
+@pytest.mark.parametrize("name", ["length", "size", "steps", "anxiety", "exposure", "gamma", "noise", "p", "seed"])
+def test_options_that_are_no_numbers_are_named(name: str) -> None:
+    for value in ("0.5", [None], torch.ones(1)):
+        with pytest.raises(TypeError, match=f"^{name} must be a number, got "):
+            MotionBlur(**{name: value})
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    options: dict[str, Any] = {"length": np.float32(8), "exposure": np.float32(0.5), "noise": np.array([0.0, 0.1])}
+    plain = MotionBlur(length=8.0, exposure=0.5, noise=(0.0, 0.1))
+    assert torch.equal(MotionBlur(**options)(X, index=0), plain(X, index=0))
+    assert torch.equal(
+        MotionBlur(exposure=np.array([0.5]), length=8.0).psf(2), MotionBlur(exposure=0.5, length=8.0).psf(2)
+    )
+
+
+def test_a_number_for_a_generator_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"generator must be a torch\.Generator, got 3: seed takes a number"):
+        MotionBlur()(X, generator=3)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("noise", [(0.1,), (0.0, 0.1, 0.2), ()])
+def test_a_noise_range_has_two_ends(noise: Any) -> None:
+    with pytest.raises(ValueError, match="noise must be >= 0, or a"):
+        MotionBlur(noise=noise)
+
+
+@pytest.mark.parametrize("loss", [losses.pixel, losses.content])
+def test_losses_do_not_stretch_pictures_to_fit(loss: Callable[..., Any]) -> None:
+    with pytest.raises(ValueError, match=r"must have the shape of .* \(1, 3, 16, 16\), got \(1, 1, 16, 16\)"):
+        loss(X[:, :1], X)
