@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 
@@ -106,6 +107,13 @@ def pick_precision(precision: str, device: torch.device) -> str:
     if precision != "auto":
         return precision
     return "bf16" if why_no_bf16(device) is None else "fp32"
+
+
+def compile_options(device: torch.device) -> dict[str, Any]:
+    """Options of torch.compile: on a CPU the width of its vectors in bits. torch (2.13) keeps compiled code for other
+    processes and takes it for any width, also where it then writes past its arrays; the options are part of its key."""
+    bits = {"AVX2": 256, "AVX512": 512}.get(torch.backends.cpu.get_cpu_capability())
+    return {"cpp.simdlen": bits} if device.type == "cpu" and bits else {}
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,11 +23,6 @@ if KERNEL_DEVICE.type == "cuda":
     KERNEL_DTYPES.append(torch.bfloat16)
 else:
     os.environ["TRITON_INTERPRET"] = "1"
-
-# torch.compile takes code from its cache that was made for another width of vectors, and then writes past its arrays.
-os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(
-    tempfile.gettempdir(), f"deblurgan-tests-{os.getuid()}", torch.backends.cpu.get_cpu_capability()
-)
 
 # What is compared in fp32 is to be fp32, and what is asked for twice the same bits.
 torch.backends.cudnn.allow_tf32 = False

@@ -421,6 +421,7 @@ def nothing_compiled() -> Iterator[None]:
     torch.compiler.reset()
 
 
+@pytest.mark.any_cpu
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="torch.compile finds no C++ compiler")
 def test_a_compiled_network_restores_any_size(
     exact: Deblurrer, small_generator: Generator, nothing_compiled: None

@@ -202,6 +202,7 @@ def test_statistics_of_large_means(config: ConvConfig, dtype: torch.dtype, ratio
     assert relative_error(nchw(y), wanted) <= max(OP_TOLERANCE[dtype], 1e-4)
 
 
+@pytest.mark.any_cpu
 @each_dtype
 @pytest.mark.parametrize(
     "config", [pointer(64, 64, 16), pointer(16, 32, 16), flat(16, 16, 16)], ids=lambda c: f"{c.form} {c.block_m}"

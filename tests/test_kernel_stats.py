@@ -30,7 +30,7 @@ from deblurgan.kernels import tile_stats as tile_stats_module
 from deblurgan.kernels.merge_stats import BLOCK_TILES
 from deblurgan.kernels.tile_stats import TILE, tile_stats
 
-pytestmark = pytest.mark.usefixtures("seeded")
+pytestmark = [pytest.mark.usefixtures("seeded"), pytest.mark.any_cpu]
 
 
 @pytest.mark.parametrize("ratio", [0.0, 1000.0])

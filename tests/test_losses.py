@@ -10,6 +10,8 @@ from conftest import OP_TOLERANCE, assert_matches
 from deblurgan import losses
 from deblurgan.nn import Critic
 
+pytestmark = pytest.mark.any_cpu
+
 
 @pytest.fixture
 def scores() -> tuple[Tensor, Tensor]:

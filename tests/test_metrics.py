@@ -10,6 +10,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from conftest import texture
 from deblurgan import metrics
 
+pytestmark = pytest.mark.any_cpu
+
 
 def both(h: int, w: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     a = texture(h, w, seed=seed)

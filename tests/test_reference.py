@@ -11,6 +11,8 @@ from torch import nn
 from conftest import OP_TOLERANCE, assert_matches
 from deblurgan import reference
 
+pytestmark = pytest.mark.any_cpu
+
 SIZES = [(8, 8), (5, 7), (33, 17), (2, 2)]
 
 

@@ -43,6 +43,7 @@ def test_a_step_of_every_adversarial_loss(gan: str, photos: Path, tmp_path: Path
         assert torch.equal(before[name], after[name]), f"{name} feeds an InstanceNorm"
 
 
+@pytest.mark.any_cpu
 def test_losses_are_those_of_the_formulas(photos: Path, tmp_path: Path) -> None:
     options = {"gan": "wgan-gp", "critic_steps": 1, "crop": 32, "content": "vgg16", "pixel": "l2", "pixel_weight": 3.0}
     run = trainer(photos, tmp_path, **options)

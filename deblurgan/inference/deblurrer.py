@@ -18,6 +18,7 @@ from deblurgan.checkpoint import load_generator
 from deblurgan.device import (
     DTYPES,
     auto_dtype,
+    compile_options,
     kernels_available,
     pick_device,
     torch_defaults,
@@ -222,8 +223,8 @@ class Deblurrer:
         return copy.eval().requires_grad_(False)
 
     def _compiled(self) -> Callable[..., Tensor]:
-        options: Any = {"freezing": True} if self.device.type == "cpu" else None  # packs this copy's weights
-        return torch.compile(self.generator, fullgraph=True, options=options)
+        packed_weights = {"freezing": True} if self.device.type == "cpu" else {}
+        return torch.compile(self.generator, fullgraph=True, options=compile_options(self.device) | packed_weights)
 
     def _array(self, picture: NDArray[Any]) -> NDArray[Any]:
         checks.require_array(picture)

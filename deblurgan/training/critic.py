@@ -11,6 +11,7 @@ from torch import Tensor
 
 from deblurgan import losses, ops
 from deblurgan.config import Gan, TrainConfig
+from deblurgan.device import compile_options
 from deblurgan.nn import Critic
 from deblurgan.ops import critic_gradients
 from deblurgan.training.numerics import HALF, autocast
@@ -28,7 +29,8 @@ class CriticGradients:
         self.device = next(critic.parameters()).device
         # On CUDA our kernels do what torch.compile would fuse
         compiled = config.compile and self.device.type != "cuda"
-        self.fused = torch.compile(critic_gradients.critic_gradients) if compiled else critic_gradients.critic_gradients
+        fused = critic_gradients.critic_gradients
+        self.fused = torch.compile(fused, options=compile_options(self.device)) if compiled else fused
 
     @contextmanager
     def trained(self) -> Iterator[None]:

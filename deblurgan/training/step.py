@@ -15,7 +15,7 @@ from torch import Tensor
 from deblurgan import _C
 from deblurgan.config import TrainConfig
 from deblurgan.data import RngStream, derived_seed
-from deblurgan.device import pick_precision
+from deblurgan.device import compile_options, pick_precision
 from deblurgan.training.average import MovingAverage
 from deblurgan.training.critic import CriticGradients
 from deblurgan.training.errors import TrainingError
@@ -52,7 +52,8 @@ class Step:
             torch.tensor([derived_seed(rng_stream, config.seed), 0], dtype=torch.int64, device=self.device)
             for rng_stream in (RngStream.DROPOUT, RngStream.ALPHA)
         )
-        self._generator = torch.compile(networks.generator) if config.compile else networks.generator
+        options = compile_options(self.device)
+        self._generator = torch.compile(networks.generator, options=options) if config.compile else networks.generator
         self.graph: CapturedStep | None = None
         self._shape: torch.Size | None = None  # of the batch before
 
