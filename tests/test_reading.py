@@ -194,6 +194,16 @@ def test_an_image_in_memory_comes_back_as_it_lay(deblurrer: Deblurrer, orientati
     assert ImageOps.exif_transpose(restored).tobytes() == upright.tobytes()
 
 
+@pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}], ids=str)
+@pytest.mark.parametrize(("tag", "packet"), [(1, 6), (6, 1), (6, 3), (None, 6)])
+def test_a_tiff_lies_as_its_tag_says_and_else_as_its_xmp(
+    tmp_path: Path, tag: int | None, packet: int, options: dict[str, Any]
+) -> None:
+    pixels, tags = texture(9, 14), {700: turned_xmp(packet)} | ({ORIENTATION: tag} if tag else {})
+    lying = read(tmp_path / "a.tif", encoded(Image.fromarray(pixels), "TIFF", tiffinfo=tags, **options))
+    assert np.array_equal(lying, np.rot90(pixels, {1: 0, 6: -1}[tag or packet]))
+
+
 def test_a_turned_picture_keeps_its_resolution_the_right_way_up(tmp_path: Path) -> None:
     for orientation, dpi in ((3, (300, 150)), (6, (150, 300))):
         data = encoded(Image.fromarray(texture(9, 14)), "JPEG", dpi=(300, 150), exif=turned_exif(orientation))

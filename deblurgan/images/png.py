@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from deblurgan.images.picture import Chunk, Picture
+from deblurgan.images.picture import Chunk, Picture, valid_dpi
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _END = struct.pack(">I4sI", 0, b"IEND", zlib.crc32(b"IEND"))
@@ -116,7 +116,8 @@ def _read(kind: bytes, content: bytes) -> tuple[str, Any] | None:
     if kind == b"eXIf":
         return "exif", _EXIF_HEAD + content.removeprefix(_EXIF_HEAD)
     if kind == b"pHYs" and len(content) == 9 and content[8] == 1:  # pixels a metre
-        return "dpi", tuple(pixels * 0.0254 for pixels in struct.unpack_from(">II", content))
+        dpi = valid_dpi(pixels * 0.0254 for pixels in struct.unpack_from(">II", content))
+        return dpi and ("dpi", dpi)
     if kind == b"iCCP":
         return _named("icc_profile", _inflated(rest[1:]))
     if kind == b"iTXt" and key == _XMP_KEY:
