@@ -117,6 +117,20 @@ def test_the_frame_that_an_image_is_at_is_taken(format: str) -> None:
     assert all(np.array_equal(*pair) for pair in zip(taken, frames, strict=True))
 
 
+def test_a_page_keeps_its_own_tags() -> None:
+    pages = [Image.fromarray(texture(6, 5)) for _ in range(3)]
+    for i, page in enumerate(pages):
+        page.encoderinfo = {"tiffinfo": {MAKER: f"page {i}"}, "dpi": (100 + i, 100)}
+    data = encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:], **pages[0].encoderinfo)
+    image = Image.open(io.BytesIO(data))
+    for i in (1, 2, 0):
+        image.seek(i)
+        picture = images.from_pil(image)
+        assert picture.dpi == (100 + i, 100)
+        assert picture.exif is not None
+        assert b"page %d" % i in picture.exif
+
+
 def test_a_file_of_many_frames_is_refused(tmp_path: Path) -> None:
     data = encoded(frames_of(1)[0], "GIF", save_all=True, append_images=frames_of(3)[1:])
     with pytest.raises(ImageError, match="3 frames"):

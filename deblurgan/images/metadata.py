@@ -25,9 +25,9 @@ class Unloaded(NamedTuple):
     """What can be read only before Pillow has loaded the pixels, and has closed the file."""
 
     tags: tiff.Tags | None = None
-    """Of a TIFF file, but for Photoshop's."""
+    """Of a TIFF file, but for its resources."""
     resources: bytes = b""
-    """Photoshop's in a TIFF file, with its IPTC data."""
+    """Photoshop's in a TIFF file, and its IPTC data as one of them."""
     lost: tuple[str, ...] = ()
     """What else is in the file, in words."""
 
@@ -44,9 +44,10 @@ class Metadata(NamedTuple):
 
 
 def before_loading(image: Image.Image) -> Unloaded:
-    """Reads an opened image's file, and leaves it as it was; nothing where the image has been loaded."""
+    """Reads an opened image's file, and leaves it as it was; nothing where the image has been loaded, or is at a frame
+    other than the first, which the file tells of elsewhere."""
     file = getattr(image, "fp", None)
-    if file is None or file.closed or image.format not in _NOT_ALL_READ:
+    if file is None or file.closed or image.format not in _NOT_ALL_READ or image.tell() > 0:
         return Unloaded()
     at = file.tell()
     file.seek(0)
