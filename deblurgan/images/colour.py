@@ -22,12 +22,12 @@ def refuse_unsupported(image: Image.Image, path: StrPath) -> None:
     """Raises ImageError, with the path, for a picture that 8 bits a channel and RGB cannot hold."""
     if image.mode == "F":
         raise ImageError(path, "floating-point pixels are not supported: convert to 8 bits first")
-    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
-    if _SIGNED in tags.get(TiffImagePlugin.SAMPLEFORMAT, ()):
-        raise ImageError(path, "signed pixels are not supported: convert to unsigned 8 bits first")
     bits = _bits(image)
     if bits > 8:
         raise ImageError(path, f"{bits} bits a channel are not supported: convert to 8 bits first")
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    if _SIGNED in tags.get(TiffImagePlugin.SAMPLEFORMAT, ()):
+        raise ImageError(path, "signed pixels are not supported: convert to unsigned 8 bits first")
     if image.mode not in _GREY_MODES | _COLOUR_MODES:
         raise ImageError(path, f"{image.mode} colours are not supported: convert to RGB first")
     if 0 in image.size:
