@@ -264,6 +264,12 @@ def test_deep_and_foreign_tiffs_are_refused(tmp_path: Path, image: Image.Image, 
         images.read(saved(tmp_path, image, "TIFF"))
 
 
+def test_signed_pixels_are_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path, Image.fromarray(noise(6, 6)), "TIFF", tiffinfo={339: 2})
+    with pytest.raises(ImageError, match="signed pixels"):
+        images.read(path)
+
+
 @pytest.mark.parametrize("mode", ["I", "F", "I;16", "HSV", "LAB"])
 def test_from_pil_refuses_what_read_refuses(mode: str) -> None:
     with pytest.raises(ImageError, match="not supported") as caught:
@@ -293,6 +299,19 @@ def test_many_frames_are_refused(tmp_path: Path, format: str) -> None:
     path = saved(tmp_path, first, format, save_all=True, append_images=[second])
     with pytest.raises(ImageError, match="2 frames"):
         images.read(path)
+
+
+@pytest.mark.parametrize("kinds", [(0, 1), (0, 1, 1), (1, 0), (0, 1, 0)])
+def test_smaller_copies_of_a_tiffs_first_page_are_no_pages(tmp_path: Path, kinds: tuple[int, ...]) -> None:
+    pages = [Image.fromarray(noise(8 >> i, 8 >> i, 3)) for i in range(len(kinds))]
+    for page, kind in zip(pages, kinds, strict=True):
+        page.encoderinfo = {"tiffinfo": {254: kind}}
+    path = saved(tmp_path, pages[0], "TIFF", save_all=True, append_images=pages[1:], tiffinfo={254: kinds[0]})
+    if kinds[0] == 0 and set(kinds[1:]) == {1}:
+        assert np.array_equal(images.read(path).pixels, np.asarray(pages[0]))
+    else:
+        with pytest.raises(ImageError, match="many-paged"):
+            images.read(path)
 
 
 def test_first_picture_of_an_mpo_is_taken(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, IptcImagePlugin
 
 from deblurgan import images
 from deblurgan.images import Picture
@@ -21,6 +21,7 @@ BLANK = Image.new("RGB", (8, 4), (90, 120, 150))
 SIGN = "\u00a9 2024 Anne"
 XMP_HEAD, EXTENSION_HEAD = b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"
 IPTC = b"Photoshop 3.0\x008BIM\x04\x04\0\0\0\0\0\x0e\x1c\x02\x78\0\x09Sharp cat"
+FOLLOWING = "what follows the picture in its file (gain map, video, further pictures)"
 Tag = tuple[int, int, int, bytes]  # tag, type, count, value
 
 
@@ -352,6 +353,15 @@ def test_iptc_goes_from_jpeg_to_tiff_and_back(tmp_path: Path) -> None:
     assert lacking == ()
 
 
+def test_iptc_of_a_tiff_without_photoshops_resources_goes_into_a_jpeg(tmp_path: Path) -> None:
+    caption = b"\x1c\x02\x78\0\x0aSharp cats"
+    jpeg, lacking = rewritten(tmp_path, bare_tiff((33723, 7, len(caption), caption)), ".tif", ".jpg")
+    assert lacking == ()
+    for data in (jpeg, rewritten(tmp_path, jpeg, ".jpg", ".tif")[0]):
+        with Image.open(io.BytesIO(data)) as image:
+            assert IptcImagePlugin.getiptcinfo(image) == {(2, 120): b"Sharp cats"}
+
+
 def test_long_photoshop_resources_of_a_tiff_take_several_segments(tmp_path: Path) -> None:
     resources = b"8BIM" + np.random.default_rng(0).bytes(100_000)
     jpeg, _ = rewritten(tmp_path, bare_tiff((34377, 7, len(resources), resources)), ".tif", ".jpg")
@@ -392,7 +402,62 @@ def test_layers_of_a_tiff_are_not_kept_and_that_is_said(tmp_path: Path) -> None:
         assert lacking == ("Photoshop layers",)
 
 
-FOLLOWING = "what follows the picture in its file (gain map, video, further pictures)"
+@pytest.mark.parametrize(("channels", "mode"), [(4, "RGB"), (2, "L"), (5, "RGBA")])
+def test_further_channels_of_a_tiff_are_said(tmp_path: Path, channels: int, mode: str) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (4, 8, channels), dtype=np.uint8)
+    extra = {4: [0], 2: [0], 5: [2, 0]}[channels]
+    tags: list[Tag] = [
+        (256, 3, 1, b"\x08\0"),
+        (257, 3, 1, b"\x04\0"),
+        (258, 3, channels, struct.pack(f"<{channels}H", *[8] * channels)),
+        (262, 3, 1, bytes([1 if channels == 2 else 2, 0])),
+        (273, 4, 1, struct.pack("<I", 8)),
+        (277, 3, 1, bytes([channels, 0])),
+        (279, 4, 1, struct.pack("<I", values.size)),
+        (338, 3, len(extra), struct.pack(f"<{len(extra)}H", *extra)),
+    ]
+    at = 8 + values.size
+    source = b"II*\0" + struct.pack("<I", at) + values.tobytes() + directory("<", at, tags)
+    data, lacking = rewritten(tmp_path, source, ".tif", ".png")
+    assert lacking == ("further channels",)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.mode == mode
+        assert np.array_equal(np.asarray(image).reshape(4, 8, -1), values[..., : len(mode)])
+
+
+@pytest.mark.parametrize(("x", "y", "expected"), [(2, 1, ("aspect of the pixels",)), (1, 1, ())])
+def test_the_aspect_of_a_jpegs_pixels_is_said(tmp_path: Path, x: int, y: int, expected: tuple[str, ...]) -> None:
+    data = encoded(BLANK, "JPEG")
+    source = data[:13] + struct.pack(">BHH", 0, x, y) + data[18:]
+    assert rewritten(tmp_path, source, ".jpg", ".jpg")[1] == expected
+
+
+def test_extensions_of_a_gif_are_said(tmp_path: Path) -> None:
+    data = encoded(BLANK, "GIF")
+    for name, lacking in ((b"XMP DataXMP", ("XMP Data extension",)), (b"NETSCAPE2.0", ())):
+        source = data[:-1] + b"!\xff\x0b" + name + b"\x03\1\0\0\0;"
+        assert rewritten(tmp_path, source, ".gif", ".png")[1] == lacking
+
+
+def test_the_profile_of_a_bmp_is_said(tmp_path: Path) -> None:
+    pixels, profile = np.arange(4 * 3 * 8, dtype=np.uint8).tobytes(), b"profile"
+    for kind, expected in ((b"DEBM", ("colour profile",)), (b"BGRs", ())):
+        head = struct.pack("<IiiHHIIiiII", 124, 8, -4, 1, 24, 0, len(pixels), 0, 0, 0, 0) + bytes(16) + kind + bytes(48)
+        head += struct.pack("<4I", 4, 124 + len(pixels), len(profile), 0)
+        file = struct.pack("<2sIII", b"BM", 14 + len(head) + len(pixels) + len(profile), 0, 14 + len(head))
+        assert rewritten(tmp_path, file + head + pixels + profile, ".bmp", ".png")[1] == expected
+
+
+def test_unknown_chunks_of_a_webp_are_said(tmp_path: Path) -> None:
+    data = encoded(BLANK, "WEBP", lossless=True, exif=ODD_EXIF)
+    body = data[8:] + b"C2PA\x03\0\0\0abc\0"
+    source = b"RIFF" + struct.pack("<I", len(body)) + body
+    assert rewritten(tmp_path, data, ".webp", ".webp")[1] == ()
+    assert rewritten(tmp_path, source, ".webp", ".webp")[1] == ("C2PA chunk",)
+    assert rewritten(tmp_path, source + b"video", ".webp", ".webp")[1] == ("C2PA chunk", FOLLOWING)
+    with Image.open(io.BytesIO(source)) as image:
+        image.load()
+        assert images.from_pil(image).lost == ()
 
 
 @pytest.mark.parametrize(

@@ -229,6 +229,13 @@ def test_resolution_and_aspect_stay(path: Path) -> None:
     assert images.read(path).dpi == pytest.approx((300, 150), abs=0.02)
 
 
+@pytest.mark.parametrize("a_metre", [10, 10_000_000])
+def test_a_resolution_that_other_formats_cannot_hold_stays_a_chunk(path: Path, a_metre: int) -> None:
+    scale = (b"pHYs", struct.pack(">IIB", a_metre, a_metre, 1))
+    assert scale in rewritten(path, scale)
+    assert images.write(images.read(path), path.with_suffix(".jpg")) == ("pHYs chunk",)
+
+
 # EXIF, XMP and profiles
 
 

@@ -117,6 +117,20 @@ def test_the_frame_that_an_image_is_at_is_taken(format: str) -> None:
     assert all(np.array_equal(*pair) for pair in zip(taken, frames, strict=True))
 
 
+def test_a_page_keeps_its_own_tags() -> None:
+    pages = [Image.fromarray(texture(6, 5)) for _ in range(3)]
+    for i, page in enumerate(pages):
+        page.encoderinfo = {"tiffinfo": {MAKER: f"page {i}"}, "dpi": (100 + i, 100)}
+    data = encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:], **pages[0].encoderinfo)
+    image = Image.open(io.BytesIO(data))
+    for i in (1, 2, 0):
+        image.seek(i)
+        picture = images.from_pil(image)
+        assert picture.dpi == (100 + i, 100)
+        assert picture.exif is not None
+        assert b"page %d" % i in picture.exif
+
+
 def test_a_file_of_many_frames_is_refused(tmp_path: Path) -> None:
     data = encoded(frames_of(1)[0], "GIF", save_all=True, append_images=frames_of(3)[1:])
     with pytest.raises(ImageError, match="3 frames"):
@@ -192,6 +206,16 @@ def test_an_image_in_memory_comes_back_as_it_lay(deblurrer: Deblurrer, orientati
         assert restored.tobytes() == deblurrer(image).tobytes()
     upright = deblurrer(ImageOps.exif_transpose(image))
     assert ImageOps.exif_transpose(restored).tobytes() == upright.tobytes()
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}], ids=str)
+@pytest.mark.parametrize(("tag", "packet"), [(1, 6), (6, 1), (6, 3), (None, 6)])
+def test_a_tiff_lies_as_its_tag_says_and_else_as_its_xmp(
+    tmp_path: Path, tag: int | None, packet: int, options: dict[str, Any]
+) -> None:
+    pixels, tags = texture(9, 14), {700: turned_xmp(packet)} | ({ORIENTATION: tag} if tag else {})
+    lying = read(tmp_path / "a.tif", encoded(Image.fromarray(pixels), "TIFF", tiffinfo=tags, **options))
+    assert np.array_equal(lying, np.rot90(pixels, {1: 0, 6: -1}[tag or packet]))
 
 
 def test_a_turned_picture_keeps_its_resolution_the_right_way_up(tmp_path: Path) -> None:

@@ -14,6 +14,9 @@ from deblurgan.images.picture import ImageError, StrPath, one_line
 _GREY_MODES = frozenset({"1", "L", "LA", "La"})
 _COLOUR_MODES = frozenset({"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr", "CMYK"})
 
+_KIND_OF_PAGE = 254  # a tag of TIFF; its first bit is set for a smaller copy of another page
+_SIGNED = 2  # a value of TIFF's SampleFormat
+
 
 def refuse_unsupported(image: Image.Image, path: StrPath) -> None:
     """Raises ImageError, with the path, for a picture that 8 bits a channel and RGB cannot hold."""
@@ -22,6 +25,9 @@ def refuse_unsupported(image: Image.Image, path: StrPath) -> None:
     bits = _bits(image)
     if bits > 8:
         raise ImageError(path, f"{bits} bits a channel are not supported: convert to 8 bits first")
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    if _SIGNED in tags.get(TiffImagePlugin.SAMPLEFORMAT, ()):
+        raise ImageError(path, "signed pixels are not supported: convert to unsigned 8 bits first")
     if image.mode not in _GREY_MODES | _COLOUR_MODES:
         raise ImageError(path, f"{image.mode} colours are not supported: convert to RGB first")
     if 0 in image.size:
@@ -29,10 +35,22 @@ def refuse_unsupported(image: Image.Image, path: StrPath) -> None:
 
 
 def refuse_many_frames(image: Image.Image, path: StrPath) -> None:
-    """Raises ImageError, with the path, for a file of several frames or pages other than an MPO."""
+    """Raises ImageError, with the path, for a file of several frames or pages other than an MPO. Smaller copies of the
+    first page of a TIFF are none."""
     frames = getattr(image, "n_frames", 1)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        frames -= _smaller_copies(image, frames)
     if frames > 1 and image.format != "MPO":
         raise ImageError(path, f"animated or many-paged ({frames} frames): save one frame as a picture first")
+
+
+def _smaller_copies(image: TiffImagePlugin.TiffImageFile, frames: int) -> int:
+    copies = 0
+    for frame in range(1, frames):
+        image.seek(frame)
+        copies += image.tag_v2.get(_KIND_OF_PAGE, 0) & 1
+    image.seek(0)
+    return copies
 
 
 def _bits(image: Image.Image) -> int:

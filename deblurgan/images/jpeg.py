@@ -18,6 +18,7 @@ EXTENSION_HEAD = b"http://ns.adobe.com/xmp/extension/\0"
 PROFILE_HEAD = b"ICC_PROFILE\0"
 _OTHERS = (b"JFIF\0", b"JFXX\0", b"Adobe", b"MPF\0", b"urn:iso:std:iso:ts:21496:")  # of the pixels, or further pictures
 _KNOWN = (EXIF_HEAD, XMP_HEAD, EXTENSION_HEAD, PROFILE_HEAD, PHOTOSHOP_HEAD, *_OTHERS)
+_IPTC_RESOURCE = re.compile(rb"8BIM\x04\x04\0\0(.{4})", re.DOTALL)  # with its length
 _LONGEST = 65533  # bytes in a segment
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")  # but for those of restarts, which are in the midst of a scan
 _STANDARD_PACKET = (
@@ -72,6 +73,17 @@ def is_followed(data: bytes) -> bool:
 def photoshop_resources(found: Iterable[Segment]) -> bytes:
     """Photoshop's resources, joined as in a TIFF tag."""
     return b"".join(data.removeprefix(PHOTOSHOP_HEAD) for name, data in found if name == "APP13")
+
+
+def iptc(resources: bytes) -> bytes:
+    """The IPTC data among Photoshop's resources; no bytes where there are none."""
+    found = _IPTC_RESOURCE.search(resources)
+    return resources[found.end() :][: int.from_bytes(found[1], "big")] if found else b""
+
+
+def iptc_resource(value: bytes) -> bytes:
+    """IPTC data as one of Photoshop's resources."""
+    return b"8BIM\x04\x04\0\0" + len(value).to_bytes(4, "big") + value + bytes(len(value) % 2)
 
 
 def with_segments(data: bytes, picture: Picture) -> bytes:

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import SAMPLESPERPIXEL, TiffImageFile
 
 from deblurgan.images import jpeg, png, tiff, xmp
-from deblurgan.images.picture import Picture, Segment
+from deblurgan.images.picture import Picture, Segment, valid_dpi
 
 _FOLLOWING = "what follows the picture in its file (gain map, video, further pictures)"
+_NOT_ALL_READ = ("JPEG", "MPO", "TIFF", "GIF", "BMP", "WEBP")  # formats of whose files Pillow passes over a part
+_BMP_WITH_PROFILE, _BMP_PROFILES = 124, (b"DEBM", b"KNIL")  # bytes of the header; a profile in the file, or beside it
+_GIF_EXTENSION = re.compile(rb"!\xff\x0b([ -~]{8})...", re.DOTALL)
+_GIF_LOOPS = ("NETSCAPE", "ANIMEXTS")
+_WEBP_CHUNKS = (b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"ICCP", b"EXIF", b"XMP ")
 
 
 class Unloaded(NamedTuple):
     """What can be read only before Pillow has loaded the pixels, and has closed the file."""
 
     tags: tiff.Tags | None = None
-    """Of a TIFF file, but for Photoshop's."""
+    """Of a TIFF file, but for its resources."""
     resources: bytes = b""
-    """Photoshop's in a TIFF file."""
+    """Photoshop's in a TIFF file, and its IPTC data as one of them."""
     lost: tuple[str, ...] = ()
     """What else is in the file, in words."""
 
@@ -38,25 +44,52 @@ class Metadata(NamedTuple):
 
 
 def before_loading(image: Image.Image) -> Unloaded:
-    """Reads an opened image's file, and leaves it as it was; nothing where the image has been loaded."""
+    """Reads an opened image's file, and leaves it as it was; nothing where the image has been loaded, or is at a frame
+    other than the first, which the file tells of elsewhere."""
     file = getattr(image, "fp", None)
-    if file is None or file.closed or not isinstance(image, TiffImageFile | JpegImageFile):
+    if file is None or file.closed or image.format not in _NOT_ALL_READ or image.tell() > 0:
         return Unloaded()
     at = file.tell()
     file.seek(0)
     data = file.read()
     file.seek(at)
-    if isinstance(image, JpegImageFile):
-        return Unloaded(lost=(_FOLLOWING,) if jpeg.is_followed(data) else ())
+    if not isinstance(image, TiffImageFile):
+        return Unloaded(lost=tuple(_passed_over(image, data)))
     tags = tiff.read_tags(data)
-    resources, layers = tags.pop(tiff.PHOTOSHOP), tags.pop(tiff.LAYERS)
+    resources, iptc, layers = (tags.pop(tag) for tag in (tiff.PHOTOSHOP, tiff.IPTC, tiff.LAYERS))
+    if iptc and not jpeg.iptc(resources):
+        resources += jpeg.iptc_resource(iptc)
     return Unloaded(tags, resources, ("Photoshop layers",) if layers else ())
+
+
+def _passed_over(image: Image.Image, data: bytes) -> list[str]:
+    """What Pillow passes over in a file that is no TIFF, in words."""
+    if isinstance(image, JpegImageFile):
+        return [_FOLLOWING] if jpeg.is_followed(data) else []
+    if image.format == "BMP":
+        return ["colour profile"] if data[14] >= _BMP_WITH_PROFILE and data[70:74] in _BMP_PROFILES else []
+    if image.format == "GIF":
+        names = (name.decode() for name in _GIF_EXTENSION.findall(data))
+        return sorted({f"{name} extension" for name in names if name not in _GIF_LOOPS})
+    return _unknown_webp_chunks(data)
+
+
+def _unknown_webp_chunks(data: bytes) -> list[str]:
+    if not data.startswith(b"RIFF"):  # of a loaded image Pillow has put the pixels in place of the file
+        return []
+    found, at, end = list[str](), 12, 8 + int.from_bytes(data[4:8], "little")
+    while at + 8 <= end:
+        kind, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        if kind not in _WEBP_CHUNKS:
+            found.append(f"{kind.decode('ascii', 'backslashreplace')} chunk")
+        at += 8 + size + size % 2
+    return [*found, _FOLLOWING] if data[end:].strip(b"\0") else found
 
 
 def collect(image: Image.Image, unloaded: Unloaded) -> Metadata:
     """What a loaded image says beside its pixels.
 
-    Where EXIF and XMP both name an orientation, EXIF's counts, as it does in Pillow. That of a TIFF Pillow has applied.
+    Where EXIF and XMP both name an orientation, EXIF's counts, as it does in Pillow, which has applied that of a TIFF.
     """
     found = jpeg.segments(image)
     segments = jpeg.kept(found) + jpeg.split("APP13", jpeg.PHOTOSHOP_HEAD, unloaded.resources)
@@ -72,7 +105,11 @@ def collect(image: Image.Image, unloaded: Unloaded) -> Metadata:
     xmp_orientation, packet = _xmp(image, lost)
     orientation = xmp_orientation if exif_orientation is None else exif_orientation
     if isinstance(image, TiffImageFile):
-        orientation = xmp_orientation
+        orientation = 1
+        if image.tag_v2.get(SAMPLESPERPIXEL, 1) > len(image.getbands()):
+            lost.append("further channels")
+    if image.info.get("jfif_unit") == 0 and len(set(image.info["jfif_density"])) > 1:
+        lost.append("aspect of the pixels")
     return Metadata(orientation or 1, exif, packet, valid_dpi(_dpi(image, exif)), segments, tuple(lost))
 
 
@@ -114,15 +151,6 @@ def _dpi(image: Image.Image, exif: bytes | None) -> Any:
     return image.info.get("dpi")
 
 
-def valid_dpi(value: Any) -> tuple[float, float] | None:
-    """The resolution, pixels an inch across and down, if every format can hold it; else None, as for 0 or 0/0."""
-    try:
-        x, y = (float(part) for part in value)
-    except (TypeError, ValueError, ArithmeticError):
-        return None
-    return (x, y) if 1 <= x <= 65535 and 1 <= y <= 65535 else None
-
-
 def left_out(picture: Picture, format: str) -> tuple[str, ...]:
     """What a file of the format lacks of the picture and of the file that it came from, in words."""
     kinds = {name for name, _ in picture.segments}
@@ -141,10 +169,12 @@ def left_out(picture: Picture, format: str) -> tuple[str, ...]:
 def tiff_file(image: Image.Image, picture: Picture) -> bytes:
     """The image, the pixels of the picture, as a TIFF file with all that the picture says."""
     values = np.asarray(image).reshape(image.height, image.width, -1)
+    resources = jpeg.photoshop_resources(picture.segments)
     further = {
         tiff.XMP: (tiff.BYTE, picture.xmp),
         tiff.ICC: (tiff.UNDEFINED, picture.icc),
-        tiff.PHOTOSHOP: (tiff.BYTE, jpeg.photoshop_resources(picture.segments)),
+        tiff.PHOTOSHOP: (tiff.BYTE, resources),
+        tiff.IPTC: (tiff.UNDEFINED, jpeg.iptc(resources)),  # again: some programs look for it in one place only
     }
     fields: tiff.Directory = {tag: (kind, len(value), value) for tag, (kind, value) in further.items() if value}
     return tiff.encode(values, picture.exif, picture.dpi, fields)

@@ -97,6 +97,15 @@ class Picture:
         return {name: value for name, value in fields.items() if value is not None}
 
 
+def valid_dpi(value: Any) -> tuple[float, float] | None:
+    """The resolution, pixels an inch across and down, if every format can hold it; else None, as for 0 or 0/0."""
+    try:
+        x, y = (float(part) for part in value)
+    except (TypeError, ValueError, ArithmeticError):
+        return None
+    return (x, y) if 1 <= x <= 65535 and 1 <= y <= 65535 else None
+
+
 def one_line(error: Exception) -> str:
     """The error's text in one line of at most 200 characters, or its type where it has none."""
     return " ".join(str(error).split())[:200] or type(error).__name__

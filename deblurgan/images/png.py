@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from deblurgan.images.picture import Chunk, Picture
+from deblurgan.images.jpeg import XMP_HEAD
+from deblurgan.images.picture import Chunk, Picture, valid_dpi
+from deblurgan.images.tiff import EXIF_HEAD
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _END = struct.pack(">I4sI", 0, b"IEND", zlib.crc32(b"IEND"))
 _HEADER_END = len(SIGNATURE) + 12 + 13
-_EXIF_HEAD = b"Exif\0\0"
 _XMP_KEY = b"XML:com.adobe.xmp"
-_XMP_HEAD = b"http://ns.adobe.com/xap/1.0/\0"
 _RAW_KEYS = frozenset({b"Raw profile type exif", b"Raw profile type xmp", b"Raw profile type APP1"})  # ImageMagick's
 _MOST_UNPACKED = 16 << 20  # bytes that a compressed profile or XMP packet may come to
 _STEP = 16 << 10  # bytes of packed pixels; zlib makes a thousand times as many of them at most
@@ -114,9 +114,9 @@ def _read(kind: bytes, content: bytes) -> tuple[str, Any] | None:
     """Pillow's name of what a chunk holds, and its value; None where a Picture has no field for it or it is damaged."""
     key, _, rest = content.partition(b"\0")
     if kind == b"eXIf":
-        return "exif", _EXIF_HEAD + content.removeprefix(_EXIF_HEAD)
+        return "exif", EXIF_HEAD + content.removeprefix(EXIF_HEAD)
     if kind == b"pHYs" and len(content) == 9 and content[8] == 1:  # pixels a metre
-        return "dpi", tuple(pixels * 0.0254 for pixels in struct.unpack_from(">II", content))
+        return _named("dpi", valid_dpi(pixels * 0.0254 for pixels in struct.unpack_from(">II", content)))
     if kind == b"iCCP":
         return _named("icc_profile", _inflated(rest[1:]))
     if kind == b"iTXt" and key == _XMP_KEY:
@@ -127,7 +127,7 @@ def _read(kind: bytes, content: bytes) -> tuple[str, Any] | None:
     return None
 
 
-def _named(name: str, value: bytes | None) -> tuple[str, bytes] | None:
+def _named(name: str, value: Any) -> tuple[str, Any] | None:
     return None if value is None else (name, value)
 
 
@@ -147,9 +147,9 @@ def _raw_profile(text: bytes | None) -> tuple[str, bytes] | None:
         block = bytes.fromhex((text or b"").split(b"\n", 3)[3].decode())
     except (IndexError, ValueError):
         return None
-    if block.startswith((_EXIF_HEAD, b"II*\0", b"MM\0*")):
-        return "exif", _EXIF_HEAD + block.removeprefix(_EXIF_HEAD)
-    return "xmp", block.removeprefix(_XMP_HEAD)
+    if block.startswith((EXIF_HEAD, b"II*\0", b"MM\0*")):
+        return "exif", EXIF_HEAD + block.removeprefix(EXIF_HEAD)
+    return "xmp", block.removeprefix(XMP_HEAD)
 
 
 def _outlives_change(kind: bytes, layout: bytes) -> bool:

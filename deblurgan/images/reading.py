@@ -41,15 +41,17 @@ def read(path: StrPath, *, check_size: Callable[[int, int], object] | None = Non
     """The picture in a JPEG, PNG, TIFF, WebP, BMP, GIF or MPO file.
 
     Orientation is applied, palettes and colour keys become RGB(A), CMYK becomes sRGB through its embedded profile,
-    and of an MPO the first picture is taken. A file that lacks its end marker and no pixel is read. `check_size` is
-    called with the stored width and height before anything is decoded, so that it can refuse by a MemoryError.
+    and of an MPO the first picture is taken, as is that of a TIFF which holds smaller copies of it. A file that lacks
+    its end marker and no pixel is read. `check_size` is called with the stored width and height before anything is
+    decoded, so that it can refuse by a MemoryError.
 
     Of a PNG's chunks those stay that hold for changed pixels too, texts and colours among them; not so tIME and sBIT,
     bKGD of a palette, and chunks with a wrong checksum, which viewers pass over as well. `Picture.lost` says what
     cannot be kept, but for chunks that are of use with the old pixels alone.
 
     Raises ImageError for a damaged, truncated, animated, deeper than 8-bit or otherwise unsupported picture, and
-    for a folder or a special file. A file that is missing or may not be opened raises its OSError.
+    for a folder or a special file. A file that is missing or may not be opened raises its OSError. Damage in the midst
+    of a JPEG, or of a TIFF whose compression has no checksum, need not show: other pixels come out.
     """
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 EXIF_HEAD = b"Exif\0\0"
-ORIENTATION, XMP, PHOTOSHOP, ICC, LAYERS = 274, 700, 34377, 34675, 37724
+ORIENTATION, XMP, IPTC, PHOTOSHOP, ICC, LAYERS = 274, 700, 33723, 34377, 34675, 37724
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
 # Tags of a TIFF file that say how its pixels lie, and those that are read and written by themselves
 _NOT_COPIED = frozenset(
