@@ -1,4 +1,5 @@
-"""The `deblurgan` command. Exit codes: 0 ok, 1 files or training failed, 2 usage, 130 interrupted.
+"""The `deblurgan` command. Exit codes: 0 ok, 1 files or training failed, 2 usage, 130 interrupted,
+143 and 129 a training that SIGTERM or SIGHUP stopped and that is saved.
 
 Each command's options are the fields of a dataclass in `deblurgan.config`; `--config FILE` reads them from YAML.
 Torch is imported when a command runs, so that help answers at once.
@@ -10,6 +11,7 @@ import argparse
 import io
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import MISSING, dataclass, fields
@@ -33,6 +35,7 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
+    _open_missing_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):  # no file's name may stop the work
         sys.stdout.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
@@ -56,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(name: str, command: Command, words: list[str]) -> int:
     """Parses a command's words and runs it; errors become a message and an exit code."""
     try:
-        return command.run(_parse(name, command, words))
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: _say(f"deblurgan: {message}", sys.stderr)
+            return command.run(_parse(name, command, words))
     except SystemExit as stop:  # tyro has said why
         return stop.code if isinstance(stop.code, int) else 2
     except BrokenPipeError:  # of a help that nobody reads to its end
@@ -198,6 +203,13 @@ def _say(line: str, stream: TextIO | None = None) -> None:
             _fail(f"standard output takes no more lines: {error}")
 
 
+def _open_missing_streams() -> None:
+    """Has /dev/null stand in for closed streams, whose numbers the next files would take, and messages with them."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+
+
 def _silence(stream: TextIO) -> None:
     """Drops what the stream holds and what comes after it."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
@@ -258,9 +270,13 @@ def _summary(report: FilesReport, options: Any) -> int:
 
 
 def _evaluate(options: EvaluateConfig) -> int:
+    from deblurgan import images
     from deblurgan.evaluation import evaluate
     from deblurgan.inference import Deblurrer
 
+    if options.csv is not None:  # what is in its way shows before the work
+        images.require_absent(options.csv, overwrite=True)
+        options.csv.parent.mkdir(parents=True, exist_ok=True)
     deblurrer = Deblurrer.from_pretrained(options.weights, device=options.device, dtype=options.dtype)
     report = evaluate(
         deblurrer,

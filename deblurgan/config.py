@@ -80,7 +80,8 @@ class TrainConfig(Options):
     """Share of the values in the blocks that are dropped in training, in [0, 1); the preset's if not given (0.5 in
     paper)."""
     init: Path | None = None
-    """A file of weights to start from, in place of random ones: fine-tuning. The network is then the file's."""
+    """A file of weights or a run folder to start from, in place of random ones: fine-tuning. The network is then
+    theirs."""
     identity_start: bool = False
     """Start from a network that returns its picture unchanged (zeros in the last convolution). Not with init."""
 
@@ -177,7 +178,8 @@ class TrainConfig(Options):
     seed: int = 0
     """Of everything random, in [0, 2^62): the same seed gives the same training."""
     resume: bool = True
-    """Go on from the run folder's state where there is one; otherwise begin anew and remove it."""
+    """Go on from the run folder's state where there is one. Otherwise begin anew: the run that the folder holds is
+    replaced after the first step."""
     log_every: int = 50
     """Steps between the rows of history.csv, at least 1."""
     val_every: int | None = None
@@ -477,7 +479,7 @@ def converted(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     names = [f.name for f in fields(kind)]
     for name in sorted(set(values) - set(names)):
         near = get_close_matches(name.lower(), names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"{kind.__name__} has {', '.join(names)}"
+        hint = f"did you mean {near[0]!r}?" if near else f"{kind.__name__} has {', '.join(names) or 'none'}"
         raise ValueError(f"unknown option {name!r}: {hint}")
     hints = get_type_hints(kind)
     return {name: _converted(name, value, hints[name]) for name, value in values.items()}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from deblurgan import Critic, Generator, MotionBlur, losses, metrics
+from deblurgan import Critic, Deblurrer, Generator, MotionBlur, evaluate, losses, metrics
 from deblurgan.blur import apply_psf, psf_taps, rasterize_psf
 
 X, PSF = torch.rand(1, 3, 16, 16), torch.ones(1, 1)
@@ -72,6 +74,18 @@ def test_numbers_of_numpy_are_numbers() -> None:
     assert torch.equal(
         MotionBlur(exposure=np.array([0.5]), length=8.0).psf(2), MotionBlur(exposure=0.5, length=8.0).psf(2)
     )
+
+
+def test_numbers_of_numpy_are_numbers_to_measure_and_to_write(small_generator: Generator, photos: Path) -> None:
+    deblurrer = Deblurrer(small_generator, device="cpu", dtype="fp32", max_memory=np.int64(2**40))
+    plain = evaluate(deblurrer, photos, kernels=1, exposure=0.5, seed=1)
+    options: dict[str, Any] = {"kernels": np.float64(1), "exposure": np.array([0.5]), "seed": np.uint8(1)}
+    assert evaluate(deblurrer, photos, **options).rows == plain.rows
+    deblurrer.file(photos / "0.png", photos / "plain.jpg", quality=50)
+    deblurrer.file(photos / "0.png", photos / "numpy.jpg", quality=np.float32(50))  # type: ignore[arg-type]
+    assert (photos / "numpy.jpg").read_bytes() == (photos / "plain.jpg").read_bytes()
+    with pytest.raises(ValueError, match=r"max_memory must be 'auto' or a positive number of bytes, got nan"):
+        Deblurrer(small_generator, device="cpu", max_memory=math.nan)  # type: ignore[arg-type]
 
 
 def test_a_number_for_a_generator_is_refused() -> None:

@@ -142,6 +142,8 @@ def test_each_command_has_help(name: str, options: list[str], capsys: pytest.Cap
         ("train photos --config nowhere.yaml", "nowhere.yaml"),
         ("train photos --config", "--config"),
         ("demo -o small.safetensors/grid.png", "small.safetensors"),
+        ("deblur photos -o out --suffix a/b", "suffix must be part of a file's name, got 'a/b'"),
+        ("evaluate photos --csv photos", "photos is a folder"),
         ("demo -o photos/0.png --no-overwrite", "0.png exists: --overwrite replaces it"),
     ],
 )
@@ -376,6 +378,13 @@ def test_deblur_lists_bad_files_and_exits_with_1(
     assert "4 written, 0 left out, 1 failed" in said.out
     assert f"deblurgan: {photos / 'bad.png'}: damaged, or not a JPEG" in said.err
     assert len(names(tmp_path / "out")) == 4
+
+
+def test_a_warning_is_one_line(photos: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights.rename(tmp_path / "last.safetensors")
+    assert run("deblur", photos, "-o", tmp_path / "out", "-m", tmp_path) == 0
+    said = f"deblurgan: {tmp_path} holds no best.safetensors: last.safetensors is taken\n"
+    assert capsys.readouterr().err == said
 
 
 def test_deblur_needs_overwrite_to_replace_its_input(

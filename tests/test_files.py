@@ -14,10 +14,11 @@ import pytest
 from PIL import Image
 
 from conftest import texture
-from deblurgan import Deblurrer, Generator, cli, evaluate, images, save_generator
+from deblurgan import Deblurrer, Generator, cli, evaluate, images, save_generator, train
 from deblurgan.config import BlurConfig, DeblurConfig
 from deblurgan.data import SharpFolder, open_dataset
 from deblurgan.images import FilesReport, Plan, plan_outputs, printable, run_plan
+from small_training import SMALL
 
 ODD = os.fsdecode(b"caf\xe9.png")  # Latin-1, as on an old disk
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="names are bytes, and links are free, on Linux")
@@ -217,6 +218,48 @@ def test_the_lines_of_a_measurement_can_be_printed(deblurrer: Deblurrer, tmp_pat
     assert any(r"caf\xe9.png" in line for line in lines)
 
 
+@LINUX
+def test_weights_and_run_folders_may_have_any_name(
+    photos: Path, small_generator: Generator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, run = tmp_path / os.fsdecode(b"w\xe9.safetensors"), tmp_path / os.fsdecode(b"run\xe9")
+    save_generator(small_generator, weights)
+    for init in ({"init": weights}, {"steps": 9}):
+        train(photos, out=run, **{**SMALL, **init}, log=lambda line: assert_printable(line))
+    assert cli.main(["deblur", str(photos), "-o", str(tmp_path / "out"), "-m", str(run)]) == 0
+    assert len(os.listdir(tmp_path / "out")) == 4
+
+
+def assert_printable(line: str) -> None:
+    assert line.encode("utf-8")
+
+
+@LINUX
+def test_what_datasets_say_of_any_name_can_be_printed(photos: Path) -> None:
+    root = photos.rename(photos.with_name(os.fsdecode(b"caf\xe9")))
+    touch(root / "raw.cr2")
+    picture(root / "psf.png")
+    lines: list[str] = []
+    open_dataset(root, log=lines.append)
+    assert len(lines) == 2
+    assert all(r"caf\xe9" in line for line in lines)
+
+
+def test_a_leading_tilde_is_the_home_folder_to_the_library_too(
+    deblurrer: Deblurrer, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    assert len(deblurrer.files(["~/photos"], "~/out").done) == 4
+    deblurrer.file("~/photos/0.png", "~/one.png")
+    assert deblurrer("~/one.png").size == (96, 72)
+    evaluate(deblurrer, "~/out", kernels=1, exposure=1.0).to_csv("~/f.csv")
+    save_generator(deblurrer.generator, "~/g.safetensors")
+    assert {"one.png", "out", "f.csv", "g.safetensors"} <= set(os.listdir(tmp_path))
+    assert os.listdir() == []
+
+
 # What is planned
 
 
@@ -227,9 +270,8 @@ def test_an_empty_path_is_not_the_working_folder(deblurrer: Deblurrer, tmp_path:
     for read in (images.find, open_dataset, SharpFolder):
         with pytest.raises(ValueError, match="must be a path, got ''"):
             read("")
-    with pytest.raises(OSError, match="is a folder"):
+    with pytest.raises(ValueError, match="target must be a path, got ''"):
         deblurrer.file(picture(tmp_path / "a.png"), "", overwrite=True)
-    assert images.require_path("data", Path()) == Path(".")
 
 
 def test_one_path_is_no_list_of_paths(deblurrer: Deblurrer, tmp_path: Path) -> None:
@@ -408,6 +450,11 @@ def test_the_other_name_of_a_replaced_file_keeps_the_old_one(tmp_path: Path) -> 
     os.link(path, other)
     images.replace_file(path, b"new")
     assert (path.read_bytes(), other.read_bytes()) == (b"new", b"old")
+
+
+def test_an_error_names_the_file_that_was_meant(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"none/a\.png'$"):
+        images.replace_file(tmp_path / "none" / "a.png", b"x")
 
 
 def test_a_read_only_file_and_a_folder_are_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

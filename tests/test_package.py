@@ -15,8 +15,8 @@ import deblurgan
 ROOT = Path(__file__).parent.parent
 # Each floor imports only from those before it. `deblurgan` itself is the door to all of them.
 FLOORS = [
-    {"_C", "arguments", "kernels", "config", "spec", "device", "limits", "memory", "reference", "images"},
-    {"ops", "metrics"},
+    {"_C", "arguments", "kernels", "config", "spec", "device", "limits", "memory", "reference"},
+    {"ops", "metrics", "images"},
     {"generator", "blur"},
     {"nn"},
     {"losses", "data", "checkpoint"},

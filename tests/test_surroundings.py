@@ -44,6 +44,17 @@ def test_an_error_that_nobody_reads_keeps_its_code(unread: int) -> None:
     assert command("nonsense", stderr=unread).returncode == 2
 
 
+@pytest.mark.parametrize("words, code", [("deblur --help", 0), ("nonsense", 2)])
+def test_closed_streams_keep_the_code_and_no_message_goes_elsewhere(words: str, code: int, tmp_path: Path) -> None:
+    shell = f"{sys.executable} -m deblurgan {words}"
+    for closed in ("<&- >&- 2>&-", f">&- 2>{tmp_path}/said"):
+        assert subprocess.run(["/bin/sh", "-c", f"{shell} {closed}"], cwd=ROOT).returncode == code
+    assert (tmp_path / "said").read_text().startswith("deblurgan: unknown command" if code else "")
+    assert "Traceback" not in (tmp_path / "said").read_text()
+    done = subprocess.run(["/bin/sh", "-c", f"{shell} 2>&-"], cwd=ROOT, capture_output=True, text=True)
+    assert "unknown command" not in done.stdout
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 def test_output_onto_a_full_disk_is_said() -> None:
     with open("/dev/full", "w") as full:

@@ -78,7 +78,7 @@ def write_blurred(options: BlurConfig, *, log: Callable[[str], None] | None = No
     if made and options.show_psf:
         line = _write_sheet(sheet, psfs(made[:SHEET_PSFS]), len(made))
         if log is not None:
-            log(line)
+            log(images.printable(line))
     return report
 
 

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from deblurgan import images
 from deblurgan.blur import MotionBlur
+from deblurgan.config import as_path
 from deblurgan.data.cache import PictureCache, Pixels
 from deblurgan.data.crops import (
     CropPosition,
@@ -332,8 +333,12 @@ def open_dataset(
 
     Raises FileNotFoundError for a missing folder, ValueError for one without pictures or of no known layout.
     """
-    root = images.require_path("data", root)
-    pictures = find_pictures(root, log=log)
+    root = as_path("data", root)
+
+    def tell(line: str) -> None:
+        log(images.printable(line))
+
+    pictures = find_pictures(root, log=tell)
     if layout == "auto":
         layout = detect_layout(root, pictures, gamma=gamma)
     options: dict[str, Any] = {"crops": crops, "seed": seed, "cache": cache}
@@ -341,7 +346,7 @@ def open_dataset(
     if layout == "sharp":
         dataset = SharpFolder(root, pictures=pictures, blur=blur, **options)
     elif layout == "paired":
-        pairs = match_pairs(root, pictures, gamma=gamma, log=log)
+        pairs = match_pairs(root, pictures, gamma=gamma, log=tell)
         dataset = PairedFolder(root, pairs=pairs, **options)
     elif layout == "gopro":
         return GoPro(root, split="test" if split == "val" else split, gamma=gamma, pictures=pictures, **options)
@@ -352,7 +357,7 @@ def open_dataset(
     part = None if split is None else dataset.part(split)
     if part is None:
         return dataset
-    log(
+    tell(
         f"took {len(part)} of {len(dataset)} pictures in {root}: by their folders' names the others are not for {split}"
     )
     return part

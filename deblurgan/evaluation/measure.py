@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from deblurgan import images
 from deblurgan.blur import apply_psf, random_trajectories, rasterize_psf
+from deblurgan.config import EvaluateConfig, converted
 from deblurgan.data import Pair, PairDataset, SharpFolder, open_dataset
 from deblurgan.evaluation.report import Report, Row
 from deblurgan.inference import Deblurrer
@@ -48,8 +49,10 @@ def evaluate(
     can be measured.
     """
     metrics = (metrics,) if isinstance(metrics, str) else metrics
-    exposure = exposure if isinstance(exposure, Sequence) else (exposure,)
-    _check_options(metrics, kernels, exposure)
+    exposures = tuple(exposure) if isinstance(exposure, Iterable) else (exposure,)
+    numbers = converted(EvaluateConfig, {"kernels": kernels, "exposure": exposures, "seed": seed})
+    kernels, exposures, seed = numbers["kernels"], numbers["exposure"], numbers["seed"]
+    _check_options(metrics, kernels, exposures)
     tell = log or warnings.warn
     dataset = (
         data
@@ -57,7 +60,7 @@ def evaluate(
         else open_dataset(data, layout=layout, gamma=gamma, split="test", log=tell)
     )
     report = Report()
-    psfs = _kernels(kernels, exposure, seed) if isinstance(dataset, SharpFolder) else []
+    psfs = _kernels(kernels, exposures, seed) if isinstance(dataset, SharpFolder) else []
     for index in range(len(dataset)):
         name = dataset.name(index)
         try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deblurgan import images
+from deblurgan.config import as_path
 
 HARD = 30.0  # dB: pictures that start below count as visibly blurred
 
@@ -63,7 +64,7 @@ class Report:
         for row in self.rows:
             figures = [f"{side[name]:.6f}" for side in (row.before, row.after) for name in names]
             writer.writerow([images.printable(row.name), row.exposure, row.kernel, *figures])
-        path = Path(path)
+        path = as_path("path", path)
         path.parent.mkdir(parents=True, exist_ok=True)
         images.replace_file(path, text.getvalue().encode())
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deblurgan.images.files import PICTURE_SUFFIXES, SUFFIXES, require_path, scan
+from deblurgan.config import as_path
+from deblurgan.images.files import PICTURE_SUFFIXES, SUFFIXES, scan
 from deblurgan.images.picture import StrPath, printable
 from deblurgan.images.writing import FORMATS
 
@@ -59,11 +60,13 @@ def plan_outputs(
     """
     if isinstance(inputs, str | os.PathLike):
         raise ValueError(f"inputs must be a list of paths, got {inputs!r}")
-    roots, out = [require_path("inputs", path) for path in inputs], require_path("out", out)
+    roots, out = [as_path("inputs", path) for path in inputs], as_path("out", out)
     if not roots:
         raise ValueError("inputs must name pictures or folders, got none")
     if format != "keep" and f".{format}" not in FORMATS:
         raise ValueError(f"format must be keep or one of {', '.join(name[1:] for name in FORMATS)}, got {format!r}")
+    if set(suffix) & {"/", "\0"}:
+        raise ValueError(f"suffix must be part of a file's name, got {suffix!r}")
     plan = Plan()
     if names_file(out):
         _require_single(roots, out, suffix, format)

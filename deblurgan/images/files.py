@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from deblurgan.config import as_path
 from deblurgan.images.picture import StrPath, printable
 
 # Of pictures that can be read, of what cameras' sensors saw, and of all pictures
@@ -47,13 +48,6 @@ class Found(NamedTuple):
     """Of the folders that cannot be listed."""
 
 
-def require_path(name: str, path: StrPath) -> Path:
-    """The path. Raises ValueError, with the argument's name, for an empty one, which would be the working folder."""
-    if os.fspath(path) == "":
-        raise ValueError(f"{name} must be a path, got ''")
-    return Path(path)
-
-
 def find(root: StrPath, *, log: Callable[[str], object] = warnings.warn) -> list[Path]:
     """The picture files below a folder, by suffix, sorted; a file gives itself, whatever its suffix.
 
@@ -74,7 +68,7 @@ def find(root: StrPath, *, log: Callable[[str], object] = warnings.warn) -> list
 
 def scan(root: StrPath) -> Found:
     """As `find`, but what cannot be listed or read is part of the result."""
-    root = require_path("root", root)
+    root = as_path("root", root)
     if not stat.S_ISDIR(root.stat().st_mode):
         return Found([root], [], [])
     pending, seen, found = deque([root]), set[str](), Found([], [], [])
@@ -130,7 +124,7 @@ def replace_file(path: StrPath, data: bytes) -> None:
     An older file's permissions stay, and its owner and group where the system allows it; a link stays one, and the
     file that it names is replaced.
     """
-    path = Path(os.path.realpath(path))
+    path = Path(os.path.realpath(as_path("path", path)))
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         older = path.stat() if path.exists() else None
@@ -142,9 +136,11 @@ def replace_file(path: StrPath, data: bytes) -> None:
         if older is not None:
             _take_over(temporary, older)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError):  # of the temporary file nobody knows
+            error.filename = str(path)
         raise
 
 

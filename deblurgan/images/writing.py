@@ -6,6 +6,7 @@ import dataclasses
 import io
 from pathlib import Path
 
+from deblurgan.config import DeblurConfig, converted
 from deblurgan.images import jpeg, metadata, png
 from deblurgan.images.files import replace_file
 from deblurgan.images.picture import ImageError, Picture, StrPath, one_line
@@ -36,6 +37,7 @@ def write(picture: Picture, path: StrPath, *, quality: int = 95) -> tuple[str, .
 
     Raises ImageError for what `require_writable` refuses, or the encoder; OSError for trouble with the disk.
     """
+    quality = converted(DeblurConfig, {"quality": quality})["quality"]
     if not 1 <= quality <= 100:
         raise ValueError(f"quality must be 1..100, got {quality}")
     require_writable(picture, path)

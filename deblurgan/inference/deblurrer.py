@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from numbers import Real
 from pathlib import Path
 from typing import Any, get_args, overload
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from deblurgan import images, memory
 from deblurgan.checkpoint import load_generator
+from deblurgan.config import as_path
 from deblurgan.device import (
     DTYPES,
     auto_dtype,
@@ -167,6 +169,7 @@ class Deblurrer:
         FileExistsError where target exists, unless `overwrite`; PermissionError where it is read-only; ImageError for a
         bad file.
         """
+        source, target = as_path("source", source), as_path("target", target)
         images.require_absent(target, overwrite=overwrite)
         picture = self._read(source)
         images.require_writable(picture, target)
@@ -210,7 +213,7 @@ class Deblurrer:
         return images.run_plan(plan, restore, is_done=Path.exists if skip_existing else None, log=log)
 
     def _read(self, path: str | Path) -> images.Picture:
-        return images.read(path, check_size=lambda w, h: self._require_memory(h, w))
+        return images.read(as_path("picture", path), check_size=lambda w, h: self._require_memory(h, w))
 
     def _restore(self, picture: images.Picture) -> images.Picture:
         return picture.with_pixels(self._array(picture.pixels))
@@ -280,7 +283,7 @@ class Deblurrer:
             need += OVERHEAD + result
             free = require_memory(w, h, need, self.device)
             return free is None or RETAINED_FACTOR * need <= free.bytes
-        limit = int(self.max_memory)
+        limit = float(self.max_memory)
         if need > limit:
             raise MemoryError(
                 f"picture of {w}x{h} needs about {need / 2**20:.0f} MiB, max_memory is {limit / 2**20:.0f} MiB"
@@ -301,7 +304,7 @@ class Deblurrer:
 def _check_options(dtype: str, max_memory: int | str) -> None:
     if dtype != "auto" and dtype not in DTYPES:
         raise ValueError(f"dtype must be auto, {', '.join(DTYPES)}, got {dtype!r}")
-    if max_memory != "auto" and (not isinstance(max_memory, int) or max_memory <= 0):
+    if max_memory != "auto" and not (isinstance(max_memory, Real) and max_memory > 0):
         raise ValueError(f"max_memory must be 'auto' or a positive number of bytes, got {max_memory!r}")
 
 

@@ -11,7 +11,6 @@ from deblurgan.blur import MotionBlur
 from deblurgan.config import TrainConfig
 from deblurgan.data import Batch, Crops, Mixed, PairDataset, SharpFolder, open_dataset
 from deblurgan.data.cache import PictureCache
-from deblurgan.images import printable
 from deblurgan.training.errors import TrainingError
 from deblurgan.training.validation import first_usable
 
@@ -143,7 +142,7 @@ class LeftOut:
         noted = self.unreadable if unreadable else self.other
         if name not in noted:
             noted[name] = reason
-            self.log(printable(f"left out {name}: {reason}"))
+            self.log(f"left out {name}: {reason}")
 
     def summary(self) -> str | None:
         """A line that counts them; None where all pictures could be used."""

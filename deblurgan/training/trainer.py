@@ -20,6 +20,7 @@ from deblurgan.data import Batch, Batches
 from deblurgan.data.cache import PictureCache, spill_folder
 from deblurgan.data.prefetch import Prefetcher
 from deblurgan.device import pick_device, torch_defaults
+from deblurgan.images import printable
 from deblurgan.nn import Generator
 from deblurgan.training.history import History, Progress
 from deblurgan.training.networks import build_networks
@@ -83,7 +84,7 @@ class Trainer:
     @torch_defaults()
     def __init__(self, config: TrainConfig, *, log: Callable[[str], None] | None = None) -> None:
         self.config = config
-        self.log = _not_failing(log or (lambda line: None))
+        self.log = _careful(log or (lambda line: None))
         self.device = pick_device(config.device)
         self.cache = PictureCache(config.cache, spill=spill_folder(), log=self.log)
         self.train_set, self.val_set = open_picture_sets(config, self.cache, self.log)
@@ -292,13 +293,13 @@ class Trainer:
         )
 
 
-def _not_failing(log: Callable[[str], None]) -> Callable[[str], None]:
-    """A log that passes over its own OSError: a terminal that has closed must not end a training, or keep it from
-    saving."""
+def _careful(log: Callable[[str], None]) -> Callable[[str], None]:
+    """A log that takes lines that can be printed, whatever names they hold, and passes over its own OSError: a terminal
+    that has closed must not end a training, or keep it from saving."""
 
     def say(line: str) -> None:
         with suppress(OSError):
-            log(line)
+            log(printable(line))
 
     return say
 
