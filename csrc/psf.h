@@ -18,14 +18,15 @@ constexpr double kPosition = 1048576.0;  // one pixel, where positions are summe
 constexpr float kFarthest = 1048576.0f;  // px; a position beyond it, or NaN, lies outside every canvas
 
 // Which samples of a path are exposed: 1 ... full wholly, sample full + 1 by the share `part`. Sample 0 is never used,
-// as in the released code.
+// as in the released code. None is outside the path, whatever the share.
 struct Exposure {
   int64_t full;
   double part;  // [0, 1)
 };
 
 DEBLURGAN_INLINE Exposure exposure_of(float share, int64_t steps) {
-  const double end = static_cast<double>(share) * static_cast<double>(steps);
+  const float bounded = share > 0.0f ? (share < 1.0f ? share : 1.0f) : 0.0f;  // NaN counts as 0
+  const double end = static_cast<double>(bounded) * static_cast<double>(steps);
   const int64_t full = static_cast<int64_t>(end);
   return full >= steps - 1 ? Exposure{steps - 1, 0.0} : Exposure{full, end - static_cast<double>(full)};
 }

@@ -17,6 +17,13 @@ def require_tensor(name: str, given: object, wanted: str = "[n, c, h, w] or [c, 
         )
 
 
+def require_kind(name: str, given: object, kind: type | tuple[type, ...]) -> None:
+    """Raises TypeError unless it is of that kind, or of one of them."""
+    if not isinstance(given, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        raise TypeError(f"{name} must be a {' or '.join(one.__name__ for one in kinds)}, got {_kind(given)}")
+
+
 def require_number(name: str, given: object) -> None:
     """Raises TypeError unless it is a real number."""
     if not isinstance(given, Real):

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -15,6 +16,11 @@ import torch
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _kernels_assumed: bool | None = None  # by `assume_kernels`
+
+# By `torch_defaults`: how many calls are within it, in all threads, and the default dtype to restore after them
+_defaults = threading.Lock()
+_inside = 0
+_default_dtype = torch.float32
 
 
 def pick_device(name: str | torch.device) -> torch.device:
@@ -119,19 +125,36 @@ def compile_options(device: torch.device) -> dict[str, Any]:
 @contextmanager
 def torch_defaults() -> Iterator[None]:
     """Within it torch is as in a fresh process, whatever the caller has set: gradients on, no inference mode, no
-    autocast; new tensors are fp32 on the CPU where nothing else is said."""
-    dtype, elsewhere = torch.get_default_dtype(), torch.get_default_device().type != "cpu"
-    torch.set_default_dtype(torch.float32)
+    autocast; new tensors are fp32 on the CPU where nothing else is said.
+
+    torch has one default dtype for all threads: other threads have fp32 too until the last one is out of here."""
+    elsewhere = torch.get_default_device().type != "cpu"
+    with (
+        _single_by_default(),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        _no_autocast(),
+        torch.device("cpu") if elsewhere else nullcontext(),
+    ):
+        yield
+
+
+@contextmanager
+def _single_by_default() -> Iterator[None]:
+    """Within it, in any thread, the default dtype is fp32; the last to leave restores what the first one found."""
+    global _default_dtype, _inside
+    with _defaults:
+        if _inside == 0:
+            _default_dtype = torch.get_default_dtype()
+            torch.set_default_dtype(torch.float32)
+        _inside += 1
     try:
-        with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            _no_autocast(),
-            torch.device("cpu") if elsewhere else nullcontext(),
-        ):
-            yield
+        yield
     finally:
-        torch.set_default_dtype(dtype)
+        with _defaults:
+            _inside -= 1
+            if _inside == 0:
+                torch.set_default_dtype(_default_dtype)
 
 
 @contextmanager

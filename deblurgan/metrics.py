@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deblurgan.arguments import require_pair
+from deblurgan.arguments import require_number, require_pair
 
 IDENTICAL = 100.0  # dB
 
@@ -49,6 +49,7 @@ def _pair(a: Tensor, b: Tensor, data_range: float) -> tuple[Tensor, Tensor]:
         raise ValueError(f"pictures must be [n, c, h, w] or [c, h, w], got {tuple(a.shape)}")
     if a.is_floating_point() != b.is_floating_point() or a.is_complex() or b.is_complex():
         raise ValueError(f"pictures must both be floating point or both be integers, got {a.dtype} and {b.dtype}")
+    require_number("data_range", data_range)
     if not data_range > 0:
         raise ValueError(f"data_range must be positive, got {data_range}")
     if a.dtype == torch.uint8 and b.dtype == torch.uint8 and data_range == 1.0:

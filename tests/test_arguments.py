@@ -13,8 +13,18 @@ import pytest
 import torch
 from PIL import Image
 
-from deblurgan import Critic, Deblurrer, Generator, MotionBlur, evaluate, losses, metrics
-from deblurgan.blur import apply_psf, psf_taps, rasterize_psf
+from deblurgan import (
+    Critic,
+    Deblurrer,
+    Generator,
+    MotionBlur,
+    evaluate,
+    load_generator,
+    losses,
+    metrics,
+    save_generator,
+)
+from deblurgan.blur import apply_psf, psf_taps, random_trajectories, random_windows, rasterize_psf
 
 X, PSF = torch.rand(1, 3, 16, 16), torch.ones(1, 1)
 
@@ -103,3 +113,34 @@ def test_a_noise_range_has_two_ends(noise: Any) -> None:
 def test_losses_do_not_stretch_pictures_to_fit(loss: Callable[..., Any]) -> None:
     with pytest.raises(ValueError, match=r"must have the shape of .* \(1, 3, 16, 16\), got \(1, 1, 16, 16\)"):
         loss(X[:, :1], X)
+
+
+NUMBERS: dict[str, Callable[[Any], Any]] = {
+    "n": lambda x: random_trajectories(x, seed=0),
+    "seed": lambda x: random_windows(1, picture=(9, 9), size=(3, 3), seed=x),
+    "first index": lambda x: random_trajectories(1, seed=0, first=x),
+    "steps": lambda x: random_trajectories(1, seed=0, steps=x),
+    "size": lambda x: rasterize_psf(torch.zeros(1, 9, 2), size=x),
+    "exposure": lambda x: rasterize_psf(torch.zeros(1, 9, 2), exposure=x),
+    "noise": lambda x: apply_psf(X, PSF, noise=x),
+    "data_range": lambda x: metrics.psnr(X, X, x),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_arguments_that_are_no_numbers_are_named(name: str) -> None:
+    for value in ("1", [1], np.zeros(2)):
+        with pytest.raises(TypeError, match=f"^{name} must be a number, got "):
+            NUMBERS[name](value)
+
+
+def test_weights_and_generators_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    generator: Any = Generator("tiny", width=2, blocks=1)
+    for other in ("a.safetensors", generator.state_dict(), None):
+        with pytest.raises(TypeError, match=r"^generator must be a Generator, got \S+"):
+            Deblurrer(other)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"^generator must be a Generator, got \S+"):
+            save_generator(other, tmp_path / "a.safetensors")  # type: ignore[arg-type]
+    for load in (load_generator, Deblurrer.from_pretrained):
+        with pytest.raises(TypeError, match=r"^path must be a str or PathLike, got deblurgan\.nn\.Generator"):
+            load(generator)

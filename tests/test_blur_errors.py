@@ -15,6 +15,7 @@ from blur_cases import (
     X,
 )
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 from deblurgan import ops
 from deblurgan.blur import (
@@ -159,3 +160,38 @@ def placed(*window: int) -> Tensor:
 def test_bad_options_are_named(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+META = {"device": "meta"}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: ops.rasterize_psf(torch.zeros(2, 9, 2), torch.ones(2, **META), 9, "centered"),
+            "exposure must be on cpu",
+        ),
+        (lambda: ops.random_trajectories(W[:, 0] * 0, 0, 0, 9, 1.0, COUNTER.to("meta")), "counter must be on cpu"),
+        (lambda: ops.apply_psf(X, K, "zero", counter=COUNTER.to("meta")), "counter must be on cpu"),
+        (
+            lambda: ops.rasterize_psf(torch.zeros(2, 9, 2).cfloat(), torch.ones(2), 9, "centered"),
+            "trajectories must be real",
+        ),
+        (
+            lambda: ops.rasterize_psf(torch.zeros(2, 9, 2), torch.ones(2).cfloat(), 9, "centered"),
+            "exposure must be real",
+        ),
+        (lambda: ops.random_trajectories(torch.zeros(2).cfloat(), 0, 0, 9, 1.0), "anxiety must be real"),
+    ],
+)
+def test_tensors_without_data_or_of_complex_numbers_give_no_result(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_draws_in_a_trace_are_refused_before_they_write_to_no_memory() -> None:
+    with FakeTensorMode(), pytest.raises(RuntimeError, match="needs tensors with memory"):
+        ops.uniforms(2, seed=1)
+    with FakeTensorMode(), pytest.raises(RuntimeError, match="needs tensors with memory"):
+        ops.random_windows(2, picture=(9, 9), size=(3, 3), seed=1)

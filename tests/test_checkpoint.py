@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import random
@@ -649,3 +650,53 @@ def test_an_interrupted_save_leaves_the_old_file(
         save(small_generator, tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_bytes() == before
+
+
+@pytest.mark.parametrize("width", [2**18, 2**40])
+def test_a_file_that_claims_to_be_huge_is_refused_without_memory_for_it(width: int, tmp_path: Path) -> None:
+    state = Released().state_dict() | {"model.1.weight": torch.zeros(1, 1, 1, 1).expand(width, 3, 7, 7)}
+    with pytest.raises(CheckpointError, match=r"model\.1\.bias must be \[262144\]|describes no generator"):
+        load_generator(saved(state, tmp_path / "a.pth"))
+
+
+@pytest.mark.parametrize(
+    "change", [{"state": 1}, {"downsamplings": 10**6}, {"downsamplings": 31}, {"width": 2**50}, {"blocks": 10**9}]
+)
+def test_a_description_of_a_huge_generator_is_refused(
+    change: dict[str, int], small_generator: Generator, tmp_path: Path
+) -> None:
+    config = json.dumps({**small_generator.config(), **change})
+    safetensors.torch.save_file(small_generator.state_dict(), tmp_path / "a.safetensors", {"generator": config})
+    with pytest.raises(CheckpointError, match="describes no generator"):
+        load_generator(tmp_path / "a.safetensors")
+
+
+def test_a_generator_is_found_in_lists(tmp_path: Path) -> None:
+    net = Released()
+    assert_same_network(load_generator(saved({"nets": [critic(), (net.state_dict(),)]}, tmp_path / "a.pth")), net)
+
+
+def test_names_that_only_a_wrapper_tells_apart_are_refused(tmp_path: Path) -> None:
+    state = Released().state_dict()
+    with pytest.raises(CheckpointError, match=r"holds _orig_mod\.model\.1\.weight beside the same name"):
+        load_generator(saved(state | prefixed("_orig_mod.", Released().state_dict()), tmp_path / "a.pth"))
+
+
+def test_weights_that_fp16_cannot_hold_are_not_written_in_it(small_generator: Generator, tmp_path: Path) -> None:
+    wide = Generator(**small_generator.config())
+    with torch.no_grad():
+        wide.stem.weight.fill_(1e6)
+    save_generator(wide, tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=r"fp16 cannot hold stem\.weight"):
+        save_generator(wide, tmp_path / "b.safetensors", half=True)
+    assert not (tmp_path / "b.safetensors").exists()
+
+
+def test_loading_draws_nothing_and_shares_nothing(tmp_path: Path) -> None:
+    shared = torch.ones(2)
+    state = Released().state_dict() | {"model.1.bias": shared, "model.15.bias": shared}
+    before = torch.get_rng_state()
+    generator = load_generator(saved(state, tmp_path / "a.pth"))
+    assert torch.equal(torch.get_rng_state(), before)
+    starts = [p.data_ptr() for p in generator.parameters()]
+    assert len(set(starts)) == len(starts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 import deblurgan
 from conftest import texture
 from deblurgan import Deblurrer, Generator
+from deblurgan.device import torch_defaults
 from small_training import SMALL, same
 
 Setting = Callable[[], AbstractContextManager[Any]]
@@ -63,3 +65,21 @@ def test_they_change_no_restored_picture(setting: Setting, small_generator: Gene
         assert (deblurrer(picture) == wanted).all()
     assert (deblurrer(picture) == wanted).all()
     assert not (wanted == picture).all()
+
+
+def test_threads_that_overlap_leave_the_default_dtype_as_it_was() -> None:
+    def first() -> None:
+        with torch_defaults():
+            inside.set()
+            assert leave.wait(10)
+
+    inside, leave = threading.Event(), threading.Event()
+    with default_dtype():
+        thread = threading.Thread(target=first)
+        thread.start()
+        assert inside.wait(10)
+        with torch_defaults():
+            leave.set()
+            thread.join()
+            assert torch.get_default_dtype() == torch.float32  # although the other is out
+        assert torch.get_default_dtype() == torch.float64

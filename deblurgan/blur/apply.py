@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from deblurgan import ops, reference
-from deblurgan.arguments import require_tensor
+from deblurgan.arguments import require_number, require_tensor
 
 
 def random_windows(
@@ -74,8 +74,10 @@ def apply_psf(
     deviation: Tensor | None = None
     if isinstance(noise, Tensor):
         deviation = noise
-    elif noise != 0:
-        deviation = torch.full((n,), float(noise), dtype=torch.float32, device=x.device)
+    else:
+        require_number("noise", noise)
+        if noise != 0:
+            deviation = torch.full((n,), float(noise), dtype=torch.float32, device=x.device)
     part = None if size is None else list(size)
     y = ops.apply_psf(pictures, kernels, padding, gamma, windows, part, deviation, seed, first, None, signed)
     return y if x.dim() == 4 else y[0]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from deblurgan import ops
-from deblurgan.arguments import require_tensor
+from deblurgan.arguments import require_number, require_tensor
 from deblurgan.ops.psf import check_canvas, check_capacity
 
 Mode = Literal["centered", "released"]
@@ -33,10 +33,12 @@ def rasterize_psf(
     require_tensor("trajectories", trajectories, "[n, steps, 2]")
     if size is None:
         size = 64 if mode == "released" else 65
+    require_number("size", size)
     n = trajectories.shape[0]
     if isinstance(exposure, Tensor):
         shares = exposure.to(trajectories.device, torch.float32).expand(n)
     else:
+        require_number("exposure", exposure)
         shares = torch.full((n,), exposure, dtype=torch.float32, device=trajectories.device)
     psf = ops.rasterize_psf(trajectories, shares, size, mode)
     if _can_be_read(psf):

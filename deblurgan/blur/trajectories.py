@@ -52,6 +52,8 @@ def random_trajectories(
 
     Raises ValueError for arguments out of range. Source: the recurrence of the released generate_trajectory.py.
     """
+    for name, value in {"n": n, "steps": steps, "length": length}.items():
+        require_number(name, value)
     if n < 0:
         raise ValueError(f"n must be >= 0, got {n}")
     check_anxiety(anxiety)

@@ -32,6 +32,8 @@ class CheckpointError(ValueError):
 def save_tensors(tensors: dict[str, Tensor], path: Path | str, *, metadata: dict[str, str]) -> None:
     """Writes safetensors with `metadata` and a SHA-256 of both. An older file is replaced whole or, after an error, not
     at all."""
+    if "sha256" in metadata:
+        raise ValueError("metadata must leave sha256 to the digest")
     metadata = {"format": "deblurgan", **metadata}
     host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = safetensors.torch.save(host, metadata={**metadata, "sha256": _digest(host, metadata)})

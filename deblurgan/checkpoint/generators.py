@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from deblurgan.arguments import require_kind
 from deblurgan.checkpoint.files import CheckpointError, load_objects, save_tensors
-from deblurgan.checkpoint.layouts import filled, generator_of, released_names
+from deblurgan.checkpoint.layouts import filled, generator_of, released_names, unfilled
 from deblurgan.checkpoint.state_dicts import StateDict, find_generator
 from deblurgan.device import torch_defaults
 from deblurgan.images import replace_file
@@ -27,6 +28,7 @@ def weights_file(path: Path | str) -> Path:
     A run that was stopped before its first validation has last.safetensors alone, which is then taken, with a warning.
     Raises IsADirectoryError for a folder without either.
     """
+    require_kind("path", path, (str, os.PathLike))
     path = Path(path).expanduser()
     if not path.is_dir():
         return path
@@ -42,10 +44,17 @@ def weights_file(path: Path | str) -> Path:
 def save_generator(
     generator: Generator, path: Path | str, *, half: bool = False, card: dict[str, Any] | None = None
 ) -> None:
-    """Writes weights and spec as safetensors. `half` stores fp16; `card` goes into the header as JSON."""
+    """Writes weights and spec as safetensors. `half` stores fp16; `card` goes into the header as JSON.
+
+    Raises ValueError for weights that fp16 cannot hold.
+    """
+    require_kind("generator", generator, Generator)
     tensors = generator.state_dict()
     if half:
         tensors = {name: tensor.half() for name, tensor in tensors.items()}
+        for name, tensor in tensors.items():
+            if not bool(tensor.isfinite().all()):
+                raise ValueError(f"half must be False for these weights: fp16 cannot hold {name}")
     metadata = {"generator": json.dumps(generator.config(), sort_keys=True)}
     if card is not None:
         metadata["card"] = json.dumps(card, sort_keys=True)
@@ -82,6 +91,7 @@ def load_generator(path: Path | str) -> Generator:
 def save_released(generator: Generator, path: Path | str) -> None:
     """Writes a .pth in the released layout, which the released code loads. Raises ValueError for a network that it
     cannot hold: the released code pads with reflection and has a bias on every convolution."""
+    require_kind("generator", generator, Generator)
     spec = generator.spec
     if spec.border != "reflect" or not spec.bias:
         raise ValueError("generator must have reflect borders and biases to be written in the released layout")
@@ -93,12 +103,11 @@ def save_released(generator: Generator, path: Path | str) -> None:
 
 
 def _ours(state: StateDict, config: str) -> Generator:
-    stem: Tensor = state.tensors.get("stem.weight", torch.empty(0))
     try:
         spec = json.loads(config)
-        if spec["width"] != len(stem) or spec["blocks"] > len(state.tensors):  # before tensors of that size are made
-            raise ValueError(f"width {spec['width']} and {spec['blocks']} blocks, but other tensors")
-        generator = Generator(**spec)
-    except (ValueError, TypeError, KeyError) as error:
+        if spec["blocks"] + spec.get("downsamplings", 0) > len(state.tensors):  # before as many layers are made
+            raise ValueError(f"as many layers, but {len(state.tensors)} tensors: {config}")
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise state.error(f"describes no generator this version knows ({error})") from error
+    generator = unfilled(state, **spec)
     return filled(generator, {name: name for name in generator.state_dict()}, state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from itertools import zip_longest
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,8 +37,19 @@ def generator_of(state: StateDict) -> Generator:
     return _article(state)
 
 
+def unfilled(state: StateDict, /, **options: Any) -> Generator:
+    """A generator on the meta device, where a file's word for its size costs no memory. Raises CheckpointError for
+    options that are none."""
+    try:
+        with torch.device("meta"):
+            return Generator(**options)
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:
+        raise state.error(f"describes no generator this version knows ({error})") from error
+
+
 def filled(generator: Generator, names: dict[str, str], state: StateDict) -> Generator:
-    """The generator with the file's tensors, in evaluation mode; `names` maps each of its own names to one in `state`.
+    """An `unfilled` generator with copies of the file's tensors, in evaluation mode; `names` maps each of its own names
+    to one in `state`.
 
     Raises CheckpointError for missing and extra tensors, and for another shape, layout or values that are not finite.
     """
@@ -50,18 +62,19 @@ def filled(generator: Generator, names: dict[str, str], state: StateDict) -> Gen
         listed = ", ".join(state.prefix + name for name in extra[:3])
         raise state.error(f"holds {listed} beyond the network's own keys")
     own = generator.state_dict()
-    generator.load_state_dict({ours: _plain(state, name, own[ours].shape) for ours, name in names.items()})
+    plain = {ours: _plain(state, name, own[ours].shape) for ours, name in names.items()}
+    generator.load_state_dict(plain, assign=True)
     return generator.eval()
 
 
 def _plain(state: StateDict, name: str, shape: torch.Size) -> Tensor:
-    """The tensor of that name as fp32."""
+    """A contiguous fp32 copy of the tensor of that name."""
     tensor, name = state.tensors[name], state.prefix + name
     if tensor.layout != torch.strided or tensor.is_meta or not tensor.is_floating_point():
         raise state.error(f"{name} must be a plain floating-point tensor, got {tensor.dtype}")
     if tensor.shape != shape:
         raise state.error(f"{name} must be {list(shape)}, got {list(tensor.shape)}")
-    tensor = tensor.float()
+    tensor = tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     if not bool(tensor.isfinite().all()):
         raise state.error(f"{name} holds values that are not finite in fp32")
     return tensor
@@ -80,7 +93,7 @@ def _released(state: StateDict) -> Generator:
     stem = state.tensors.get("model.1.weight")
     if stem is None or stem.numel() == 0 or tuple(stem.shape[1:]) != (3, 7, 7):
         raise state.error(f"lacks {state.prefix}model.1.weight [width, 3, 7, 7], the first convolution")
-    generator = Generator(width=stem.shape[0], blocks=len(blocks), convs=convs, dropout=dropout)
+    generator = unfilled(state, width=stem.shape[0], blocks=len(blocks), convs=convs, dropout=dropout)
     return filled(generator, {ours: theirs for theirs, ours in names.items()}, state)
 
 
@@ -92,7 +105,7 @@ def _article(state: StateDict) -> Generator:
     if 0 in first or first[1:] != (3, 7, 7):
         raise state.error(f"an unknown network, its first tensor is {state.prefix}{name}")
     square = (4 * first[0], 4 * first[0], 3, 3)
-    generator = Generator("article", width=first[0], blocks=list(given.values()).count(square))
+    generator = unfilled(state, preset="article", width=first[0], blocks=list(given.values()).count(square))
     wanted = {name: tuple(tensor.shape) for name, tensor in generator.state_dict().items()}
     if list(wanted.values()) != list(given.values()):
         pairs = zip_longest(given, wanted.values())

@@ -78,13 +78,15 @@ def find_generator(path: Path, content: Any) -> StateDict:
 
 
 def _dicts_of_tensors(content: Any) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """All dicts in the content that hold tensors by name, each with where it is; the outer ones first."""
+    """All dicts in the content, and in its lists, that hold tensors by name, each with where it is; the outer ones
+    first."""
     pending, seen = deque([("", content)]), set[int]()
     while pending:
         where, found = pending.popleft()
-        if not isinstance(found, dict) or id(found) in seen:
+        if not isinstance(found, dict | list | tuple) or id(found) in seen:
             continue
         seen.add(id(found))
+        found = found if isinstance(found, dict) else dict(enumerate(found))
         tensors = {name: value for name, value in found.items() if isinstance(name, str) and isinstance(value, Tensor)}
         if tensors:
             yield where, tensors
@@ -93,11 +95,12 @@ def _dicts_of_tensors(content: Any) -> Iterator[tuple[str, dict[str, Tensor]]]:
 
 def _networks(path: Path, where: str, tensors: dict[str, Tensor]) -> Iterator[StateDict]:
     """The generators among the tensors, by the prefixes of their names; else all of them."""
-    named = {
-        _WRAPPER.sub("", name): tensor
-        for name, tensor in tensors.items()
-        if name.rsplit(".", 1)[-1] not in _RUNNING and (tensor.dim() > 0 or tensor.is_floating_point())
-    }
+    named = dict[str, Tensor]()
+    for name, tensor in tensors.items():
+        if name.rsplit(".", 1)[-1] in _RUNNING or (tensor.dim() == 0 and not tensor.is_floating_point()):
+            continue
+        if named.setdefault(_WRAPPER.sub("", name), tensor) is not tensor:
+            raise CheckpointError(f"{path}: holds {name} beside the same name without its wrapper's")
     matches = [found for name in named if (found := _RELEASED.match(name) or _OURS.match(name))]
     for prefix in dict.fromkeys(found[1] or "" for found in matches) or {"": None}:
         rest = {name.removeprefix(prefix): tensor for name, tensor in named.items() if name.startswith(prefix)}

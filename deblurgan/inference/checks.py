@@ -45,9 +45,11 @@ def require_tensor(picture: Tensor) -> None:
     """Raises ValueError unless the tensor is [c, h, w] or [n, c, h, w], c 1 or 3, uint8 or float in [0, 1]."""
     if picture.dim() not in (3, 4) or picture.shape[-3] not in (1, 3) or 0 in picture.shape[-2:]:
         raise ValueError(f"picture must be a Tensor [3, h, w] or [n, 3, h, w], got {tuple(picture.shape)}")
+    if picture.layout != torch.strided or picture.is_meta:
+        raise ValueError(f"picture must be a dense Tensor, got {picture.layout} on {picture.device}")
     if picture.dtype == torch.uint8:
         return
-    if not picture.is_floating_point():
+    if picture.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         raise ValueError(f"picture must be uint8 or float in [0, 1], got {picture.dtype}")
     if picture.numel() > 0:
         _require_unit_range(picture)

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from deblurgan import images, memory
+from deblurgan.arguments import require_kind
 from deblurgan.checkpoint import load_generator
 from deblurgan.config import as_path
 from deblurgan.device import (
@@ -81,6 +82,7 @@ class Deblurrer:
         quantize: Quantize | None = None,
         compile: bool = False,
     ) -> None:
+        require_kind("generator", generator, Generator)  # a path goes to from_pretrained
         checks.require_own_threads()
         self.device = pick_device(device)
         _check_options(dtype, max_memory)

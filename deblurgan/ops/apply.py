@@ -67,8 +67,8 @@ def apply_psf(
     lasting_windows = None if windows is None else windows.contiguous()
     deviation = None if noise is None else noise.float().contiguous()
     _C.apply_psf(
-        image.data_ptr(),
-        out.data_ptr(),
+        address(image),
+        address(out),
         _strides(image, channels_last),
         _strides(out, channels_last),
         PIXEL_TYPES.index(image.dtype),
@@ -79,9 +79,9 @@ def apply_psf(
         w,
         out.shape[2],
         out.shape[3],
-        offset.data_ptr(),
-        weight.data_ptr(),
-        count.data_ptr(),
+        address(offset),
+        address(weight),
+        address(count),
         offset.shape[1],
         PADDINGS.index(padding),
         address(lasting_windows),
@@ -179,6 +179,7 @@ def _(
     capacity: int = 0,
 ) -> Tensor:
     _check_apply(x, psf, padding, gamma, windows, size, noise, signed)
+    check_draws(0, 0, counter, x.device)  # seed and first may be symbols
     return _new_output(x, size, signed)
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
+from deblurgan.arguments import require_number
 from deblurgan.device import kernels_available
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -35,16 +36,18 @@ def require(condition: bool, message: str) -> None:
 
 
 def check_seed(seed: int, first: int) -> None:
-    """Raises ValueError unless both are in [0, 2^63)."""
+    """Raises TypeError unless both are numbers, ValueError unless they are in [0, 2^63)."""
+    require_number("seed", seed)
+    require_number("first index", first)
     require(0 <= seed < 2**63, f"seed must be in [0, 2^63), got {seed}")
     require(0 <= first < 2**63, f"first index must be in [0, 2^63), got {first}")
 
 
 def check_counter(counter: Tensor, device: torch.device) -> None:
-    """Raises ValueError unless counter is int64 [2] on the device."""
+    """Raises ValueError unless counter is contiguous int64 [2] on the device."""
     require(
         counter.dtype == torch.int64 and tuple(counter.shape) == (2,) and counter.is_contiguous(),
-        f"counter must be int64 [2], got {counter.dtype} {tuple(counter.shape)}",
+        f"counter must be int64 [2], got {counter.dtype} {tuple(counter.shape)} of strides {counter.stride()}",
     )
     require(counter.device == device, f"counter must be on {device}, got {counter.device}")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from deblurgan.arguments import require_number
 from deblurgan.ops.common import check_draws, require
 from deblurgan.ops.native import _C, address, home_device, launch_target
 
@@ -28,10 +29,11 @@ def uniforms(
     """
     wanted = torch.device(device or "cpu") if counter is None else counter.device
     home = home_device(wanted)
+    require_number("n", n)
     require(n >= 0, f"n must be >= 0, got {n}")
     check_draws(seed, first, counter, home)
     out = torch.empty(n, 4, dtype=torch.float32, device=home)
-    _C.uniforms(seed, first, address(counter), out.data_ptr(), n, launch_target(out.device))
+    _C.uniforms(seed, first, address(counter), address(out), n, launch_target(out.device))
     return out.to(wanted)
 
 
@@ -52,12 +54,11 @@ def random_windows(
     """
     wanted = torch.device(device or "cpu") if counter is None else counter.device
     home = home_device(wanted)
+    require_number("n", n)
     require(n >= 0, f"n must be >= 0, got {n}")
     check_draws(seed, first, counter, home)
     fits = all(1 <= part <= full < 2**31 for part, full in zip(size, picture, strict=True))
     require(fits, f"size must fit into the picture {tuple(picture)}, got {tuple(size)}")
     out = torch.empty(n, 3, dtype=torch.int64, device=home)
-    _C.random_windows(
-        seed, first, address(counter), out.data_ptr(), n, *picture, *size, flip, launch_target(out.device)
-    )
+    _C.random_windows(seed, first, address(counter), address(out), n, *picture, *size, flip, launch_target(out.device))
     return out.to(wanted)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deblurgan import reference
 from deblurgan.ops.common import check_counter, operator, require
-from deblurgan.ops.native import _C, home_device, launch_target
+from deblurgan.ops.native import _C, address, home_device, launch_target
 
 
 @operator
@@ -26,7 +26,7 @@ def dropout_mask(shape: list[int], p: float, counter: Tensor, rng_stream: int = 
     out = torch.empty(n, h, w, c, dtype=torch.bool, device=home)
     if out.numel():
         threshold = reference.keep_threshold(p)
-        _C.dropout_mask(draws.data_ptr(), out.data_ptr(), n, c * h * w, threshold, rng_stream, launch_target(home))
+        _C.dropout_mask(address(draws), address(out), n, c * h * w, threshold, rng_stream, launch_target(home))
     return out.to(counter.device).permute(0, 3, 1, 2)
 
 

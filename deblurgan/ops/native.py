@@ -43,10 +43,18 @@ def launch_target(device: torch.device) -> tuple[int, int]:
 
 
 def address(tensor: Tensor | None) -> int:
-    """The address of a tensor's first element, 0 for None."""
-    return 0 if tensor is None else tensor.data_ptr()
+    """The address of a tensor's first element, 0 for None. Raises RuntimeError for a tensor without memory."""
+    if tensor is None:
+        return 0
+    start = tensor.data_ptr()
+    if start == 0 and tensor.numel() > 0:
+        raise RuntimeError(
+            "deblurgan._C needs tensors with memory, got one without, as torch.export and FakeTensorMode make them: "
+            "draw outside of them"
+        )
+    return start
 
 
 def all_within(values: Tensor, low: float, high: float) -> bool:
     """Whether all of a contiguous fp32 tensor on the CPU lies in [low, high]; NaN does not."""
-    return _C.all_within(values.data_ptr(), values.numel(), low, high)
+    return _C.all_within(address(values), values.numel(), low, high)

@@ -35,7 +35,7 @@ def rasterize_psf(trajectories: Tensor, exposure: Tensor, size: int, mode: str) 
     n, steps, _ = path.shape
     out = torch.empty(n, size, size, dtype=torch.float32, device=home)
     canvas = None if home.type == "cpu" else torch.zeros(n, size, size, dtype=torch.int64, device=home)
-    arrays = (path.data_ptr(), shares.data_ptr(), out.data_ptr(), address(canvas))
+    arrays = (address(path), address(shares), address(out), address(canvas))
     _C.rasterize_psf(*arrays, n, steps, size, mode == "centered", launch_target(home))
     if home.type == "cpu" and not all_within(out, 0, math.inf):
         check_canvas(out)
@@ -47,12 +47,16 @@ def _check_rasterize(trajectories: Tensor, exposure: Tensor, size: int, mode: st
     require(len(shape) == 3 and shape[2] == 2, f"trajectories must be [n, steps, 2], got {shape}")
     require(2 <= shape[1] <= MAX_STEPS, f"trajectories must have 2 to {MAX_STEPS} steps, got {shape[1]}")
     require(tuple(exposure.shape) == shape[:1], f"exposure must be [{shape[0]}], got {tuple(exposure.shape)}")
+    for name, given in (("trajectories", trajectories), ("exposure", exposure)):
+        require(not given.is_complex(), f"{name} must be real, got {given.dtype}")
+    require(exposure.device == trajectories.device, f"exposure must be on {trajectories.device}, got {exposure.device}")
     require(3 <= size <= MAX_SIZE, f"size must be in [3, {MAX_SIZE}], got {size}")
     require(mode in ("centered", "released"), f"mode must be 'centered' or 'released', got {mode!r}")
 
 
 @torch.library.register_fake("deblurgan::rasterize_psf")
 def _(trajectories: Tensor, exposure: Tensor, size: int, mode: str) -> Tensor:
+    _check_rasterize(trajectories, exposure, size, mode)
     return trajectories.new_empty((trajectories.shape[0], size, size), dtype=torch.float32)
 
 
@@ -93,14 +97,14 @@ def find_taps(cells: Tensor, capacity: int) -> tuple[Tensor, Tensor, Tensor]:
     offset = torch.empty(n, capacity, 2, dtype=torch.int32, device=cells.device)
     weight = torch.empty(n, capacity, dtype=torch.float32, device=cells.device)
     count = torch.empty(n, dtype=torch.int32, device=cells.device)
-    arrays = (cells.data_ptr(), offset.data_ptr(), weight.data_ptr(), count.data_ptr())
+    arrays = (address(cells), address(offset), address(weight), address(count))
     _C.psf_taps(*arrays, n, size, capacity, launch_target(cells.device))
     return offset, weight, count
 
 
 def max_taps(cells: Tensor) -> int:
     """The most non-zero cells that any of contiguous fp32 PSFs [n, k, k] on the CPU has."""
-    return _C.max_taps(cells.data_ptr(), cells.shape[0], cells.shape[-1])
+    return _C.max_taps(address(cells), cells.shape[0], cells.shape[-1])
 
 
 def check_capacity(count: Tensor, capacity: int) -> None:

@@ -1,5 +1,6 @@
 // Runs the CPU functions of csrc/ over odd sizes, borders and extreme draws; built with sanitizers, which end it on any fault.
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <vector>
 
@@ -51,6 +52,11 @@ int main() {
     rasterize_psf_cpu({paths.data(), exposure.data(), psf.data(), nullptr, kPictures, kSamples, kSize, centered}, 3);
     if (!all_within_cpu(psf.data(), kPictures * kSize * kSize, 0.0f, 1.0f))
       return std::puts("a path left its canvas"), 1;
+  }
+  for (const float share : {-1.0f, 0.0f, 2.0f, 1e30f, -INFINITY, INFINITY, NAN}) {  // none reads outside the path
+    std::vector<float> any(kSize * kSize);
+    rasterize_psf_cpu({paths.data(), &share, any.data(), nullptr, 1, kSamples, kSize, true}, 1);
+    if (samples_of(exposure_of(share, kSamples)) > kSamples - 1) return std::puts("an exposure beyond the path"), 1;
   }
   const int64_t capacity = max_taps_cpu(psf.data(), kPictures, kSize);
   std::vector<int32_t> offset(kPictures * capacity * 2), count(kPictures);
