@@ -12,14 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-BLURRED = ("blur", "blurred", "blurry", "input", "inputs", "lq", "lr")
-SHARP = ("sharp", "target", "targets", "gt", "groundtruth", "hq", "hr", "clear")
+BLURRED = ("blur", "blurred", "blurry", "degraded", "input", "inputs", "lq", "lr")
+SHARP = ("sharp", "target", "targets", "gt", "groundtruth", "hq", "hr", "clean", "clear")
 WORDS = {**dict.fromkeys(BLURRED, "blurred"), **dict.fromkeys(SHARP, "sharp")}
 LETTERS = {"a": "blurred", "b": "sharp"}  # of pix2pix; they are names of albums as well
 SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+    **dict.fromkeys(("train", "training", "trainset"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "valset"), "val"),
+    **dict.fromkeys(("test", "testing", "testset", "eval", "evaluation"), "test"),
 }
 NEVER_SHARP = {"blur", "blurred", "blurry", "deblurred"}  # whatever else the folder's name says
 FILLERS = {"image", "images", "img", "picture", "pictures", "photo", "photos", "crops", "patches", *SPLITS}
@@ -114,6 +114,7 @@ def _require_sharp_photos(root: Path, pictures: Sequence[Path]) -> None:
     """Raises ValueError where names say that not all of the pictures are sharp photos."""
     kinds = {folder: _kind(folder.name) for folder in _folders(root, pictures)}
     blurred = [folder for folder, kind in kinds.items() if kind == "blurred"]
+    blurred += _reduced(kinds)
     blurred += [folder for folder in (root.resolve(), root.resolve().parent) if _is_blurred_half(folder)]
     if blurred:
         raise ValueError(
@@ -125,6 +126,11 @@ def _require_sharp_photos(root: Path, pictures: Sequence[Path]) -> None:
         raise ValueError(
             f"data holds blurred and sharp pictures in one folder ({names}): give each a folder of its own"
         )
+    if named := _blurred_by_name(pictures):
+        raise ValueError(
+            f"data holds pictures that are no sharp photos by their own names, such as {named[0]}: take these out, or "
+            "say that the layout is sharp"
+        )
     sharp = {folder for folder, kind in kinds.items() if kind == "sharp"}
     others = [path for path in pictures if sharp.isdisjoint(path.parents)]
     if sharp and others:
@@ -134,12 +140,41 @@ def _require_sharp_photos(root: Path, pictures: Sequence[Path]) -> None:
         )
 
 
+def _reduced(folders: Iterable[Path]) -> list[Path]:
+    """The folders of worse versions of those beside them: DIV2K_train_LR_bicubic/ beside DIV2K_train_HR/."""
+    begin: dict[tuple[Path, tuple[str, ...]], dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    for folder in sorted(folders):
+        name = name_words(folder.name)
+        at = next((i for i, word in enumerate(name) if word in WORDS), 0)
+        if at:
+            begin[folder.parent, name[:at]][WORDS[name[at]]].append(folder)
+    return [folder for group in begin.values() if "sharp" in group for folder in group["blurred"]]
+
+
+def _blurred_by_name(pictures: Sequence[Path]) -> list[Path]:
+    """Pictures whose own names say that they are blurred: all, or those whose sharp ones lie beside them.
+
+    0_blur.png lies beside 0.png or 0_orig.png. The word alone may as well be a title.
+    """
+    marked = [path for path in pictures if not NEVER_SHARP.isdisjoint(name_words(path.stem))]
+    if len(marked) == len(pictures):
+        return marked
+    beginnings = set()
+    for path in set(pictures).difference(marked):
+        name = name_words(path.stem)
+        beginnings.update((path.parent, name[:k]) for k in range(1, len(name) + 1))
+    bare = {path: tuple(word for word in name_words(path.stem) if word not in NEVER_SHARP) for path in marked}
+    return [path for path, name in bare.items() if (path.parent, name) in beginnings]
+
+
 def _is_blurred_half(folder: Path) -> bool:
     """Whether the folder, by its name, holds the blurred versions of the pictures in one beside it."""
     if _kind(folder.name) != "blurred":
         return False
-    beside = (other for other in folder.parent.iterdir() if other.is_dir())
-    return any(folder in group["blurred"] for group in _kin(beside, WORDS))
+    beside = [other for other in folder.parent.iterdir() if other.is_dir()]
+    return any(_kind(other.name) == "sharp" for other in beside) or any(
+        folder in group["blurred"] for group in _kin(beside, WORDS)
+    )
 
 
 def _kind(name: str) -> str | None:
