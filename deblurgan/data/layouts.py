@@ -84,14 +84,17 @@ def _couples(folders: Iterable[Path], words: Mapping[str, str]) -> list[Couple]:
     return [couple for couple in couples if paired.isdisjoint(couple.blurred.parents)]
 
 
-def _kin(folders: Iterable[Path], words: Mapping[str, str]) -> list[dict[str, list[Path]]]:
-    """Folders side by side whose names differ by one of the `words`, by what that word says; groups of one are none."""
+def _kin(folders: Iterable[Path], words: Mapping[str, str], *, whole: bool = True) -> list[dict[str, list[Path]]]:
+    """Folders side by side whose names differ by one of the `words`, by what that word says; groups of one are none.
+
+    Unless `whole`, their names need only begin alike: DIV2K_train_HR/ and DIV2K_train_LR_bicubic/.
+    """
     groups: dict[tuple[Path, tuple[str, ...]], dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for folder in sorted(folders):
         name = name_words(folder.name)
         at = next((i for i, word in enumerate(name) if word in words), None)
-        if at is not None:
-            groups[folder.parent, (*name[:at], *name[at + 1 :])][words[name[at]]].append(folder)
+        if at is not None and (whole or at):
+            groups[folder.parent, (*name[:at], *name[at + 1 :]) if whole else name[:at]][words[name[at]]].append(folder)
     return [group for group in groups.values() if len(group) > 1]
 
 
@@ -114,7 +117,7 @@ def _require_sharp_photos(root: Path, pictures: Sequence[Path]) -> None:
     """Raises ValueError where names say that not all of the pictures are sharp photos."""
     kinds = {folder: _kind(folder.name) for folder in _folders(root, pictures)}
     blurred = [folder for folder, kind in kinds.items() if kind == "blurred"]
-    blurred += _reduced(kinds)
+    blurred += [folder for group in _kin(kinds, WORDS, whole=False) for folder in group["blurred"]]
     blurred += [folder for folder in (root.resolve(), root.resolve().parent) if _is_blurred_half(folder)]
     if blurred:
         raise ValueError(
@@ -138,17 +141,6 @@ def _require_sharp_photos(root: Path, pictures: Sequence[Path]) -> None:
             f"data holds sharp pictures by their folder's name ({min(sharp)}) and others, such as {others[0]}: give "
             "the folder of the sharp ones or of pairs, or say that the layout is sharp"
         )
-
-
-def _reduced(folders: Iterable[Path]) -> list[Path]:
-    """The folders of worse versions of those beside them: DIV2K_train_LR_bicubic/ beside DIV2K_train_HR/."""
-    begin: dict[tuple[Path, tuple[str, ...]], dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
-    for folder in sorted(folders):
-        name = name_words(folder.name)
-        at = next((i for i, word in enumerate(name) if word in WORDS), 0)
-        if at:
-            begin[folder.parent, name[:at]][WORDS[name[at]]].append(folder)
-    return [folder for group in begin.values() if "sharp" in group for folder in group["blurred"]]
 
 
 def _blurred_by_name(pictures: Sequence[Path]) -> list[Path]:
