@@ -73,13 +73,13 @@ def match_gopro(root: Path, pictures: Sequence[Path], split: str | None, *, gamm
     if split not in ("train", "test", None):
         raise ValueError(f"split must be 'train', 'test' or None, got {split!r}")
     needed = split or "train"
-    folders = {path.parent for path in pictures if path.parent.name == "sharp"}
-    sequences = sorted(folder.parent for folder in folders if folder.parent.parent == root / needed)
+    blurred = "blur_gamma" if gamma else "blur"
+    folders = {path.parent for path in pictures if path.parent.name in (blurred, "sharp")}
+    sequences = sorted({folder.parent for folder in folders if folder.parent.parent == root / needed})
     if not sequences:
         raise ValueError(f"data must be a GoPro root with {needed}/SEQUENCE/sharp folders, got {root}")
     if split is None:
-        sequences += sorted(folder.parent for folder in folders if folder.parent.parent == root / "test")
-    blurred = "blur_gamma" if gamma else "blur"
+        sequences += sorted({folder.parent for folder in folders if folder.parent.parent == root / "test"})
     return _match_couples([Couple(sequence / blurred, sequence / "sharp") for sequence in sequences], pictures)
 
 

@@ -99,11 +99,12 @@ def _kin(folders: Iterable[Path], words: Mapping[str, str], *, whole: bool = Tru
 
 
 def name_words(name: str) -> tuple[str, ...]:
-    """The words of a name, in lower case: of "train_blur", "Train Blur" and "trainBlur" ("train", "blur").
+    """The words of a name, in lower case: of "train_blur", "Train Blur", "trainBlur" and "trainblur" ("train", "blur").
 
     "gamma" is none: of GoPro's folders blur_gamma is another blur.
     """
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z0-9])|[\W_]+", " ", name).lower().replace("ground truth", "groundtruth")
+    spaced = re.sub(r"(?<!de)(blurred|blurry|blur|sharp)", r" \1 ", spaced)
     return tuple(word for word in spaced.split() if word != "gamma")
 
 
@@ -149,9 +150,9 @@ def _blurred_by_name(pictures: Sequence[Path]) -> list[Path]:
     0_blur.png lies beside 0.png or 0_orig.png. The word alone may as well be a title.
     """
     marked = [path for path in pictures if not NEVER_SHARP.isdisjoint(name_words(path.stem))]
-    if len(marked) == len(pictures):
+    if not marked or len(marked) == len(pictures):
         return marked
-    beginnings = set()
+    beginnings: set[tuple[Path, tuple[str, ...]]] = set()
     for path in set(pictures).difference(marked):
         name = name_words(path.stem)
         beginnings.update((path.parent, name[:k]) for k in range(1, len(name) + 1))
