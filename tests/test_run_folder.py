@@ -254,6 +254,61 @@ def test_a_torn_history_goes_on(photos: Path, tmp_path: Path) -> None:
     assert [row["step"] for row in history(tmp_path)] == ["2", "3", "4", "6", "6", "6", "8", "8"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "step,note\n2,caf\u00e9\n".encode("latin-1"),
+        "step,epoch\n2,1\n".encode("utf-16"),
+        b"step;epoch\n2;1\n",
+        b"step\n" + b"2" * 200_000 + b"\n",
+    ],
+    ids=["Latin-1", "UTF-16", "semicolons", "one long field"],
+)
+def test_a_history_saved_by_another_program_is_set_aside(text: bytes, photos: Path, tmp_path: Path) -> None:
+    deblurgan.train(photos, out=tmp_path, **SMALL)
+    (tmp_path / "history.csv").write_bytes(text)
+    lines: list[str] = []
+    deblurgan.train(photos, out=tmp_path, log=lines.append, **{**SMALL, "steps": 8})
+    assert [row["step"] for row in history(tmp_path)] == ["8", "8"]
+    assert (tmp_path / "history-until-6.csv").read_bytes() == text
+    assert any(line.endswith("set aside as history-until-6.csv") for line in lines)
+
+
+def test_a_history_with_a_byte_order_mark_goes_on(photos: Path, tmp_path: Path) -> None:
+    deblurgan.train(photos, out=tmp_path, **SMALL)
+    written = tmp_path / "history.csv"
+    written.write_bytes("\ufeff".encode() + written.read_bytes() + "\u00b2,1\n".encode())
+    deblurgan.train(photos, out=tmp_path, **{**SMALL, "steps": 8})
+    assert [row["step"] for row in history(tmp_path)] == ["2", "3", "4", "6", "6", "8", "8"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"hello", None], ids=["empty", "text", "cut"])
+def test_damaged_best_weights_are_replaced_by_the_next_validation(
+    damage: bytes | None, photos: Path, tmp_path: Path
+) -> None:
+    deblurgan.train(photos, out=tmp_path, **SMALL)
+    best = tmp_path / "best.safetensors"
+    best.write_bytes(best.read_bytes()[:-99] if damage is None else damage)
+    lines: list[str] = []
+    result = deblurgan.train(photos, out=tmp_path, log=lines.append, **{**SMALL, "steps": 9})
+    assert lines[0].startswith(str(best)) and lines[0].endswith("goes on as if it were missing")
+    assert same(checkpoint.load_generator(best).state_dict(), result.generator.state_dict())
+
+
+def test_pictures_that_end_a_run_lose_no_step(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deblurgan.training.trainer.spill_folder", lambda: None)  # each step reads its files
+
+    def vanish(line: str) -> None:
+        if line.startswith("step 4/"):
+            for path in photos.iterdir():
+                path.unlink()
+
+    options = {**SMALL, "val_every": 6, "cache": 0}
+    with pytest.raises(ValueError, match="data must hold a usable picture"):
+        deblurgan.train(photos, out=tmp_path, log=vanish, **options)  # type: ignore[arg-type]
+    assert checkpoint.load_tensors(tmp_path / "state.safetensors")[1]["step"] == "4"
+
+
 def test_state_holds_plain_tensors(photos: Path, tmp_path: Path) -> None:
     deblurgan.train(photos, out=tmp_path, **SMALL)
     state, metadata = checkpoint.load_tensors(tmp_path / "state.safetensors")

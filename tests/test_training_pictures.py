@@ -81,6 +81,20 @@ def test_validation_pictures_among_the_photos_are_not_trained_on(photos: Path, t
     assert run.train_set.names() == [f"{i}.png" for i in range(4)] and len(run.val_set) == 4
 
 
+def test_pairs_among_the_photos_are_no_photos(photos: Path, tmp_path: Path) -> None:
+    for name in ("pairs/blur/0", "pairs/sharp/0", "kept/blur/1", "kept/sharp/1"):
+        write(photos / f"{name}.png", seed=0)
+    run = trainer(photos, tmp_path / "run", mix=photos / "pairs", val=photos / "kept")
+    assert set(run.train_set.names()) == {*(f"{i}.png" for i in range(4)), "blur/0.png"}
+    assert run.val_set.names() == ["kept/blur/1.png"]
+
+
+def test_validation_pictures_that_are_trained_on_are_told_of(photos: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    Trainer(train_config(photos, out=tmp_path / "run", val=photos, **SMALL), log=lines.append)
+    assert lines == [f"4 of 4 validation pictures are trained on too, such as {photos / '0.png'}"]
+
+
 def test_mix_takes_pairs_alone_and_all_names_count(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="mix must hold pairs"):
         trainer(photos, tmp_path / "run", mix=photos)

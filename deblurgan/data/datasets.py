@@ -317,6 +317,7 @@ def open_dataset(
     crops: Crops | None = None,
     seed: int = 0,
     split: str | None = "train",
+    without: Iterable[Path] = (),
     cache: PictureCache | None = None,
     log: Callable[[str], object] = warnings.warn,
 ) -> PairDataset:
@@ -329,6 +330,7 @@ def open_dataset(
         gamma: of GoPro, take the blur_gamma pictures.
         split: "train", "val", "test" or, for all, None. Folders test/ and val/ beside train/ hold what their names say,
             all else is for training; a folder without such a division is taken whole.
+        without: folders inside `root` whose pictures are no part of it.
         log: takes a line where pictures are left out.
 
     Raises FileNotFoundError for a missing folder, ValueError for one without pictures or of no known layout.
@@ -338,7 +340,7 @@ def open_dataset(
     def tell(line: str) -> None:
         log(images.printable(line))
 
-    pictures = find_pictures(root, log=tell)
+    pictures = find_pictures(root, without=without, log=tell)
     if layout == "auto":
         layout = detect_layout(root, pictures, gamma=gamma)
     options: dict[str, Any] = {"crops": crops, "seed": seed, "cache": cache}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from deblurgan import images
@@ -13,8 +13,11 @@ OWN_PICTURES = ("psf.png", "deblurgan-demo.png")  # contact sheets of `deblurgan
 RUN_FILES = ("history.csv", "state.safetensors", "last.safetensors", "best.safetensors")
 
 
-def find_pictures(root: Path | str, *, log: Callable[[str], object] = warnings.warn) -> list[Path]:
-    """The picture files anywhere in the folder, but for those that this package made to be looked at.
+def find_pictures(
+    root: Path | str, *, without: Iterable[Path] = (), log: Callable[[str], object] = warnings.warn
+) -> list[Path]:
+    """The picture files anywhere in the folder, but for those in the folders `without` inside it and those that this
+    package made to be looked at.
 
     `log` is told of these. Raises FileNotFoundError where the folder is missing.
     """
@@ -26,7 +29,14 @@ def find_pictures(root: Path | str, *, log: Callable[[str], object] = warnings.w
     if len(photos) < len(found):
         own = sorted(set(found).difference(photos))
         log(f"left out {len(own)} pictures that deblurgan made to be looked at, such as {own[0]}")
-    return photos
+    return _outside(Path(root), without, photos)
+
+
+def _outside(root: Path, folders: Iterable[Path], pictures: list[Path]) -> list[Path]:
+    """The pictures but for those in the folders, as far as these lie inside `root`."""
+    real = root.resolve()
+    below = [path.relative_to(real) for path in (folder.resolve() for folder in folders) if real in path.parents]
+    return [path for path in pictures if not any(path.is_relative_to(root / folder) for folder in below)]
 
 
 def _is_samples(folder: Path) -> bool:
@@ -63,13 +73,13 @@ def match_gopro(root: Path, pictures: Sequence[Path], split: str | None, *, gamm
     if split not in ("train", "test", None):
         raise ValueError(f"split must be 'train', 'test' or None, got {split!r}")
     needed = split or "train"
-    folders = {path.parent for path in pictures if path.parent.name == "sharp"}
-    sequences = sorted(folder.parent for folder in folders if folder.parent.parent == root / needed)
+    blurred = "blur_gamma" if gamma else "blur"
+    folders = {path.parent for path in pictures if path.parent.name in (blurred, "sharp")}
+    sequences = sorted({folder.parent for folder in folders if folder.parent.parent == root / needed})
     if not sequences:
         raise ValueError(f"data must be a GoPro root with {needed}/SEQUENCE/sharp folders, got {root}")
     if split is None:
-        sequences += sorted(folder.parent for folder in folders if folder.parent.parent == root / "test")
-    blurred = "blur_gamma" if gamma else "blur"
+        sequences += sorted({folder.parent for folder in folders if folder.parent.parent == root / "test"})
     return _match_couples([Couple(sequence / blurred, sequence / "sharp") for sequence in sequences], pictures)
 
 
@@ -86,7 +96,7 @@ def _match_couples(couples: Sequence[Couple], pictures: Sequence[Path]) -> list[
 def _match_by_name(couple: Couple, below: Mapping[Path, Sequence[Path]]) -> list[tuple[Path, Path]]:
     """Pairs the two folders' pictures by their paths without suffix; a picture without its one partner is an error.
 
-    Where these differ, words for blurred and sharp in the files' names do not count: blur_1.png goes with gt_1.png.
+    Where these differ, words for blurred and sharp in them do not count: blur_1.png goes with gt_1.png.
     """
     copies, originals = (_by_name(folder, below[folder]) for folder in couple)
     alone = sorted(str(name) for name in originals.keys() ^ copies.keys())
@@ -112,10 +122,11 @@ def _by_name(folder: Path, pictures: Sequence[Path]) -> dict[Path, Path]:
 
 
 def _without_words(names: dict[Path, Path], kind: str) -> dict[Path, Path]:
-    """The pictures by their names without the words for `kind`; by their names where two would become one."""
+    """The pictures by their paths without the words for `kind`; as they are where two would become one."""
     known = WORDS | LETTERS
-    bare = {
-        name.with_name("_".join(word for word in name_words(name.name) if known.get(word) != kind) or name.name): path
-        for name, path in names.items()
-    }
+
+    def without(part: str) -> str:
+        return "_".join(word for word in name_words(part) if known.get(word) != kind) or part
+
+    bare = {Path(*(without(part) for part in name.parts)): path for name, path in names.items()}
     return bare if len(bare) == len(names) else names

@@ -12,14 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-BLURRED = ("blur", "blurred", "blurry", "input", "inputs", "lq", "lr")
-SHARP = ("sharp", "target", "targets", "gt", "groundtruth", "hq", "hr", "clear")
+BLURRED = ("blur", "blurred", "blurry", "degraded", "input", "inputs", "lq", "lr")
+SHARP = ("sharp", "target", "targets", "gt", "groundtruth", "hq", "hr", "clean", "clear")
 WORDS = {**dict.fromkeys(BLURRED, "blurred"), **dict.fromkeys(SHARP, "sharp")}
 LETTERS = {"a": "blurred", "b": "sharp"}  # of pix2pix; they are names of albums as well
 SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+    **dict.fromkeys(("train", "training", "trainset"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "valset"), "val"),
+    **dict.fromkeys(("test", "testing", "testset", "eval", "evaluation"), "test"),
 }
 NEVER_SHARP = {"blur", "blurred", "blurry", "deblurred"}  # whatever else the folder's name says
 FILLERS = {"image", "images", "img", "picture", "pictures", "photo", "photos", "crops", "patches", *SPLITS}
@@ -84,23 +84,27 @@ def _couples(folders: Iterable[Path], words: Mapping[str, str]) -> list[Couple]:
     return [couple for couple in couples if paired.isdisjoint(couple.blurred.parents)]
 
 
-def _kin(folders: Iterable[Path], words: Mapping[str, str]) -> list[dict[str, list[Path]]]:
-    """Folders side by side whose names differ by one of the `words`, by what that word says; groups of one are none."""
+def _kin(folders: Iterable[Path], words: Mapping[str, str], *, whole: bool = True) -> list[dict[str, list[Path]]]:
+    """Folders side by side whose names differ by one of the `words`, by what that word says; groups of one are none.
+
+    Unless `whole`, their names need only begin alike: DIV2K_train_HR/ and DIV2K_train_LR_bicubic/.
+    """
     groups: dict[tuple[Path, tuple[str, ...]], dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for folder in sorted(folders):
         name = name_words(folder.name)
         at = next((i for i, word in enumerate(name) if word in words), None)
-        if at is not None:
-            groups[folder.parent, (*name[:at], *name[at + 1 :])][words[name[at]]].append(folder)
+        if at is not None and (whole or at):
+            groups[folder.parent, (*name[:at], *name[at + 1 :]) if whole else name[:at]][words[name[at]]].append(folder)
     return [group for group in groups.values() if len(group) > 1]
 
 
 def name_words(name: str) -> tuple[str, ...]:
-    """The words of a name, in lower case: of "train_blur", "Train Blur" and "trainBlur" ("train", "blur").
+    """The words of a name, in lower case: of "train_blur", "Train Blur", "trainBlur" and "trainblur" ("train", "blur").
 
     "gamma" is none: of GoPro's folders blur_gamma is another blur.
     """
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z0-9])|[\W_]+", " ", name).lower().replace("ground truth", "groundtruth")
+    spaced = re.sub(r"(?<!de)(blurred|blurry|blur|sharp)", r" \1 ", spaced)
     return tuple(word for word in spaced.split() if word != "gamma")
 
 
@@ -114,6 +118,7 @@ def _require_sharp_photos(root: Path, pictures: Sequence[Path]) -> None:
     """Raises ValueError where names say that not all of the pictures are sharp photos."""
     kinds = {folder: _kind(folder.name) for folder in _folders(root, pictures)}
     blurred = [folder for folder, kind in kinds.items() if kind == "blurred"]
+    blurred += [folder for group in _kin(kinds, WORDS, whole=False) for folder in group["blurred"]]
     blurred += [folder for folder in (root.resolve(), root.resolve().parent) if _is_blurred_half(folder)]
     if blurred:
         raise ValueError(
@@ -125,6 +130,11 @@ def _require_sharp_photos(root: Path, pictures: Sequence[Path]) -> None:
         raise ValueError(
             f"data holds blurred and sharp pictures in one folder ({names}): give each a folder of its own"
         )
+    if named := _blurred_by_name(pictures):
+        raise ValueError(
+            f"data holds pictures that are no sharp photos by their own names, such as {named[0]}: take these out, or "
+            "say that the layout is sharp"
+        )
     sharp = {folder for folder, kind in kinds.items() if kind == "sharp"}
     others = [path for path in pictures if sharp.isdisjoint(path.parents)]
     if sharp and others:
@@ -134,12 +144,30 @@ def _require_sharp_photos(root: Path, pictures: Sequence[Path]) -> None:
         )
 
 
+def _blurred_by_name(pictures: Sequence[Path]) -> list[Path]:
+    """Pictures whose own names say that they are blurred: all, or those whose sharp ones lie beside them.
+
+    0_blur.png lies beside 0.png or 0_orig.png. The word alone may as well be a title.
+    """
+    marked = [path for path in pictures if not NEVER_SHARP.isdisjoint(name_words(path.stem))]
+    if not marked or len(marked) == len(pictures):
+        return marked
+    beginnings: set[tuple[Path, tuple[str, ...]]] = set()
+    for path in set(pictures).difference(marked):
+        name = name_words(path.stem)
+        beginnings.update((path.parent, name[:k]) for k in range(1, len(name) + 1))
+    bare = {path: tuple(word for word in name_words(path.stem) if word not in NEVER_SHARP) for path in marked}
+    return [path for path, name in bare.items() if (path.parent, name) in beginnings]
+
+
 def _is_blurred_half(folder: Path) -> bool:
     """Whether the folder, by its name, holds the blurred versions of the pictures in one beside it."""
     if _kind(folder.name) != "blurred":
         return False
-    beside = (other for other in folder.parent.iterdir() if other.is_dir())
-    return any(folder in group["blurred"] for group in _kin(beside, WORDS))
+    beside = [other for other in folder.parent.iterdir() if other.is_dir()]
+    return any(_kind(other.name) == "sharp" for other in beside) or any(
+        folder in group["blurred"] for group in _kin(beside, WORDS)
+    )
 
 
 def _kind(name: str) -> str | None:

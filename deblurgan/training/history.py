@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -20,9 +20,12 @@ COLUMNS = ("step", "epoch", "lr", *LOSSES, "seconds", "blurred_psnr", "val_psnr"
 class History:
     """history.csv: means of the losses since the row before, and validation figures."""
 
-    def __init__(self, path: Path, step: int) -> None:
-        """Starts the file or, after `step` steps, goes on with it: the first row written drops those of later steps."""
-        self.path = path
+    def __init__(self, path: Path, step: int, log: Callable[[str], None]) -> None:
+        """Starts the file or, after `step` steps, goes on with it: the first row written drops those of later steps.
+
+        A file that another program has written otherwise is set aside, and `log` told.
+        """
+        self.path, self.log = path, log
         self._first: int | None = step  # until a row is written
         self.sums = torch.zeros(len(LOSSES), dtype=torch.float64, device="cpu")
         self.count = 0
@@ -44,17 +47,27 @@ class History:
     def write(self, row: Mapping[str, float]) -> None:
         """Appends a row; columns that it lacks stay empty."""
         if self._first is not None:
-            _write_rows(self.path, _rows_until(self.path, self._first))
+            rows = _rows_until(self.path, self._first)
+            if rows is None:
+                aside = self.path.with_name(f"history-until-{self._first}.csv")
+                self.path.rename(aside)
+                self.log(f"{self.path} is no table of this package any more: set aside as {aside.name}")
+            _write_rows(self.path, rows or [])
             self._first = None
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, COLUMNS).writerow(row)
 
 
-def _rows_until(path: Path, step: int) -> list[dict[str, str]]:
+def _rows_until(path: Path, step: int) -> list[dict[str, str]] | None:
+    """The whole rows up to the step; None where the file is not as `_write_rows` wrote it."""
     if not step or not path.exists():
         return []
-    with path.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if (row.get("step") or "").isdigit()]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows = [row for row in reader if (row["step"] or "").isdecimal()]
+    except (UnicodeDecodeError, csv.Error, KeyError):
+        return None
     return [row for row in rows if int(row["step"]) <= step]
 
 

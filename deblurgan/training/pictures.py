@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from deblurgan.blur import MotionBlur
@@ -34,15 +33,18 @@ def open_picture_sets(config: TrainConfig, cache: PictureCache, log: Callable[[s
     options: dict[str, Any] = {"layout": config.layout, "gamma": config.gamma, "crops": _crops(config)}
     options |= {"cache": cache, "log": log}
     blur = MotionBlur(**_camera(config), exposure=config.blur_exposure, p=config.blur_p)
-    sets = _divide(open_dataset(config.data, blur=blur, seed=config.seed, split=None, **options), config, options)
+    used_otherwise = [folder for folder in (config.val, config.mix) if folder is not None]
+    pictures = open_dataset(config.data, blur=blur, seed=config.seed, split=None, without=used_otherwise, **options)
+    sets = _divide(pictures, config, options)
     _require_usable_validation(sets, config, log)
     if isinstance(sets.validation, SharpFolder):
         sets.validation.blur = MotionBlur(**_camera(config), exposure=VALIDATION_EXPOSURE)
     if config.mix is None:
         return sets
-    pairs = open_dataset(config.mix, seed=config.seed, **{**options, "layout": "auto"})
+    pairs = open_dataset(config.mix, seed=config.seed, without=used_otherwise, **{**options, "layout": "auto"})
     if isinstance(pairs, SharpFolder):
         raise ValueError(f"mix must hold pairs of blurred and sharp pictures, found sharp photos in {config.mix}")
+    _tell_shared(pairs, sets.validation, log)
     return sets._replace(train=Mixed(sets.train, pairs, ratio=config.mix_ratio))
 
 
@@ -69,16 +71,17 @@ def _divide(pictures: PairDataset, config: TrainConfig, options: dict[str, Any])
         return _hold_out(pictures) if tests is None else PictureSets(train, tests)
     validation = open_dataset(config.val, split="val", **options)
     validation.root = pictures.root  # its pictures go by other names than those of data
-    return PictureSets(_outside(train, config.val), validation)
+    _tell_shared(train, validation, options["log"])
+    return PictureSets(train, validation)
 
 
-def _outside(pictures: PairDataset, folder: Path) -> PairDataset:
-    """The pictures but for those in the folder, where it is one of theirs."""
-    root, folder = pictures.root.resolve(), folder.resolve()
-    if folder == root or not folder.is_relative_to(root):
-        return pictures
-    inside = pictures.root / folder.relative_to(root)
-    return pictures.take(i for i in range(len(pictures)) if not pictures.path(i).is_relative_to(inside))
+def _tell_shared(train: PairDataset, validation: PairDataset, log: Callable[[str], None]) -> None:
+    """Logs how many of the validation pictures are trained on."""
+    trained, validated = (
+        {pictures.path(i).resolve() for i in range(len(pictures))} for pictures in (train, validation)
+    )
+    if shared := trained & validated:
+        log(f"{len(shared)} of {len(validated)} validation pictures are trained on too, such as {min(shared)}")
 
 
 def _hold_out(pictures: PairDataset) -> PictureSets:

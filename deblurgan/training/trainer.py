@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -124,12 +124,11 @@ class Trainer:
         self.log(f"{self.device}, {self.one_step.precision}, {how}")
 
     def _run_to_the_end(self) -> None:
-        history = History(self.folder.history, self.steps_done)
+        history = History(self.folder.history, self.steps_done, self.log)
         progress = Progress(self.steps_done, self.schedule.total_steps)
         val_every = self.resolved().val_every or 1
         with collected_signals() as signals, self.upcoming_batches() as batches:
-            for batch in batches:
-                self.left_out.note(batch)
+            for batch in self._noted(batches):
                 history.add(self.step(batch))
                 if not self.owns_folder:
                     self.save()  # what makes that impossible shows at once
@@ -141,6 +140,17 @@ class Trainer:
                     self.save()
                     self.log(f"{signal.Signals(signals[0]).name}: step {self.steps_done} is saved")
                     stop(signals[0])
+
+    def _noted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches, once what they leave out is noted. Where pictures end the run, its steps so far are saved."""
+        try:
+            for batch in batches:
+                self.left_out.note(batch)
+                yield batch
+        except Exception:
+            if self.owns_folder:
+                self.save()
+            raise
 
     def _is_due(self, every: int) -> bool:
         """Whether it is time for what is done every so many steps, and at the end."""
@@ -258,11 +268,22 @@ class Trainer:
             self.folder.forget_all_but_state()
         self.owns_folder = True
         self.steps_done = before.step
-        if self.folder.best.exists():
+        if self._holds_best():
             self.best_psnr, self.measured_on = before.best_psnr, before.measured_on
         self.log(f"resumed at step {self.steps_done}")
         if self.config.init is not None and str(self.config.init) != before.config["init"]:
             self.log("init has no effect on a run that goes on")
+
+    def _holds_best(self) -> bool:
+        """Whether the run folder holds the weights of the best validation. The next replaces damaged ones."""
+        if not self.folder.best.exists():
+            return False
+        try:
+            self.folder.load_best()
+        except CheckpointError as error:
+            self.log(f"{error}: goes on as if it were missing")
+            return False
+        return True
 
     def _run_state(self) -> RunState:
         pictures, config = digest_of_names(self.train_set), to_mapping(self.resolved())
