@@ -221,10 +221,9 @@ class Deblurrer:
         return picture.with_pixels(self._array(picture.pixels))
 
     def _copy(self, generator: Generator) -> Generator:
-        with torch.device(self.device):
-            copy = Generator(**generator.config()).to(self.dtype)
+        copy = Generator(**generator.config())
         copy.load_state_dict(generator.state_dict())
-        copy.to(memory_format=self.layout)  # type: ignore[call-overload]
+        copy.to(self.device, self.dtype).to(memory_format=self.layout)  # type: ignore[call-overload]
         return copy.eval().requires_grad_(False)
 
     def _compiled(self) -> Callable[..., Tensor]:
