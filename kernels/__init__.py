@@ -1,6 +1,7 @@
 """The networks' Triton kernels: functions that launch, on tensors that the caller has allocated; no autograd.
 
     config, table   how a convolution is cut into tiles, and the bundles of tensors that kernels take; no Triton
+    launch          how kernels follow one another
 
     pack_image      the picture as the first convolution reads it
     conv_stats      convolution and the statistics of its tiles

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from deblurgan.kernels.config import Border, NormActInputs, Quantized, TileStats
 from deblurgan.kernels.dropout import keep_mask, keep_threshold
+from deblurgan.kernels.launch import launch_early, wait_for_previous
 
 BORDER_MODES = {"reflect": 1, "zero": 2}
 MOST_TILES = 64  # more are merged by a launch of `merge_stats`
@@ -129,6 +130,7 @@ def norm_act_kernel(
     TILES: tl.constexpr,  # at least the tiles to merge; 0 where stats are merged already
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """out = residual + mask dropout_scale act((y - mean) / std), in fp32, rounded once;
     quantized = out inverse_step + ZERO, clamped to its type.
@@ -139,6 +141,7 @@ def norm_act_kernel(
     them, so that in place no pixel is read after it has changed. All is read before tiles are merged, whose sums wait
     for one another.
     """
+    wait_for_previous(PDL)
     ACROSS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
     first = (tl.program_id(0) // ACROSS) * BLOCK_P
     channel = (tl.program_id(0) % ACROSS) * BLOCK_C
@@ -246,4 +249,5 @@ def norm_act(
         BLOCK_P=block_p,
         BLOCK_C=block_c,
         num_warps=4,
+        **launch_early(),
     )

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from deblurgan.kernels.config import ConvConfig
+from deblurgan.kernels.launch import launch_early, wait_for_previous
 
 
 @triton.jit(do_not_specialize=["h"])
@@ -47,12 +48,14 @@ def output_tail_kernel(
     BLOCK_N: tl.constexpr,  # 8 taps of LINES * OUT results, padded
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """out = clamp(image + tanh(sum over i, j of weight[i, j] x[y + i, x + j] + bias), -1, 1).
 
     A program reads BLOCK_M pixels of each row of x; the last TAPS - 1 of them only as neighbours. EIGHT_BIT: image and
     out are uint8, v for 2 v / 255 - 1; rounded to nearest. SAVE: tanh goes into `saved`.
     """
+    wait_for_previous(PDL)
     STEPS: tl.constexpr = (C + BLOCK_K - 1) // BLOCK_K
     ROWS: tl.constexpr = TAPS - 1 + LINES
     OWN: tl.constexpr = BLOCK_M - TAPS + 1
@@ -155,5 +158,6 @@ def output_tail(
         LINES=rows,
         EIGHT_BIT=out.dtype == torch.uint8,
         SAVE=saved is not None,
+        **launch_early(),
         **config.launch_options(tf32),
     )

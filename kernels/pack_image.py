@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from deblurgan.kernels.config import Border
+from deblurgan.kernels.launch import launch_early, wait_for_previous
 
 CHANNELS = 8  # 16 bytes a pixel in half types: eight pixels of a row are one run of 64 elements
 
@@ -28,8 +29,10 @@ def pack_image_kernel(
     WIDTH: tl.constexpr,
     CHANNELS: tl.constexpr,
     BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """out[y, x, k] = image[k, reflect(y - b), reflect(x - b)], zero in channels from c on and in the last column."""
+    wait_for_previous(PDL)
     n = tl.program_id(2).to(tl.int64)
     row = tl.program_id(1)
     x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -72,4 +75,5 @@ def pack_image(image: Tensor, out: Tensor, *, border: Border) -> None:
         WIDTH=border.width,
         CHANNELS=CHANNELS,
         BLOCK=block,
+        **launch_early(),
     )

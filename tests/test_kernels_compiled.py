@@ -32,6 +32,11 @@ def test_compiled_kernels_keep_nan() -> None:
     compiled("maxima_keep_nan.py")
 
 
+def test_kernels_wait_before_they_touch_memory() -> None:
+    """They start while the kernel before them still runs."""
+    compiled("kernels_wait.py")
+
+
 def test_no_size_of_a_picture_compiles_a_kernel_anew() -> None:
     """But for the rows of the caller's own picture: wide loads depend on whether they are aligned."""
     kernels, several = json.loads(compiled("sizes_compile_once.py"))
