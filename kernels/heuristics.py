@@ -82,9 +82,9 @@ def default_config(
     if kind.endswith(".wgrad"):
         return _weight_gradient(tilings[0], kind, c_in, c_out)
     c, columns, outputs = _product(kind, c_in, c_out, pixels)
-    fitted = [_fitted(tiling, c, columns) for tiling in tilings]
+    fitted = _all_fitted(tilings, c, columns)
     if not all(_fills(tiling, c, columns) for tiling in fitted):
-        fitted = [_fitted(tiling, c, columns) for tiling in DEFAULTS["trunk"]["sm_80"]]
+        fitted = _all_fitted(DEFAULTS["trunk"]["sm_80"], c, columns)
     busy = (tiling for tiling in fitted if busy_share(programs(tiling, outputs, columns), sms) >= BUSY)
     return next(busy, fitted[-1])
 
@@ -126,6 +126,12 @@ def _weight_gradient(config: ConvConfig, kind: str, c_in: int, c_out: int) -> Co
     if config.form == "tma" and (rows % config.block_m or columns % config.block_n):
         config = _POINTER
     return _narrowed(replace(config, block_m=min(config.block_m, _power_of_two(rows))), columns)
+
+
+def _all_fitted(tilings: tuple[ConvConfig, ...], c: int, columns: int | None) -> list[ConvConfig]:
+    """Of tilings that fitting makes alike in pixels and columns, the last: it was meant for as few."""
+    fitted = [_fitted(tiling, c, columns) for tiling in tilings]
+    return list({(tiling.block_m, tiling.block_n): tiling for tiling in fitted}.values())
 
 
 def _fitted(config: ConvConfig, c: int, columns: int | None) -> ConvConfig:
