@@ -194,16 +194,14 @@ def jobs() -> Iterator[Job]:
 
 
 def default_jobs() -> Iterator[Job]:
-    """Every tiling that a layer or gradient of `paper` and `tiny` has by default, on one of GPUS at one of the sizes."""
+    """Every tiling that a layer or gradient of `paper` and `tiny` has by default on one of GPUS, at one of the sizes."""
     from benchmarks.tune import label
 
     found: dict[Job, None] = {}
+    works = (("", "float16", SIZES), (".dgrad", "bfloat16", GRADIENT_SIZES), (".wgrad", "bfloat16", GRADIENT_SIZES))
     for gpu, preset in product(GPUS, ("paper", "tiny")):
         for name, stage in representatives(PRESETS[preset]).items():
-            for which, dtype, sizes in (
-                ("", "float16", SIZES),
-                *product((".dgrad", ".wgrad"), ("bfloat16",), (GRADIENT_SIZES,)),
-            ):
+            for which, dtype, sizes in works:
                 for h, w in sizes:
                     config = default_config(
                         stage.kind + which,

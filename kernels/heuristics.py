@@ -27,6 +27,7 @@ FAMILIES |= {(9, 0): "sm_90", (10, 0): "sm_100", (10, 3): "sm_100", (11, 0): "sm
 _POINTER = ConvConfig(128, 128, 32, 4, 4)
 _WIDE = ConvConfig(128, 128, 64, 8, 3)
 _NARROW = ConvConfig(128, 64, 64, 4, 3)
+_THIN = ConvConfig(128, 32, 32, 4, 4)  # for 96 channels, as `tiny` has: of 128 columns a quarter would be idle
 _SQUARE = ConvConfig(64, 64, 64, 4, 3)
 
 # Tilings by kind and family, the largest first: the first that keeps the SMs busy is taken, else the last. A family
@@ -76,12 +77,15 @@ def default_config(
     family = FAMILIES.get(capability) if capability else None
     if kind == "head" and (family is None or dtype not in HALF):
         return head_default(c_in, dtype)
-    tilings = DEFAULTS.get(ADJOINTS.get(kind, kind), {}).get(family or "", ())
+    product = ADJOINTS.get(kind, kind)
+    tilings = DEFAULTS.get(product, {}).get(family or "", ())
     if dtype not in HALF or not tilings:
         return None
     if kind.endswith(".wgrad"):
         return _weight_gradient(tilings[0], kind, c_in, c_out)
     c, columns, outputs = _product(kind, c_in, c_out, pixels)
+    if product == "trunk" and columns and columns > 64 and columns % 64 == 32:
+        tilings = (_THIN,) if family == "sm_86" else (_POINTER, _THIN)
     fitted = _all_fitted(tilings, c, columns)
     if not all(_fills(tiling, c, columns) for tiling in fitted):
         fitted = _all_fitted(DEFAULTS["trunk"]["sm_80"], c, columns)
