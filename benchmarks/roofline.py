@@ -1,7 +1,9 @@
 """python -m benchmarks.roofline: the floor of every kernel of the generator, and the time expected of ours.
 
 A kernel's floor is the longer of its arithmetic and its bytes, each tensor read and written once, at the rates of a
-GPU. `predict` adds what our kernels are expected to fall short of it. Nothing here runs on a GPU.
+GPU. `estimate` is the time expected of one of our convolutions in a configuration on any GPU, what its programs read
+from L2 included, and `library_estimate` that of cuDNN with what it needs beside it; --gpu NAME prints both. Nothing
+here runs on a GPU.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from deblurgan.kernels.config import ConvConfig
 from deblurgan.spec import PRESETS, GeneratorSpec, Stage
 
 Kind = Literal["stem", "down", "trunk", "trunk8", "up", "head", "norm"]
@@ -27,7 +30,55 @@ class Rates:
     bytes: float  # read and written
 
 
-H200 = Rates({4: 67e12, 2: 790e12, 1: 1580e12}, 4.3e12)  # half and copy measured; fp32 documented; 8 bits twice half
+@dataclass(frozen=True)
+class GpuRates(Rates):
+    """A GPU as `estimate` sees it; `flops` as large matrix products of cuBLAS reach them, sums in fp32."""
+
+    capability: tuple[int, int]
+    sms: int
+    fp16_flops: float  # of fp16 with sums in fp16
+    l2_bytes: float  # read a second
+    l2_size: int
+    shared: int  # bytes of an SM that programs share
+
+    @property
+    def family(self) -> str:
+        """How products are made: mma.sync, wgmma or tcgen05."""
+        return {9: "wgmma", 10: "tcgen05"}.get(self.capability[0], "mma")
+
+
+MB = 1 << 20
+KB = 1 << 10
+# m: measured, d: documented, e: estimated. Documented are NVIDIA's datasheets and architecture papers (dense rates at
+# boost clock), the SMs, caches and shared memory of the CUDA C++ Programming Guide. L2 by RRZE-HPC/gpu-benches,
+# gpu-l2-cache: A100 5.4, H100 PCIe 6.9, H200 9.7, L40 5.2 TB/s. Of GPUs with 40 MB and more a datum may lie in both
+# halves of the cache: less than the size holds
+GPUS = {
+    # Half: 273 of 312 m (triton #743), 8 bits and DRAM at the same share of what is documented
+    "A100": GpuRates({4: 19.5e12, 2: 270e12, 1: 540e12}, 1.75e12, (8, 0), 108, 270e12, 5.4e12, 40 * MB, 164 * KB),
+    # Half 71 d (65 ... 75 m, triton #319), fp16 sums 142 d, 110 of them m in a convolution (there); L2 e: 48 slices of
+    # 32 bytes at 1.7 GHz; DRAM 0.94 d
+    "RTX 3090": GpuRates({4: 35.6e12, 2: 71e12, 1: 284e12}, 0.85e12, (8, 6), 82, 142e12, 2.6e12, 6 * MB, 100 * KB),
+    # Half 165 d (159 ... 167 m, mli/transformers-benchmarks #4), fp16 sums and 8 bits d; L2 m for cp.async
+    # (smallscientist1/cuda_microbenchmark); DRAM 1.01 d
+    "RTX 4090": GpuRates({4: 82.6e12, 2: 165e12, 1: 660e12}, 0.92e12, (8, 9), 128, 330e12, 4.9e12, 72 * MB, 100 * KB),
+    # 362 and 733 d, with sums in fp32 too, but 350 W: three quarters e; L2 and DRAM m on an L40
+    "L40S": GpuRates({4: 91.6e12, 2: 270e12, 1: 550e12}, 0.80e12, (8, 9), 142, 270e12, 5.2e12, 96 * MB, 100 * KB),
+    # Half 756 d, but 350 W: two thirds e; DRAM m reading
+    "H100 PCIe": GpuRates({4: 51e12, 2: 500e12, 1: 1000e12}, 1.9e12, (9, 0), 114, 500e12, 6.9e12, 50 * MB, 228 * KB),
+    # Half 721 m (triton #2339), 8 bits 1278 m (triton #5461); L2 as H200's e; DRAM 3.35 d, nine tenths e
+    "H100": GpuRates({4: 67e12, 2: 720e12, 1: 1280e12}, 3.0e12, (9, 0), 132, 720e12, 9.7e12, 50 * MB, 228 * KB),
+    # Half and copy m; fp32 d; 8 bits twice half
+    "H200": GpuRates({4: 67e12, 2: 790e12, 1: 1580e12}, 4.3e12, (9, 0), 132, 790e12, 9.7e12, 60 * MB, 228 * KB),
+    # 2250 d; 1110 m at 750 W (facebookexperimental/triton #854), 1445 without (pytorch #176935): between them e; L2 e:
+    # Hopper's for each SM; DRAM 7.7 d (pytorch/ao #4002)
+    "B200": GpuRates({4: 75e12, 2: 1300e12, 1: 2600e12}, 6.5e12, (10, 0), 148, 1300e12, 10.9e12, 126 * MB, 228 * KB),
+    # 1730 m on a GB300 (facebookexperimental/triton #740), fp8 twice e; L2 and DRAM as B200's e
+    "B300": GpuRates({4: 75e12, 2: 1730e12, 1: 3460e12}, 6.5e12, (10, 3), 148, 1730e12, 10.9e12, 126 * MB, 228 * KB),
+    # 209, fp16 sums 419, 8 bits 838 d; L2 8.7 m on 188 SMs of the same chip (chips and cheese), by SMs; DRAM 1.79 d
+    "RTX 5090": GpuRates({4: 105e12, 2: 209e12, 1: 838e12}, 1.6e12, (12, 0), 170, 419e12, 7.9e12, 96 * MB, 100 * KB),
+}
+H200 = GPUS["H200"]
 
 
 @dataclass(frozen=True)
@@ -228,6 +279,217 @@ def predict_net(kernels: list[Kernel], rates: Rates = H200) -> Span:
         LAUNCH.fast + total(kernels, lambda kernel: predict(kernel, rates).fast),
         LAUNCH.slow + total(kernels, lambda kernel: predict(kernel, rates).slow),
     )
+
+
+class Programs(NamedTuple):
+    """What a kernel launches; FLOPs and bytes loaded are those of one program, what it pads included."""
+
+    count: int
+    flops: float
+    loads: float  # from L2: loads of 16 bytes and TMA pass by L1
+    memory: float  # bytes of all tensors, each read and written once
+
+
+def conv_programs(kind: str, c_in: int, c_out: int, pixels: int, config: ConvConfig, operand: int = 2) -> Programs:
+    """Of a layer's convolution or gradient; see `estimate`.
+
+    A program multiplies block_m pixels by block_n channels over all taps, so it loads (block_m + block_n) K operands:
+    of neighbouring pixels it reads the same for each tap anew.
+    """
+    layer, _, gradient = kind.partition(".")
+    if gradient == "wgrad":
+        return _weight_programs(layer, c_in, c_out, pixels, config)
+    if gradient == "dgrad":  # the adjoint's convolution, which also reads the activations
+        adjoint, outputs = {"down": ("up", 4 * pixels), "up": ("down", pixels // 4), "head": ("stem", pixels)}.get(
+            layer, (layer, pixels)
+        )
+        made = conv_programs(adjoint, c_out, c_in, outputs, config, operand)
+        return made._replace(memory=made.memory + 2 * outputs * c_in)
+    m, n, k = config.block_m, config.block_n, config.block_k
+    rows, columns, taps, channels, overlap = pixels, c_out, 9.0, c_in, 1.0
+    read = {"down": 4.0, "up": 0.25}.get(layer, 1.0) * pixels * c_in
+    if layer == "stem":
+        taps, channels, overlap, read = 7, RUN, RUN_OVERLAP, 8 * pixels
+    elif layer == "up":
+        taps = 9 / 4  # the mean of its phases
+    elif layer == "head":  # `lines` rows of results are columns of one product, the last 6 pixels neighbours only
+        lines = n // 8 // c_out
+        rows, columns, taps = math.ceil(pixels / lines * m / (m - 6)), n, 6 + lines
+    depth = taps * math.ceil(channels / k) * k
+    weights = (9 if layer == "up" else taps) * channels * columns
+    return Programs(
+        math.ceil(rows / m) * math.ceil(columns / n),
+        2 * m * n * depth,
+        (overlap * m + n) * depth * operand,
+        operand * (read + weights) + 2 * pixels * c_out,
+    )
+
+
+RUN = 64  # channels that the stem's taps have: 8 pixels of 8
+RUN_OVERLAP = 0.41  # of its loads reach L2: a warp's four pixels have 6.5 sectors of 32 bytes in common for 16
+SPLIT_WARPS = 1056  # as kernels/conv_wgrad.py launches them
+
+
+def _weight_programs(layer: str, c_in: int, c_out: int, pixels: int, config: ConvConfig) -> Programs:
+    """Of the gradient by a layer's weight: split over the pixels, partial results in fp32."""
+    m, n = config.block_m, config.block_n
+    rows, columns, taps, overlap = c_out, c_in, 9, 1.0
+    if layer == "up":
+        rows, columns, pixels = c_in, c_out, pixels // 4
+    elif layer in ("stem", "head"):
+        rows, columns, taps, overlap = c_in if layer == "head" else c_out, RUN, 7, RUN_OVERLAP
+    tiles = math.ceil(rows / m) * taps * math.ceil(columns / n)
+    splits = max(1, SPLIT_WARPS // (config.warps * tiles))
+    depth = math.ceil(pixels / splits / config.block_k) * config.block_k
+    read = {"down": 4.0, "up": 4.0}.get(layer, 1.0) * columns + rows if overlap == 1 else 8.0 + rows
+    return Programs(
+        tiles * splits,
+        2 * m * n * depth,
+        2 * (m + overlap * n) * depth,
+        2 * pixels * read + 8 * splits * rows * columns * taps,
+    )
+
+
+def shared_bytes(config: ConvConfig, gpu: GpuRates, operand: int = 2) -> int:
+    """Of a program's operands. mma.sync reads registers, so the stage that it multiplies is not among them."""
+    stages = config.stages - (gpu.family == "mma")
+    return stages * (config.block_m + config.block_n) * config.block_k * operand
+
+
+def programs_per_sm(config: ConvConfig, gpu: GpuRates, operand: int = 2) -> int:
+    """How many fit an SM, by shared memory and by registers: the sums and about 96 a thread."""
+    threads = 32 * config.warps
+    registers = min(255, 96 + config.block_m * config.block_n // threads)
+    return max(1, min(gpu.shared // (shared_bytes(config, gpu, operand) + KB), 65536 // (threads * registers)))
+
+
+# The share of cuBLAS's rate that Triton's loop reaches, at best and at worst. mma: 0.89 ... 1.0 on an A100 (triton
+# #743, #6523), more than cuBLAS on a 3090 (#319), 96 % of the tensor cores' rate on a 4060 and 1.72 of 2 with fp16
+# sums (#10851); less for the address arithmetic of a convolution. wgmma: 83 % of cuBLAS with TMA (NVIDIA/tilus #154),
+# 13 % more than with pointers (triton #5461). tcgen05: 77 ... 82 % for a loop that TMA feeds without warp
+# specialisation (facebookexperimental/triton #854), of which Triton's has no more than 128x128; by pointers a guess
+SHARES: dict[tuple[str, str], Span] = {
+    ("mma", "pointer"): Span(0.93, 0.82),
+    ("mma", "tma"): Span(0.93, 0.80),
+    ("wgmma", "tma"): Span(0.90, 0.80),
+    ("wgmma", "pointer"): Span(0.80, 0.70),
+    ("tcgen05", "tma"): Span(0.80, 0.65),
+    ("tcgen05", "pointer"): Span(0.70, 0.45),
+}
+FP16_SUMS = 0.86  # of that share: 1.72 of twice the rate
+L2_SHARE = Span(1.0, 0.85)  # of the rate that reading alone reaches
+PASS_SHARE = Span(0.92, 0.85)  # of the rate of a copy, by a pass over a tensor
+# What four warps reach that share their SM with no other program; a guess. Where sums in fp32 halve the rate, a warp
+# for each of four tensor cores nearly keeps it busy
+ALONE, ALONE_AT_HALF_RATE = 0.75, 0.9
+# To fill a program's pipeline, to take statistics and to store, where no other program runs meanwhile. On tcgen05 a
+# thread has a row of the tile, so that each column's statistics cross all 32 of a warp by shuffles
+EXPOSED = {"mma": Span(1e-6, 2e-6), "wgmma": Span(1e-6, 2e-6), "tcgen05": Span(3e-6, 5e-6)}
+
+
+def estimate(
+    kind: str,
+    c_in: int,
+    c_out: int,
+    pixels: int,
+    config: ConvConfig,
+    gpu: GpuRates,
+    *,
+    operand: int = 2,
+    fp16_sums: bool = False,
+) -> Span:
+    """The time expected of our kernel with its statistics; kind, channels and output pixels as in config.ConvShape.
+
+    The longest of arithmetic on the SM that has most programs, reads from L2 and bytes of DRAM; a launch; and what no
+    other program of its SM hides.
+    """
+    work = conv_programs(kind, c_in, c_out, pixels, config, operand)
+    share = SHARES[gpu.family, config.form]
+    flops = gpu.flops[operand]
+    if fp16_sums:
+        flops = gpu.fp16_flops
+        share = Span(share.fast * FP16_SUMS, share.slow * FP16_SUMS)
+    launches = 2 if kind.endswith(".wgrad") else 1  # and the sum of its parts
+    return _time(work, config, gpu, flops, share, launches, operand)
+
+
+def _time(
+    work: Programs, config: ConvConfig, gpu: GpuRates, flops: float, share: Span, launches: int, operand: int = 2
+) -> Span:
+    fit = programs_per_sm(config, gpu, operand)
+    busiest = math.ceil(work.count / gpu.sms)
+    alone = ALONE_AT_HALF_RATE if flops < gpu.fp16_flops else ALONE
+    crowd = 1.0 if min(fit, busiest) * config.warps >= 8 else alone
+    math_s = busiest * work.flops * gpu.sms / flops / crowd
+    l2_s = work.count * work.loads / gpu.l2_bytes
+    memory_s = pass_s(work.memory, gpu)
+    exposed = busiest if fit == 1 else 1
+    return Span(
+        *(
+            max(math_s / share[i], l2_s / L2_SHARE[i], memory_s)
+            + exposed * EXPOSED[gpu.family][i]
+            + launches * LAUNCH[i]
+            for i in range(2)
+        )
+    )
+
+
+def pass_s(size: float, gpu: GpuRates) -> float:
+    """Seconds to read or write so many bytes, which half of L2 may hold since the kernel before."""
+    return size / (gpu.l2_bytes if size <= gpu.l2_size / 2 else gpu.bytes)
+
+
+# cuDNN's tiles, and the share of cuBLAS's rate that it reaches: assumed, since nobody publishes it for such layers.
+# Its Hopper and Blackwell kernels hide what ours expose and share an operand within a cluster. Kernels for strided
+# gradients, which a transposed convolution is to cuDNN, lose to phases as ours by 1.57 on an A100 (FlagGems #3389)
+LIBRARY_TILES = ((256, 128, 8), (128, 256, 8), (128, 128, 4), (256, 64, 4), (128, 64, 4), (64, 64, 4), (128, 32, 4))
+LIBRARY_SHARES = {"mma": Span(0.95, 0.82), "wgmma": Span(0.95, 0.82), "tcgen05": Span(0.90, 0.70)}
+LIBRARY_KINDS = {"up": 0.7, "down.dgrad": 0.7, "stem": 0.75, "head.dgrad": 0.75}  # of that share
+CLUSTER = 0.75  # of the loads where two programs share an operand
+
+
+def library_conv(kind: str, c_in: int, c_out: int, pixels: int, gpu: GpuRates) -> Span:
+    """The time expected of cuDNN's convolution or gradient, by the best of its tiles."""
+    gradient = kind.endswith(".wgrad")
+    part = LIBRARY_KINDS.get(kind, 0.9 if gradient else 1.0)
+    share = Span(*(part * whole for whole in LIBRARY_SHARES[gpu.family]))
+    times = []
+    for m, n, warps in LIBRARY_TILES:
+        config = ConvConfig(m, n, 32, warps, 4)
+        work = _library_programs(kind, c_in, c_out, pixels, config)
+        if gpu.family != "mma":
+            config = ConvConfig(m, n, 32, 8, 1)  # as if others hid it
+            work = work._replace(loads=CLUSTER * work.loads)
+        times.append(_time(work, config, gpu, gpu.flops[2], share, 1 + gradient))
+    return min(times)
+
+
+def _library_programs(kind: str, c_in: int, c_out: int, pixels: int, config: ConvConfig) -> Programs:
+    """As `conv_programs`; the last convolution's few results are columns of their own, so it has 49 taps."""
+    if kind != "head":
+        return conv_programs(kind, c_in, c_out, pixels, config)
+    work = conv_programs("trunk", c_in, c_out, pixels, config)
+    return work._replace(flops=work.flops * 49 / 9, loads=work.loads * 49 / 9)
+
+
+def library_estimate(kind: str, c_in: int, c_out: int, pixels: int, gpu: GpuRates) -> Span:
+    """`library_conv` and the passes that it needs beside ours.
+
+    Statistics read the output once more; sums for the norm read the gradient by activations and them, which the trunk
+    needs in one of two layers; the input of a transposed convolution is copied without its border.
+    """
+    conv = library_conv(kind, c_in, c_out, pixels, gpu)
+    layer, _, gradient = kind.partition(".")
+    passes: list[float] = []
+    if not gradient and layer != "head":
+        passes.append(2 * pixels * c_out)
+    elif gradient == "dgrad":
+        inputs = {"down": 4.0, "up": 0.25, "trunk": 0.5}.get(layer, 1.0) * pixels * c_in
+        passes.append(2 * 2 * inputs)
+    if kind in ("up", "up.wgrad"):
+        passes.append(2 * 2 * pixels / 4 * c_in)
+    extra = sum(pass_s(size, gpu) for size in passes)
+    return Span(*(conv[i] + extra / PASS_SHARE[i] + len(passes) * LAUNCH[i] for i in range(2)))
 
 
 def kernel_row(kernel: Kernel) -> str:
