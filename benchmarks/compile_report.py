@@ -204,7 +204,7 @@ def pick_config(job: Job, spec: GeneratorSpec) -> PickConfig:
     scales = {name: stage.scale_out for name, stage in representatives(spec).items()}
     scale = scales.get(job.layer.removesuffix(".wgrad").removesuffix(".dgrad"), 1)
     question = job.kind.removesuffix("8"), PICTURE[2] * PICTURE[3] // scale**2, getattr(torch, job.dtype)
-    return lambda *asked: ConvConfig(*job.config) if asked == question else None
+    return lambda asked: ConvConfig(*job.config) if (asked.kind, asked.pixels, asked.dtype) == question else None
 
 
 def differentiate(preset: str, job: Job) -> None:
