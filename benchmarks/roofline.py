@@ -11,12 +11,16 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import torch
+
 from deblurgan.kernels.config import ConvConfig
+from deblurgan.kernels.heuristics import default_config
+from deblurgan.kernels.table import quantized_config
 from deblurgan.spec import PRESETS, GeneratorSpec, Stage
 
 Kind = Literal["stem", "down", "trunk", "trunk8", "up", "head", "norm"]
@@ -49,12 +53,11 @@ class GpuRates(Rates):
 
 MB = 1 << 20
 KB = 1 << 10
-# m: measured, d: documented, e: estimated. Documented are NVIDIA's datasheets and architecture papers (dense rates at
-# boost clock), the SMs, caches and shared memory of the CUDA C++ Programming Guide. L2 by RRZE-HPC/gpu-benches,
-# gpu-l2-cache: A100 5.4, H100 PCIe 6.9, H200 9.7, L40 5.2 TB/s. Of GPUs with 40 MB and more a datum may lie in both
-# halves of the cache: less than the size holds
+# m: measured, d: documented by NVIDIA (dense rates at boost clock; all SMs and sizes), e: estimated. L2 and DRAM m
+# without a source are those of RRZE-HPC/gpu-benches, gpu-l2-cache, which finds less than the documented size of L2
+# where a datum may lie in both of its halves
 GPUS = {
-    # Half: 273 of 312 m (triton #743), 8 bits and DRAM at the same share of what is documented
+    # Half 273 m of 312 d (triton #743), 8 bits at the same share e; L2 m; DRAM m reading
     "A100": GpuRates({4: 19.5e12, 2: 270e12, 1: 540e12}, 1.75e12, (8, 0), 108, 270e12, 5.4e12, 40 * MB, 164 * KB),
     # Half 71 d (65 ... 75 m, triton #319), fp16 sums 142 d, 110 of them m in a convolution (there); L2 e: 48 slices of
     # 32 bytes at 1.7 GHz; DRAM 0.94 d
@@ -64,14 +67,14 @@ GPUS = {
     "RTX 4090": GpuRates({4: 82.6e12, 2: 165e12, 1: 660e12}, 0.92e12, (8, 9), 128, 330e12, 4.9e12, 72 * MB, 100 * KB),
     # 362 and 733 d, with sums in fp32 too, but 350 W: three quarters e; L2 and DRAM m on an L40
     "L40S": GpuRates({4: 91.6e12, 2: 270e12, 1: 550e12}, 0.80e12, (8, 9), 142, 270e12, 5.2e12, 96 * MB, 100 * KB),
-    # Half 756 d, but 350 W: two thirds e; DRAM m reading
+    # Half 756 d, but 350 W: two thirds e; L2 m; DRAM m reading
     "H100 PCIe": GpuRates({4: 51e12, 2: 500e12, 1: 1000e12}, 1.9e12, (9, 0), 114, 500e12, 6.9e12, 50 * MB, 228 * KB),
     # Half 721 m (triton #2339), 8 bits 1278 m (triton #5461); L2 as H200's e; DRAM 3.35 d, nine tenths e
     "H100": GpuRates({4: 67e12, 2: 720e12, 1: 1280e12}, 3.0e12, (9, 0), 132, 720e12, 9.7e12, 50 * MB, 228 * KB),
-    # Half and copy m; fp32 d; 8 bits twice half
+    # Half and DRAM, copying, m by this project; fp32 d; 8 bits twice half e; L2 m
     "H200": GpuRates({4: 67e12, 2: 790e12, 1: 1580e12}, 4.3e12, (9, 0), 132, 790e12, 9.7e12, 60 * MB, 228 * KB),
-    # 2250 d; 1110 m at 750 W (facebookexperimental/triton #854), 1445 without (pytorch #176935): between them e; L2 e:
-    # Hopper's for each SM; DRAM 7.7 d (pytorch/ao #4002)
+    # 2250 d; 1110 m at 750 W (facebookexperimental/triton #854), up to 1445 m on a GPU of the family (pytorch #176935):
+    # between them e; L2 e: Hopper's for each SM; DRAM 7.7 d (pytorch/ao #4002), less e
     "B200": GpuRates({4: 75e12, 2: 1300e12, 1: 2600e12}, 6.5e12, (10, 0), 148, 1300e12, 10.9e12, 126 * MB, 228 * KB),
     # 1730 m on a GB300 (facebookexperimental/triton #740), fp8 twice e; L2 and DRAM as B200's e
     "B300": GpuRates({4: 75e12, 2: 1730e12, 1: 3460e12}, 6.5e12, (10, 3), 148, 1730e12, 10.9e12, 126 * MB, 228 * KB),
@@ -96,6 +99,8 @@ class Kernel:
     y_bytes: int  # of the convolution's pre-norm output
     operand: int  # bytes of an element that is multiplied
     launches: int = 1
+    channels: tuple[int, int] = (0, 0)  # of a convolution: in and out
+    pixels: int = 0  # of its output, in all pictures
 
     @property
     def flops(self) -> int:
@@ -169,6 +174,8 @@ class _Work(NamedTuple):
             written_bytes=y,
             y_bytes=y,
             operand=operand,
+            channels=(stage.channels_in, stage.channels_out),
+            pixels=pixels_out,
         )
 
     def norm(self, stage: Stage, following: Stage, rows: int, columns: int) -> Kernel:
@@ -236,11 +243,11 @@ PEER_PASSES: dict[str, dict[str, int]] = {
 def peer_floors(kernels: list[Kernel], rates: Rates = H200) -> dict[str, float]:
     """Seconds of the whole pass as torch.compile and eager channels_last divide it, each convolution at its roof."""
 
-    def extra_bytes(passes: dict[str, int]) -> float:
-        return total(kernels, lambda kernel: passes.get(kernel.name, passes.get(kernel.kind, 0)) * kernel.y_bytes)
+    def extra_bytes(counts: dict[str, int]) -> float:
+        return total(kernels, lambda kernel: counts.get(kernel.name, counts.get(kernel.kind, 0)) * kernel.y_bytes)
 
     roof = net_floors(kernels, rates)["roof"]
-    return {peer: roof + extra_bytes(passes) / rates.bytes for peer, passes in PEER_PASSES.items()}
+    return {peer: roof + extra_bytes(counts) / rates.bytes for peer, counts in PEER_PASSES.items()}
 
 
 class Span(NamedTuple):
@@ -250,35 +257,24 @@ class Span(NamedTuple):
     slow: float
 
 
-# The share of its floor's rate that each of our kernels is expected to reach on an H200, at best and at worst
-EXPECTED_SHARES: dict[Kind, tuple[float, float]] = {
-    "stem": (0.38, 0.30),  # channels padded from 3 to 8 and taps from 7 to 8: three times the multiply-adds
-    "down": (0.90, 0.75),
-    "trunk": (0.90, 0.80),  # 632 ... 711 TFLOP/s, what Triton's matrix products reach beside cuBLAS
-    "trunk8": (0.81, 0.70),
-    "up": (0.90, 0.75),
-    "head": (0.54, 0.42),  # five rows of 21 products in 128 columns: 36 GFLOP for 17, and what they read twice over
-    "norm": (0.92, 0.85),
-}
 LAUNCH = Span(2e-6, 3e-6)  # what a dependent launch in a CUDA graph waits, fills and drains
+PASS_SHARE = Span(0.92, 0.85)  # of the rate of a copy, by a pass over a tensor
 
 
-def predict(kernel: Kernel, rates: Rates = H200) -> Span:
-    """The time expected of our kernel; the shares are of an H200, half types and `paper`'s widths."""
-    best, worst = EXPECTED_SHARES[kernel.kind]
-    floor = kernel.floor_s(rates)
-    return Span(floor / best + kernel.launches * LAUNCH.fast, floor / worst + kernel.launches * LAUNCH.slow)
+def add(spans: Iterable[Span]) -> Span:
+    """One after another."""
+    return Span(*map(sum, zip(*spans, strict=True)))
 
 
-def predict_net(kernels: list[Kernel], rates: Rates = H200) -> Span:
-    """The time expected of the whole pass in a CUDA graph.
+def pass_s(size: float, gpu: GpuRates) -> float:
+    """Seconds to read or write so many bytes, which half of L2 may hold since the kernel before."""
+    return size / (gpu.l2_bytes if size <= gpu.l2_size / 2 else gpu.bytes)
 
-    To `kernels` comes one `pack_image`, for the time of a launch.
-    """
-    return Span(
-        LAUNCH.fast + total(kernels, lambda kernel: predict(kernel, rates).fast),
-        LAUNCH.slow + total(kernels, lambda kernel: predict(kernel, rates).slow),
-    )
+
+def passes(size: float, gpu: GpuRates, launches: int = 1) -> Span:
+    """The time expected of so many launches that read and write so many bytes together."""
+    fast, slow = (pass_s(size, gpu) / share for share in PASS_SHARE)
+    return Span(fast + launches * LAUNCH.fast, slow + launches * LAUNCH.slow)
 
 
 class Programs(NamedTuple):
@@ -288,6 +284,11 @@ class Programs(NamedTuple):
     flops: float
     loads: float  # from L2: loads of 16 bytes and TMA pass by L1
     memory: float  # bytes of all tensors, each read and written once
+
+
+RUN = 64  # channels that the stem's taps have: 8 pixels of 8
+RUN_OVERLAP = 0.41  # of its loads reach L2: a warp's four pixels have 6.5 sectors of 32 bytes in common for 16
+SPLIT_WARPS = 1056  # as kernels/conv_wgrad.py launches them
 
 
 def conv_programs(kind: str, c_in: int, c_out: int, pixels: int, config: ConvConfig, operand: int = 2) -> Programs:
@@ -321,13 +322,8 @@ def conv_programs(kind: str, c_in: int, c_out: int, pixels: int, config: ConvCon
         math.ceil(rows / m) * math.ceil(columns / n),
         2 * m * n * depth,
         (overlap * m + n) * depth * operand,
-        operand * (read + weights) + 2 * pixels * c_out,
+        operand * (read + weights) + max(operand, 2) * pixels * c_out,
     )
-
-
-RUN = 64  # channels that the stem's taps have: 8 pixels of 8
-RUN_OVERLAP = 0.41  # of its loads reach L2: a warp's four pixels have 6.5 sectors of 32 bytes in common for 16
-SPLIT_WARPS = 1056  # as kernels/conv_wgrad.py launches them
 
 
 def _weight_programs(layer: str, c_in: int, c_out: int, pixels: int, config: ConvConfig) -> Programs:
@@ -363,11 +359,11 @@ def programs_per_sm(config: ConvConfig, gpu: GpuRates, operand: int = 2) -> int:
     return max(1, min(gpu.shared // (shared_bytes(config, gpu, operand) + KB), 65536 // (threads * registers)))
 
 
-# The share of cuBLAS's rate that Triton's loop reaches, at best and at worst. mma: 0.89 ... 1.0 on an A100 (triton
-# #743, #6523), more than cuBLAS on a 3090 (#319), 96 % of the tensor cores' rate on a 4060 and 1.72 of 2 with fp16
-# sums (#10851); less for the address arithmetic of a convolution. wgmma: 83 % of cuBLAS with TMA (NVIDIA/tilus #154),
-# 13 % more than with pointers (triton #5461). tcgen05: 77 ... 82 % for a loop that TMA feeds without warp
-# specialisation (facebookexperimental/triton #854), of which Triton's has no more than 128x128; by pointers a guess
+# The share of cuBLAS's rate that Triton's loop reaches, at best and at worst. mma: 0.89 ... 1.0 for large products on
+# an A100 (triton #743, #6523), more than cuBLAS on a 3090 (#319), 96 % of the tensor cores' rate on a 4060 and 1.72 of
+# 2 with fp16 sums (#10851); less for a convolution's address arithmetic. wgmma: 83 % of cuBLAS with TMA (NVIDIA/tilus
+# #154), 13 % more than with pointers (triton #5461). tcgen05: 77 ... 82 % for a loop that TMA feeds without warp
+# specialisation (facebookexperimental/triton #854), of larger tiles than ours; by pointers a guess
 SHARES: dict[tuple[str, str], Span] = {
     ("mma", "pointer"): Span(0.93, 0.82),
     ("mma", "tma"): Span(0.93, 0.80),
@@ -378,7 +374,6 @@ SHARES: dict[tuple[str, str], Span] = {
 }
 FP16_SUMS = 0.86  # of that share: 1.72 of twice the rate
 L2_SHARE = Span(1.0, 0.85)  # of the rate that reading alone reaches
-PASS_SHARE = Span(0.92, 0.85)  # of the rate of a copy, by a pass over a tensor
 # What four warps reach that share their SM with no other program; a guess. Where sums in fp32 halve the rate, a warp
 # for each of four tensor cores nearly keeps it busy
 ALONE, ALONE_AT_HALF_RATE = 0.75, 0.9
@@ -434,11 +429,6 @@ def _time(
     )
 
 
-def pass_s(size: float, gpu: GpuRates) -> float:
-    """Seconds to read or write so many bytes, which half of L2 may hold since the kernel before."""
-    return size / (gpu.l2_bytes if size <= gpu.l2_size / 2 else gpu.bytes)
-
-
 # cuDNN's tiles, and the share of cuBLAS's rate that it reaches: assumed, since nobody publishes it for such layers.
 # Its Hopper and Blackwell kernels hide what ours expose and share an operand within a cluster. Kernels for strided
 # gradients, which a transposed convolution is to cuDNN, lose to phases as ours by 1.57 on an A100 (FlagGems #3389)
@@ -448,7 +438,7 @@ LIBRARY_KINDS = {"up": 0.7, "down.dgrad": 0.7, "stem": 0.75, "head.dgrad": 0.75}
 CLUSTER = 0.75  # of the loads where two programs share an operand
 
 
-def library_conv(kind: str, c_in: int, c_out: int, pixels: int, gpu: GpuRates) -> Span:
+def library_conv(kind: str, c_in: int, c_out: int, pixels: int, gpu: GpuRates, *, operand: int = 2) -> Span:
     """The time expected of cuDNN's convolution or gradient, by the best of its tiles."""
     gradient = kind.endswith(".wgrad")
     part = LIBRARY_KINDS.get(kind, 0.9 if gradient else 1.0)
@@ -456,40 +446,98 @@ def library_conv(kind: str, c_in: int, c_out: int, pixels: int, gpu: GpuRates) -
     times = []
     for m, n, warps in LIBRARY_TILES:
         config = ConvConfig(m, n, 32, warps, 4)
-        work = _library_programs(kind, c_in, c_out, pixels, config)
+        work = _library_programs(kind, c_in, c_out, pixels, config, operand)
         if gpu.family != "mma":
             config = ConvConfig(m, n, 32, 8, 1)  # as if others hid it
             work = work._replace(loads=CLUSTER * work.loads)
-        times.append(_time(work, config, gpu, gpu.flops[2], share, 1 + gradient))
+        times.append(_time(work, config, gpu, gpu.flops[operand], share, 1 + gradient, operand))
     return min(times)
 
 
-def _library_programs(kind: str, c_in: int, c_out: int, pixels: int, config: ConvConfig) -> Programs:
-    """As `conv_programs`; the last convolution's few results are columns of their own, so it has 49 taps."""
+def _library_programs(kind: str, c_in: int, c_out: int, pixels: int, config: ConvConfig, operand: int) -> Programs:
+    """As `conv_programs`; the last convolution has 49 taps, of which those of a row are taken to come from L1."""
     if kind != "head":
-        return conv_programs(kind, c_in, c_out, pixels, config)
-    work = conv_programs("trunk", c_in, c_out, pixels, config)
-    return work._replace(flops=work.flops * 49 / 9, loads=work.loads * 49 / 9)
+        return conv_programs(kind, c_in, c_out, pixels, config, operand)
+    work = conv_programs("trunk", c_in, c_out, pixels, config, operand)
+    return work._replace(flops=work.flops * 49 / 9, loads=work.loads * 7 / 9)
 
 
-def library_estimate(kind: str, c_in: int, c_out: int, pixels: int, gpu: GpuRates) -> Span:
+def library_estimate(kind: str, c_in: int, c_out: int, pixels: int, gpu: GpuRates, *, operand: int = 2) -> Span:
     """`library_conv` and the passes that it needs beside ours.
 
     Statistics read the output once more; sums for the norm read the gradient by activations and them, which the trunk
     needs in one of two layers; the input of a transposed convolution is copied without its border.
     """
-    conv = library_conv(kind, c_in, c_out, pixels, gpu)
     layer, _, gradient = kind.partition(".")
-    passes: list[float] = []
+    elements: list[float] = []  # of each pass
     if not gradient and layer != "head":
-        passes.append(2 * pixels * c_out)
+        elements.append(pixels * c_out)
     elif gradient == "dgrad":
         inputs = {"down": 4.0, "up": 0.25, "trunk": 0.5}.get(layer, 1.0) * pixels * c_in
-        passes.append(2 * 2 * inputs)
+        elements.append(2 * inputs)
     if kind in ("up", "up.wgrad"):
-        passes.append(2 * 2 * pixels / 4 * c_in)
-    extra = sum(pass_s(size, gpu) for size in passes)
-    return Span(*(conv[i] + extra / PASS_SHARE[i] + len(passes) * LAUNCH[i] for i in range(2)))
+        elements.append(2 * pixels / 4 * c_in)
+    conv = library_conv(kind, c_in, c_out, pixels, gpu, operand=operand)
+    return add([conv, *(passes(operand * count, gpu) for count in elements)])
+
+
+def l2_s(kernel: Kernel, config: ConvConfig, gpu: GpuRates) -> float:
+    """Seconds that the reads of a convolution's programs take from L2."""
+    kind = "trunk" if kernel.kind == "trunk8" else kernel.kind
+    work = conv_programs(kind, *kernel.channels, kernel.pixels, config, kernel.operand)
+    return work.count * work.loads / gpu.l2_bytes
+
+
+def tiling(kernel: Kernel, gpu: GpuRates) -> ConvConfig | None:
+    """Of a convolution, where nobody has measured one; None is cuDNN."""
+    c_in, c_out = kernel.channels
+    if kernel.kind == "trunk8":
+        return quantized_config(c_in)
+    dtype = torch.float16 if kernel.operand == 2 else torch.float32
+    return default_config(
+        kernel.kind,
+        c_in=c_in,
+        c_out=c_out,
+        pixels=kernel.pixels,
+        dtype=dtype,
+        capability=gpu.capability,
+        sms=gpu.sms,
+    )
+
+
+def predict(kernel: Kernel, gpu: GpuRates = H200) -> Span:
+    """The time expected of a kernel: of a pass over tensors, of our convolution by default, else of cuDNN's."""
+    if kernel.kind == "norm":
+        return passes(kernel.bytes, gpu, kernel.launches)
+    config = tiling(kernel, gpu)
+    kind = "trunk" if kernel.kind == "trunk8" else kernel.kind
+    shape = (kind, *kernel.channels, kernel.pixels)
+    if config is None:
+        return library_estimate(*shape, gpu, operand=kernel.operand)
+    return estimate(*shape, config, gpu, operand=kernel.operand)
+
+
+def predict_net(kernels: list[Kernel], gpu: GpuRates = H200) -> Span:
+    """The time expected of the whole pass in a CUDA graph.
+
+    To `kernels` comes one `pack_image`, for the time of a launch.
+    """
+    return add([LAUNCH, *(predict(kernel, gpu) for kernel in kernels for _ in range(kernel.count))])
+
+
+def predict_peers(kernels: list[Kernel], gpu: GpuRates = H200) -> dict[str, Span]:
+    """The time expected of torch's own ways in a CUDA graph: cuDNN's convolutions and `PEER_PASSES`, two a launch."""
+
+    def parts(kernel: Kernel, counts: dict[str, int]) -> Iterator[Span]:
+        if kernel.macs:
+            yield library_conv(kernel.kind, *kernel.channels, kernel.pixels, gpu, operand=kernel.operand)
+        count = counts.get(kernel.name, counts.get(kernel.kind, 0))
+        yield passes(count * kernel.y_bytes, gpu, math.ceil(count / 2))
+
+    return {
+        peer: add(part for kernel in kernels for _ in range(kernel.count) for part in parts(kernel, counts))
+        for peer, counts in PEER_PASSES.items()
+    }
 
 
 def kernel_row(kernel: Kernel) -> str:
@@ -519,6 +567,70 @@ def markdown(half: list[Kernel], eight_bit: list[Kernel]) -> str:
     return "\n".join([*lines, f"| expected | {' | '.join(cells)} |"])
 
 
+def cell(span: Span, unit: float = 1e6, digits: int = 1) -> str:
+    return f"{unit * span.fast:.{digits}f} ... {unit * span.slow:.{digits}f}"
+
+
+def comparison(gpu: GpuRates) -> str:
+    """Every convolution of two presets at three sizes, as it runs by default and by cuDNN; then the whole pass."""
+    lines = ["| preset | picture | layer | tiling | ours us | cuDNN us | cuDNN / ours |", "|---" * 7 + "|"]
+    for preset in ("paper", "tiny"):
+        for h, w in ((256, 256), (720, 1280), (4000, 6000)):
+            kernels = generator_kernels(PRESETS[preset], h, w)
+            for kernel in kernels:
+                if kernel.macs:
+                    config, library = (
+                        tiling(kernel, gpu),
+                        library_estimate(kernel.kind, *kernel.channels, kernel.pixels, gpu),
+                    )
+                    ours, name = predict(kernel, gpu), "cuDNN" if config is None else config_name(config)
+                    cells = [preset, f"{h}x{w}", kernel.name, name, cell(ours), cell(library)]
+                    lines.append(f"| {' | '.join(cells)} | {sum(library) / sum(ours):.2f} |")
+            ours, compiled = predict_net(kernels, gpu), predict_peers(kernels, gpu)["compile"]
+            cells = [preset, f"{h}x{w}", "whole pass, torch.compile", "", cell(ours), cell(compiled)]
+            lines.append(f"| {' | '.join(cells)} | {sum(compiled) / sum(ours):.2f} |")
+    return "\n".join(lines)
+
+
+def config_name(config: ConvConfig) -> str:
+    return f"{config.form} {config.block_m}x{config.block_n}x{config.block_k}/{config.warps}/{config.stages}"
+
+
+def notes() -> list[str]:
+    """The tables of NOTES.md up to their last column, which has what was measured: rows of all, then of each."""
+    rows = []
+    for n, h, w in ((1, 720, 1280), (8, 720, 1280), (1, 256, 256), (16, 256, 256)):
+        for trunk in ("half", "8 bits"):
+            kernels = generator_kernels(PRESETS["paper"], h, w, n, quantize=trunk == "8 bits")
+            floors = net_floors(kernels) | (peer_floors(kernels) if trunk == "half" else {})
+            cells = [
+                f"{1e3 * floors[name]:.3f}" if name in floors else "" for name in ("math", "separate", *PEER_PASSES)
+            ]
+            cells += [cell(predict_net(kernels), 1e3, 2)]
+            rows.append(f"| {n} of {h}x{w} | {trunk} | {' | '.join(cells)} |")
+    half, eight_bit = (generator_kernels(PRESETS["paper"], 720, 1280, quantize=flag) for flag in (False, True))
+    for kernel in [*half, *(kernel for kernel in eight_bit if kernel.kind == "trunk8")]:
+        name = f"{kernel.name}, 8 bits" if kernel.kind == "trunk8" else kernel.name
+        config = tiling(kernel, H200) if kernel.macs else None
+        loaded = f"{1e6 * l2_s(kernel, config, H200):.1f}" if config else ""
+        cells = [
+            name,
+            str(kernel.count),
+            config_name(config) if config else "",
+            f"{1e6 * kernel.floor_s():.1f}",
+            loaded,
+        ]
+        rows.append(f"| {' | '.join(cells)} | {cell(predict(kernel))} |")
+    for name, gpu in GPUS.items():
+        cells = [name]
+        for h, w in ((256, 256), (720, 1280)):
+            kernels = generator_kernels(PRESETS["paper"], h, w)
+            peers = predict_peers(kernels, gpu)
+            cells += [cell(span, 1e3, 2) for span in (predict_net(kernels, gpu), *peers.values())]
+        rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
 def facts(kernels: list[Kernel]) -> dict[str, Any]:
     """All figures in JSON's terms, times in seconds."""
     return {
@@ -538,7 +650,12 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--gpu", choices=GPUS, help="print our convolutions beside cuDNN's on it instead")
+    parser.add_argument("--notes", action="store_true", help="print the rows of NOTES.md instead")
     args = parser.parse_args()
+    if args.gpu or args.notes:
+        print("\n".join(notes()) if args.notes else comparison(GPUS[args.gpu]))
+        return
 
     case = (PRESETS[args.preset], args.height, args.width, args.batch)
     half, eight_bit = generator_kernels(*case), generator_kernels(*case, quantize=True)
