@@ -103,6 +103,15 @@ class Kernel:
     pixels: int = 0  # of its output, in all pictures
 
     @property
+    def label(self) -> str:
+        return f"{self.name}, 8 bits" if self.kind == "trunk8" else self.name
+
+    @property
+    def convolution(self) -> tuple[str, int, int, int]:
+        """As `estimate` takes it: kind, channels and pixels."""
+        return ("trunk" if self.kind == "trunk8" else self.kind, *self.channels, self.pixels)
+
+    @property
     def flops(self) -> int:
         return 2 * self.macs
 
@@ -374,9 +383,10 @@ SHARES: dict[tuple[str, str], Span] = {
 }
 FP16_SUMS = 0.86  # of that share: 1.72 of twice the rate
 L2_SHARE = Span(1.0, 0.85)  # of the rate that reading alone reaches
-# What four warps reach that share their SM with no other program; a guess. Where sums in fp32 halve the rate, a warp
-# for each of four tensor cores nearly keeps it busy
-ALONE, ALONE_AT_HALF_RATE = 0.75, 0.9
+# What four warps reach that share their SM with no other program; guesses. wgmma and tcgen05 multiply while the warps
+# prepare more; where sums in fp32 halve the rate, a warp for each of four tensor cores nearly keeps it busy
+ALONE = {"mma": 0.75, "wgmma": 0.85, "tcgen05": 0.85}
+ALONE_AT_HALF_RATE = 0.9
 # To fill a program's pipeline, to take statistics and to store, where no other program runs meanwhile. On tcgen05 a
 # thread has a row of the tile, so that each column's statistics cross all 32 of a warp by shuffles
 EXPOSED = {"mma": Span(1e-6, 2e-6), "wgmma": Span(1e-6, 2e-6), "tcgen05": Span(3e-6, 5e-6)}
@@ -409,33 +419,39 @@ def estimate(
 
 
 def _time(
-    work: Programs, config: ConvConfig, gpu: GpuRates, flops: float, share: Span, launches: int, operand: int = 2
+    work: Programs,
+    config: ConvConfig,
+    gpu: GpuRates,
+    flops: float,
+    share: Span,
+    launches: int,
+    operand: int = 2,
+    exposes: bool = True,
 ) -> Span:
     fit = programs_per_sm(config, gpu, operand)
     busiest = math.ceil(work.count / gpu.sms)
-    alone = ALONE_AT_HALF_RATE if flops < gpu.fp16_flops else ALONE
+    alone = ALONE_AT_HALF_RATE if flops < gpu.fp16_flops else ALONE[gpu.family]
     crowd = 1.0 if min(fit, busiest) * config.warps >= 8 else alone
-    math_s = busiest * work.flops * gpu.sms / flops / crowd
-    l2_s = work.count * work.loads / gpu.l2_bytes
-    memory_s = pass_s(work.memory, gpu)
-    exposed = busiest if fit == 1 else 1
-    return Span(
-        *(
-            max(math_s / share[i], l2_s / L2_SHARE[i], memory_s)
-            + exposed * EXPOSED[gpu.family][i]
-            + launches * LAUNCH[i]
-            for i in range(2)
+    arithmetic = busiest * work.flops * gpu.sms / flops / crowd
+    loading = work.count * work.loads / gpu.l2_bytes
+    exposed = exposes * (busiest if fit == 1 else 1)
+
+    def seconds(share: float, l2_share: float, each: float, launch: float) -> float:
+        return (
+            max(arithmetic / share, loading / l2_share, pass_s(work.memory, gpu)) + exposed * each + launches * launch
         )
-    )
+
+    return Span(*map(seconds, share, L2_SHARE, EXPOSED[gpu.family], LAUNCH))
 
 
 # cuDNN's tiles, and the share of cuBLAS's rate that it reaches: assumed, since nobody publishes it for such layers.
-# Its Hopper and Blackwell kernels hide what ours expose and share an operand within a cluster. Kernels for strided
-# gradients, which a transposed convolution is to cuDNN, lose to phases as ours by 1.57 on an A100 (FlagGems #3389)
+# On Hopper and Blackwell it has what programs expose within it, and those of large tiles share an operand in pairs.
+# Kernels for strided gradients, which a transposed convolution is to cuDNN, lose to phases as ours by 1.57 on an A100
+# (FlagGems #3389)
 LIBRARY_TILES = ((256, 128, 8), (128, 256, 8), (128, 128, 4), (256, 64, 4), (128, 64, 4), (64, 64, 4), (128, 32, 4))
-LIBRARY_SHARES = {"mma": Span(0.95, 0.82), "wgmma": Span(0.95, 0.82), "tcgen05": Span(0.90, 0.70)}
+LIBRARY_SHARES = {"mma": Span(0.95, 0.82), "wgmma": Span(0.90, 0.78), "tcgen05": Span(0.85, 0.65)}
 LIBRARY_KINDS = {"up": 0.7, "down.dgrad": 0.7, "stem": 0.75, "head.dgrad": 0.75}  # of that share
-CLUSTER = 0.75  # of the loads where two programs share an operand
+SHARED_LOADS = 0.75  # of the loads of two programs that share an operand
 
 
 def library_conv(kind: str, c_in: int, c_out: int, pixels: int, gpu: GpuRates, *, operand: int = 2) -> Span:
@@ -443,14 +459,14 @@ def library_conv(kind: str, c_in: int, c_out: int, pixels: int, gpu: GpuRates, *
     gradient = kind.endswith(".wgrad")
     part = LIBRARY_KINDS.get(kind, 0.9 if gradient else 1.0)
     share = Span(*(part * whole for whole in LIBRARY_SHARES[gpu.family]))
+    specialised = gpu.family != "mma"
     times = []
     for m, n, warps in LIBRARY_TILES:
-        config = ConvConfig(m, n, 32, warps, 4)
+        config = ConvConfig(m, n, 32, 8 if specialised else warps, 4)
         work = _library_programs(kind, c_in, c_out, pixels, config, operand)
-        if gpu.family != "mma":
-            config = ConvConfig(m, n, 32, 8, 1)  # as if others hid it
-            work = work._replace(loads=CLUSTER * work.loads)
-        times.append(_time(work, config, gpu, gpu.flops[operand], share, 1 + gradient, operand))
+        if specialised and min(m, n) >= 128:
+            work = work._replace(loads=SHARED_LOADS * work.loads)
+        times.append(_time(work, config, gpu, gpu.flops[operand], share, 1 + gradient, operand, not specialised))
     return min(times)
 
 
@@ -483,25 +499,18 @@ def library_estimate(kind: str, c_in: int, c_out: int, pixels: int, gpu: GpuRate
 
 def l2_s(kernel: Kernel, config: ConvConfig, gpu: GpuRates) -> float:
     """Seconds that the reads of a convolution's programs take from L2."""
-    kind = "trunk" if kernel.kind == "trunk8" else kernel.kind
-    work = conv_programs(kind, *kernel.channels, kernel.pixels, config, kernel.operand)
+    work = conv_programs(*kernel.convolution, config, kernel.operand)
     return work.count * work.loads / gpu.l2_bytes
 
 
 def tiling(kernel: Kernel, gpu: GpuRates) -> ConvConfig | None:
     """Of a convolution, where nobody has measured one; None is cuDNN."""
-    c_in, c_out = kernel.channels
+    kind, c_in, c_out, pixels = kernel.convolution
     if kernel.kind == "trunk8":
         return quantized_config(c_in)
     dtype = torch.float16 if kernel.operand == 2 else torch.float32
     return default_config(
-        kernel.kind,
-        c_in=c_in,
-        c_out=c_out,
-        pixels=kernel.pixels,
-        dtype=dtype,
-        capability=gpu.capability,
-        sms=gpu.sms,
+        kind, c_in=c_in, c_out=c_out, pixels=pixels, dtype=dtype, capability=gpu.capability, sms=gpu.sms
     )
 
 
@@ -510,11 +519,9 @@ def predict(kernel: Kernel, gpu: GpuRates = H200) -> Span:
     if kernel.kind == "norm":
         return passes(kernel.bytes, gpu, kernel.launches)
     config = tiling(kernel, gpu)
-    kind = "trunk" if kernel.kind == "trunk8" else kernel.kind
-    shape = (kind, *kernel.channels, kernel.pixels)
     if config is None:
-        return library_estimate(*shape, gpu, operand=kernel.operand)
-    return estimate(*shape, config, gpu, operand=kernel.operand)
+        return library_estimate(*kernel.convolution, gpu, operand=kernel.operand)
+    return estimate(*kernel.convolution, config, gpu, operand=kernel.operand)
 
 
 def predict_net(kernels: list[Kernel], gpu: GpuRates = H200) -> Span:
@@ -530,7 +537,7 @@ def predict_peers(kernels: list[Kernel], gpu: GpuRates = H200) -> dict[str, Span
 
     def parts(kernel: Kernel, counts: dict[str, int]) -> Iterator[Span]:
         if kernel.macs:
-            yield library_conv(kernel.kind, *kernel.channels, kernel.pixels, gpu, operand=kernel.operand)
+            yield library_conv(*kernel.convolution, gpu, operand=kernel.operand)
         count = counts.get(kernel.name, counts.get(kernel.kind, 0))
         yield passes(count * kernel.y_bytes, gpu, math.ceil(count / 2))
 
@@ -540,13 +547,15 @@ def predict_peers(kernels: list[Kernel], gpu: GpuRates = H200) -> dict[str, Span
     }
 
 
+def cell(span: Span, unit: float = 1e6, digits: int = 1) -> str:
+    return f"{unit * span.fast:.{digits}f} ... {unit * span.slow:.{digits}f}"
+
+
 def kernel_row(kernel: Kernel) -> str:
     math, memory, floor = (1e6 * t for t in (kernel.math_s(), kernel.memory_s(), kernel.floor_s()))
-    fast, slow = (1e6 * t for t in predict(kernel))
-    name = f"{kernel.name}, 8 bits" if kernel.kind == "trunk8" else kernel.name
     return (
-        f"| {name} | {kernel.shape} | {kernel.count} | {kernel.flops / 1e9:.2f} | {kernel.bytes / 1e6:.1f} "
-        f"| {kernel.flops / kernel.bytes:.0f} | {math:.1f} | {memory:.1f} | {floor:.1f} | {fast:.1f} ... {slow:.1f} |"
+        f"| {kernel.label} | {kernel.shape} | {kernel.count} | {kernel.flops / 1e9:.2f} | {kernel.bytes / 1e6:.1f} "
+        f"| {kernel.flops / kernel.bytes:.0f} | {math:.1f} | {memory:.1f} | {floor:.1f} | {cell(predict(kernel))} |"
     )
 
 
@@ -563,12 +572,8 @@ def markdown(half: list[Kernel], eight_bit: list[Kernel]) -> str:
     lines += [f"| {name} | {1e3 * floor:.3f} | {1e3 * floors8[name]:.3f} |" for name, floor in net_floors(half).items()]
     lines += [f"| {peer} | {1e3 * floor:.3f} | |" for peer, floor in peer_floors(half).items()]
     expected = [predict_net(kernels) for kernels in (half, eight_bit)]
-    cells = [f"{1e3 * span.fast:.2f} ... {1e3 * span.slow:.2f}" for span in expected]
+    cells = [cell(span, 1e3, 2) for span in expected]
     return "\n".join([*lines, f"| expected | {' | '.join(cells)} |"])
-
-
-def cell(span: Span, unit: float = 1e6, digits: int = 1) -> str:
-    return f"{unit * span.fast:.{digits}f} ... {unit * span.slow:.{digits}f}"
 
 
 def comparison(gpu: GpuRates) -> str:
@@ -579,11 +584,8 @@ def comparison(gpu: GpuRates) -> str:
             kernels = generator_kernels(PRESETS[preset], h, w)
             for kernel in kernels:
                 if kernel.macs:
-                    config, library = (
-                        tiling(kernel, gpu),
-                        library_estimate(kernel.kind, *kernel.channels, kernel.pixels, gpu),
-                    )
-                    ours, name = predict(kernel, gpu), "cuDNN" if config is None else config_name(config)
+                    ours, library = predict(kernel, gpu), library_estimate(*kernel.convolution, gpu)
+                    name = config_name(tiling(kernel, gpu))
                     cells = [preset, f"{h}x{w}", kernel.name, name, cell(ours), cell(library)]
                     lines.append(f"| {' | '.join(cells)} | {sum(library) / sum(ours):.2f} |")
             ours, compiled = predict_net(kernels, gpu), predict_peers(kernels, gpu)["compile"]
@@ -592,7 +594,9 @@ def comparison(gpu: GpuRates) -> str:
     return "\n".join(lines)
 
 
-def config_name(config: ConvConfig) -> str:
+def config_name(config: ConvConfig | None) -> str:
+    if config is None:
+        return "cuDNN"
     return f"{config.form} {config.block_m}x{config.block_n}x{config.block_k}/{config.warps}/{config.stages}"
 
 
@@ -603,23 +607,16 @@ def notes() -> list[str]:
         for trunk in ("half", "8 bits"):
             kernels = generator_kernels(PRESETS["paper"], h, w, n, quantize=trunk == "8 bits")
             floors = net_floors(kernels) | (peer_floors(kernels) if trunk == "half" else {})
-            cells = [
-                f"{1e3 * floors[name]:.3f}" if name in floors else "" for name in ("math", "separate", *PEER_PASSES)
-            ]
-            cells += [cell(predict_net(kernels), 1e3, 2)]
-            rows.append(f"| {n} of {h}x{w} | {trunk} | {' | '.join(cells)} |")
+            shown = ("math", "separate", *PEER_PASSES)
+            cells = [f"{1e3 * floors[name]:.3f}" if name in floors else "" for name in shown]
+            rows.append(f"| {n} of {h}x{w} | {trunk} | {' | '.join(cells)} | {cell(predict_net(kernels), 1e3, 2)} |")
     half, eight_bit = (generator_kernels(PRESETS["paper"], 720, 1280, quantize=flag) for flag in (False, True))
     for kernel in [*half, *(kernel for kernel in eight_bit if kernel.kind == "trunk8")]:
-        name = f"{kernel.name}, 8 bits" if kernel.kind == "trunk8" else kernel.name
-        config = tiling(kernel, H200) if kernel.macs else None
-        loaded = f"{1e6 * l2_s(kernel, config, H200):.1f}" if config else ""
-        cells = [
-            name,
-            str(kernel.count),
-            config_name(config) if config else "",
-            f"{1e6 * kernel.floor_s():.1f}",
-            loaded,
-        ]
+        tiled = ["", ""]
+        if kernel.macs:
+            config = tiling(kernel, H200)
+            tiled = [config_name(config), f"{1e6 * l2_s(kernel, config, H200):.1f}" if config else ""]
+        cells = [kernel.label, str(kernel.count), tiled[0], f"{1e6 * kernel.floor_s():.1f}", tiled[1]]
         rows.append(f"| {' | '.join(cells)} | {cell(predict(kernel))} |")
     for name, gpu in GPUS.items():
         cells = [name]
