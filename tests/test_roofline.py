@@ -32,6 +32,7 @@ from roofline import (  # noqa: E402
     generator_kernels,
     library_conv,
     library_estimate,
+    main,
     net_floors,
     notes,
     peer_floors,
@@ -282,10 +283,12 @@ def test_the_library_reads_its_output_once_more() -> None:
         assert library_estimate(*case).fast == pytest.approx(library_conv(*case).fast + passed)
 
 
-def test_the_command_compares_every_convolution_with_cudnn() -> None:
-    command = [sys.executable, "-m", "benchmarks.roofline", "--gpu", "RTX 4090"]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    rows = [row.strip("| ").split(" | ") for row in ran.stdout.splitlines()[2:]]
+def test_the_command_compares_every_convolution_with_cudnn(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["roofline", "--gpu", "RTX 4090"])
+    main()
+    rows = [row.strip("| ").split(" | ") for row in capsys.readouterr().out.splitlines()[2:]]
     assert len(rows) == 2 * 3 * (7 + 1)
     (trunk,) = [row for row in rows if row[:3] == ["paper", "4000x6000", "trunk"]]
     config = ConvConfig(128, 128, 32, 4, 4)
