@@ -194,7 +194,7 @@ def jobs() -> Iterator[Job]:
 
 
 def default_jobs() -> Iterator[Job]:
-    """Every tiling that a layer or gradient of `paper` and `tiny` has by default on one of GPUS, at one of the sizes."""
+    """Every tiling that a layer or gradient of `paper` and `tiny` has by default on one of GPUS, at some size."""
     from benchmarks.tune import label
 
     found: dict[Job, None] = {}

@@ -297,10 +297,12 @@ class Programs(NamedTuple):
 
 RUN = 64  # channels that the stem's taps have: 8 pixels of 8
 RUN_OVERLAP = 0.41  # of its loads reach L2: a warp's four pixels have 6.5 sectors of 32 bytes in common for 16
-SPLIT_WARPS = 1056  # as kernels/conv_wgrad.py launches them
+SPLIT_WARPS = 8  # for each SM, as kernels/conv_wgrad.py launches them
 
 
-def conv_programs(kind: str, c_in: int, c_out: int, pixels: int, config: ConvConfig, operand: int = 2) -> Programs:
+def conv_programs(
+    kind: str, c_in: int, c_out: int, pixels: int, config: ConvConfig, operand: int = 2, sms: int = 132
+) -> Programs:
     """Of a layer's convolution or gradient; see `estimate`.
 
     A program multiplies block_m pixels by block_n channels over all taps, so it loads (block_m + block_n) K operands:
@@ -308,7 +310,7 @@ def conv_programs(kind: str, c_in: int, c_out: int, pixels: int, config: ConvCon
     """
     layer, _, gradient = kind.partition(".")
     if gradient == "wgrad":
-        return _weight_programs(layer, c_in, c_out, pixels, config)
+        return _weight_programs(layer, c_in, c_out, pixels, config, sms)
     if gradient == "dgrad":  # the adjoint's convolution, which also reads the activations
         adjoint, outputs = {"down": ("up", 4 * pixels), "up": ("down", pixels // 4), "head": ("stem", pixels)}.get(
             layer, (layer, pixels)
@@ -335,7 +337,7 @@ def conv_programs(kind: str, c_in: int, c_out: int, pixels: int, config: ConvCon
     )
 
 
-def _weight_programs(layer: str, c_in: int, c_out: int, pixels: int, config: ConvConfig) -> Programs:
+def _weight_programs(layer: str, c_in: int, c_out: int, pixels: int, config: ConvConfig, sms: int) -> Programs:
     """Of the gradient by a layer's weight: split over the pixels, partial results in fp32."""
     m, n = config.block_m, config.block_n
     rows, columns, taps, overlap = c_out, c_in, 9, 1.0
@@ -344,7 +346,7 @@ def _weight_programs(layer: str, c_in: int, c_out: int, pixels: int, config: Con
     elif layer in ("stem", "head"):
         rows, columns, taps, overlap = c_in if layer == "head" else c_out, RUN, 7, RUN_OVERLAP
     tiles = math.ceil(rows / m) * taps * math.ceil(columns / n)
-    splits = max(1, SPLIT_WARPS // (config.warps * tiles))
+    splits = max(1, SPLIT_WARPS * sms // (config.warps * tiles))
     depth = math.ceil(pixels / splits / config.block_k) * config.block_k
     read = {"down": 4.0, "up": 4.0}.get(layer, 1.0) * columns + rows if overlap == 1 else 8.0 + rows
     return Programs(
@@ -408,7 +410,7 @@ def estimate(
     The longest of arithmetic on the SM that has most programs, reads from L2 and bytes of DRAM; a launch; and what no
     other program of its SM hides.
     """
-    work = conv_programs(kind, c_in, c_out, pixels, config, operand)
+    work = conv_programs(kind, c_in, c_out, pixels, config, operand, gpu.sms)
     share = SHARES[gpu.family, config.form]
     flops = gpu.flops[operand]
     if fp16_sums:

@@ -38,9 +38,13 @@ DEFAULTS: dict[str, dict[str, tuple[ConvConfig, ...]]] = {
     "trunk": {
         "sm_80": (_POINTER, ConvConfig(64, 128, 64, 4, 4), _SQUARE),
         "sm_86": (_POINTER, ConvConfig(64, 128, 64, 4, 3)),
-        "sm_90": (ConvConfig(128, 256, 64, 8, 3, "tma"), ConvConfig(64, 128, 64, 4, 4, "tma")),
+        "sm_90": (
+            ConvConfig(128, 256, 64, 8, 3, "tma"),
+            ConvConfig(128, 128, 64, 4, 3, "tma"),  # two an SM
+            ConvConfig(64, 128, 64, 4, 4, "tma"),
+        ),
     },
-    "stem": {"sm_80": (_NARROW,), "sm_86": (_NARROW,), "sm_90": (_NARROW,), "sm_100": (_NARROW,)},
+    "stem": {"sm_80": (_NARROW,), "sm_86": (_NARROW,), "sm_90": (_NARROW,)},
     "down": {"sm_80": (_POINTER, _NARROW), "sm_86": (_NARROW,), "sm_90": (_POINTER, _NARROW)},
     "up": {"sm_80": (_POINTER, _NARROW), "sm_86": (_NARROW,), "sm_90": (_POINTER, _NARROW), "sm_100": (_NARROW,)},
     "head": {"sm_80": (_WIDE,), "sm_86": (ConvConfig(64, 128, 64, 4, 3),), "sm_90": (_WIDE,), "sm_100": (_NARROW,)},
@@ -56,7 +60,7 @@ DEFAULTS: dict[str, dict[str, tuple[ConvConfig, ...]]] = {
 DEFAULTS |= {"head.wgrad": DEFAULTS["stem.wgrad"]}
 # The gradient by a layer's input is a convolution of this kind
 ADJOINTS = {"down.dgrad": "up", "trunk.dgrad": "trunk", "up.dgrad": "down", "head.dgrad": "stem"}
-BUSY = 0.75  # share of the SMs' time
+BUSY = 0.86  # share of the SMs' time, below which smaller tiles are estimated to be faster
 PACKED = 64  # channels of the stem's taps, see ops.layers.stem_layer
 
 
@@ -84,6 +88,8 @@ def default_config(
     if kind.endswith(".wgrad"):
         return _weight_gradient(tilings[0], kind, c_in, c_out)
     c, columns, outputs = _product(kind, c_in, c_out, pixels)
+    if family == "sm_100" and product == "up" and (columns or 0) > 64:
+        return None
     if product == "trunk" and columns and columns > 64 and columns % 64 == 32:
         tilings = (_THIN,) if family == "sm_86" else (_POINTER, _THIN)
     fitted = _all_fitted(tilings, c, columns)
