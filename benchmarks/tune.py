@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ from deblurgan.device import why_no_kernels
 from deblurgan.generator.engine import Engine
 from deblurgan.generator.graphs import captured
 from deblurgan.generator.quantization import QUANT_RANGES
-from deblurgan.kernels.config import ConvConfig, NormActInputs, PackedWeight, PaddedGradient
+from deblurgan.kernels.config import PACKED_TAP, ConvConfig, NormActInputs, PackedWeight, PaddedGradient
 from deblurgan.kernels.norm_act_grad import norm_act_reduce
 from deblurgan.kernels.output_tail import output_tail, pack_tail_weight
 from deblurgan.nn import Generator
@@ -53,7 +54,7 @@ RATES = {"NVIDIA H200": H200}
 ALWAYS_OURS = ("head", "trunk8")
 
 CANDIDATES: dict[str, list[ConvConfig]] = {
-    "stem": [ConvConfig(128, 64, 64, 4, 3), ConvConfig(256, 64, 64, 8, 3), ConvConfig(64, 64, 64, 4, 3)],
+    "stem": [ConvConfig(128, 64, 32, 4, 4), ConvConfig(256, 64, 32, 8, 4), ConvConfig(64, 64, 32, 4, 4)],
     "down": [ConvConfig(128, 128, 64, 8, 3), ConvConfig(128, 64, 64, 4, 3), ConvConfig(64, 128, 64, 8, 3)],
     "trunk": [
         ConvConfig(128, 128, 64, 4, 3, "tma"),  # two programs on an SM of sm_90
@@ -92,7 +93,7 @@ CANDIDATES |= {
     "trunk.dgrad": CANDIDATES["trunk"],
     "up.dgrad": CANDIDATES["down"],
     "head.dgrad": CANDIDATES["stem"],
-    "stem.wgrad": [ConvConfig(64, 64, 64, 4, 3), ConvConfig(64, 64, 128, 4, 2)],
+    "stem.wgrad": [ConvConfig(64, 32, 64, 4, 3), ConvConfig(64, 32, 128, 4, 3)],
     "down.wgrad": [ConvConfig(128, 64, 64, 4, 3), ConvConfig(128, 128, 64, 8, 3)],
     "trunk.wgrad": [
         ConvConfig(128, 128, 64, 4, 3, "tma"),
@@ -301,11 +302,12 @@ def gradient_problems(spec: GeneratorSpec, size: Size, dtype: torch.dtype, devic
         whole = reference.pad(y.relu().permute(0, 3, 1, 2), stage.halo, stage.border)
         x = whole.permute(0, 2, 3, 1).contiguous()
         if stage.kind == "stem":
-            x = F.pad(x, (0, 8 - c, 0, 1))
+            x = F.pad(x, (0, PACKED_TAP[1] - c, 0, 1))
         dy = torch.randn(n, h // stage.scale_out, w // stage.scale_out, cout, device=device, dtype=dtype)
         products = {"dgrad": (cout, c), "wgrad": (c, cout) if stage.kind == "up" else (cout, c)}
-        if stage.kind in ("stem", "head"):  # runs of 64
-            products = {"dgrad": (64, c), "wgrad": (c if stage.kind == "head" else cout, 64)}
+        if stage.kind in ("stem", "head"):
+            run = math.prod(PACKED_TAP)
+            products = {"dgrad": (run, c), "wgrad": (c if stage.kind == "head" else cout, run)}
         case = Case(kernels[kernel_name(stage)], stage.kind, dtype, size, n * dy.shape[1] * dy.shape[2])
         if stage.kind != "stem":
             alike = [other.name for other in stages if other.kind == "trunk"] if stage.kind == "trunk" else [stage.name]

@@ -114,7 +114,7 @@ def conv_stats_kernel(
     y_row,
     y_pixel,
     tiles,
-    X_PIXEL: tl.constexpr,  # a constant, since wide loads need to know that the stem's is 8
+    X_PIXEL: tl.constexpr,  # a constant, since wide loads need to know that the stem's is 4
     C: tl.constexpr,
     COUT: tl.constexpr,
     TAPS_Y: tl.constexpr,

@@ -18,7 +18,7 @@ from dataclasses import replace
 
 import torch
 
-from deblurgan.kernels.config import ConvConfig
+from deblurgan.kernels.config import PACKED_TAP, ConvConfig
 
 HALF = (torch.float16, torch.bfloat16)
 FAMILIES = {(8, 0): "sm_80", (8, 7): "sm_80", (8, 6): "sm_86", (8, 9): "sm_86", (12, 0): "sm_86", (12, 1): "sm_86"}
@@ -29,6 +29,7 @@ _WIDE = ConvConfig(128, 128, 64, 8, 3)
 _NARROW = ConvConfig(128, 64, 64, 4, 3)
 _THIN = ConvConfig(128, 32, 32, 4, 4)  # for 96 channels, as `tiny` has: of 128 columns a quarter would be idle
 _SQUARE = ConvConfig(64, 64, 64, 4, 3)
+_RUNS = ConvConfig(128, 64, 32, 4, 4)  # a tap of the stem has 32 channels
 
 # Tilings by kind and family, the largest first: the first that keeps the SMs busy is taken, else the last. A family
 # without a tiling leaves the layer to cuDNN, as benchmarks.roofline estimates: on sm_100 two programs that share their
@@ -44,7 +45,7 @@ DEFAULTS: dict[str, dict[str, tuple[ConvConfig, ...]]] = {
             ConvConfig(64, 128, 64, 4, 4, "tma"),
         ),
     },
-    "stem": {"sm_80": (_NARROW,), "sm_86": (_NARROW,), "sm_90": (_NARROW,)},
+    "stem": {"sm_80": (_RUNS,), "sm_86": (_RUNS,), "sm_90": (_RUNS,)},
     "down": {"sm_80": (_POINTER, _NARROW), "sm_86": (_NARROW,), "sm_90": (_POINTER, _NARROW)},
     "up": {"sm_80": (_POINTER, _NARROW), "sm_86": (_NARROW,), "sm_90": (_POINTER, _NARROW), "sm_100": (_NARROW,)},
     "head": {"sm_80": (_WIDE,), "sm_86": (ConvConfig(64, 128, 64, 4, 3),), "sm_90": (_WIDE,), "sm_100": (_NARROW,)},
@@ -61,7 +62,7 @@ DEFAULTS |= {"head.wgrad": DEFAULTS["stem.wgrad"]}
 # The gradient by a layer's input is a convolution of this kind
 ADJOINTS = {"down.dgrad": "up", "trunk.dgrad": "trunk", "up.dgrad": "down", "head.dgrad": "stem"}
 BUSY = 0.86  # share of the SMs' time, below which smaller tiles are estimated to be faster
-PACKED = 64  # channels of the stem's taps, see ops.layers.stem_layer
+PACKED = math.prod(PACKED_TAP)  # channels of the stem's taps, see ops.layers.stem_layer
 
 
 def default_config(

@@ -168,7 +168,7 @@ def test_flat_pictures_leave_clean(pick_config: PickConfig, poisoned: None) -> N
 def test_workspace_fits_the_paper_s_network() -> None:
     space = Workspace(PRESETS["paper"], 1, 720, 1280, torch.float16, torch.device("meta"))
     assert space.bytes <= 250 * 720 * 1280
-    assert space.packed.shape == (1, 726, 1287, 8)
+    assert space.packed.shape == (1, 726, 1287, 4)
     shapes = [out.inside.shape for out in space.outputs]
     assert shapes[0] == shapes[-1] == (1, 720, 1280, 64)
     assert shapes[1] == shapes[-2] == (1, 360, 640, 128)

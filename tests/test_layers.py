@@ -77,12 +77,12 @@ def test_packed_stem_is_torch_s_layer() -> None:
     x = torch.randn(1, 3, 5, 6, dtype=torch.float64)
     weight = torch.randn(7, 3, 7, 7, dtype=torch.float64)
     wanted = F.conv2d(reference.pad(x, 3, "reflect"), weight)
-    eight = torch.randn(1, 11, 13, 8, dtype=torch.float64)  # spare channels and the last column must weigh nothing
-    eight[:, :, :-1, :3] = reference.pad(x, 3, "reflect").permute(0, 2, 3, 1)
+    packed = torch.randn(1, 11, 13, 4, dtype=torch.float64)  # spare channels and the last column must weigh nothing
+    packed[:, :, :-1, :3] = reference.pad(x, 3, "reflect").permute(0, 2, 3, 1)
     layer = stem_layer(weight, torch.float64)
     assert layer.weight.taps == (7, 1)
-    assert close(product(eight, layer.weight.rows, layer.weight.taps, 5, 6).permute(0, 3, 1, 2), wanted)
-    assert close(F.conv2d(eight.permute(0, 3, 1, 2), layer.library)[..., :6], wanted)
+    assert close(product(packed, layer.weight.rows, layer.weight.taps, 5, 6).permute(0, 3, 1, 2), wanted)
+    assert close(F.conv2d(packed.permute(0, 3, 1, 2), layer.library)[..., :6], wanted)
 
 
 @pytest.mark.parametrize(

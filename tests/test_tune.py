@@ -28,7 +28,7 @@ from deblurgan.spec import PRESETS  # noqa: E402
 
 ARCHS = [80, 86, 89, 90, 100, 120]
 SHAPES = {  # channels that the kernels read, and columns of the product, of width 64
-    "stem": [(64, 64)],
+    "stem": [(32, 64)],
     "down": [(64, 128), (128, 256)],
     "trunk": [(256, 256)],
     "trunk8": [(256, 256)],
@@ -37,12 +37,12 @@ SHAPES = {  # channels that the kernels read, and columns of the product, of wid
     "down.dgrad": [(128, 64), (256, 128)],
     "trunk.dgrad": [(256, 256)],
     "up.dgrad": [(128, 256), (64, 128)],
-    "head.dgrad": [(64, 64)],
-    "stem.wgrad": [(64, 64)],
+    "head.dgrad": [(32, 64)],
+    "stem.wgrad": [(64, 32)],
     "down.wgrad": [(128, 64), (256, 128)],
     "trunk.wgrad": [(256, 256)],
     "up.wgrad": [(256, 128), (128, 64)],
-    "head.wgrad": [(64, 64)],
+    "head.wgrad": [(64, 32)],
 }
 FAST, SLOW = CANDIDATES["trunk"][:2]
 

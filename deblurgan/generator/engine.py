@@ -19,7 +19,7 @@ from torch import Tensor
 from deblurgan import reference
 from deblurgan.generator.graphs import CapturedCall
 from deblurgan.generator.quantization import input_levels
-from deblurgan.kernels.config import Border, ConvConfig, ConvShape, Dropout, NormActInputs, Quantized
+from deblurgan.kernels.config import PACKED_CHANNELS, Border, ConvConfig, ConvShape, Dropout, NormActInputs, Quantized
 from deblurgan.kernels.table import PickConfig, Table, config_picker, current_gpu, head_config, quantized_config
 from deblurgan.ops.conv import conv_tiles, merge_tiles
 from deblurgan.ops.layers import QUANTIZED_DTYPES, Layer, Quantize, conv_shape, layer_of, quantize_weight
@@ -54,7 +54,7 @@ class Workspace:
         quantize: Quantize | None = None,
     ) -> None:
         halo = spec.stages[0].halo
-        packed = torch.Size((n, h + 2 * halo, w + 2 * halo + 1, 8))
+        packed = torch.Size((n, h + 2 * halo, w + 2 * halo + 1, PACKED_CHANNELS))
         sizes, side, turn = [packed.numel(), 0], 0, 0
         positions: list[tuple[int, int, torch.Size, int]] = []  # memory, offset, shape, border
         for stage, following in zip(spec.stages[:-1], spec.stages[1:], strict=True):
