@@ -21,8 +21,8 @@ def compile_one(function, *args, grid, warmup, **options):
         found[function.__name__] = run(function, *args, grid=grid, warmup=True, **options)
 
 
-def pick_config(kind, pixels, dtype):
-    return ConvConfig(64, 64, 32, form="tma" if kind == "trunk" else "pointer")
+def pick_config(shape):
+    return ConvConfig(64, 64, 32, form="tma" if shape.kind == "trunk" else "pointer")
 
 
 driver.set_active(Absent(90))
