@@ -85,7 +85,7 @@ def output_tail_grad(
     """The gradients of output_tail by x, image, weight and bias, those of the four that are wanted.
 
     `grad` [n, c, h, w] is the gradient by its output. x's is in channels_last. Raises ValueError where the kernels do
-    not run; they make at most 8 channels by at most 7x7 taps.
+    not run; they make at most 4 channels by at most 7x7 taps.
     """
     _check_tail_grad(grad, x, image, weight, bias, border, wanted)
     require_kernels(x)
