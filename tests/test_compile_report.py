@@ -48,9 +48,9 @@ def test_the_kept_table_is_of_these_kernels() -> None:
     check(rows)
 
 
-SHARED_KB = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "sm_120": 99}  # the most that a program may have
+SHARED_KB = {"sm_80": 163, "sm_86": 99, "sm_89": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99}  # the most that a program may have
 CONVOLUTIONS = {"conv_stats", "flat_conv_stats", "up_conv_stats", "output_tail", "conv_wgrad", "flat_conv_wgrad"}
-TENSOR_CORE = {"sm_80": "hmma", "sm_90": "hgmma", "sm_100": "tcgen05", "sm_120": "hmma"}
+TENSOR_CORE = {"sm_80": "hmma", "sm_86": "hmma", "sm_89": "hmma", "sm_90": "hgmma", "sm_100": "tcgen05", "sm_120": "hmma"}
 EIGHT_BIT_CORE = {
     "int8": {"sm_90": "igmma", "sm_100": "imma", "sm_120": "imma"},
     "float8_e4m3fn": {"sm_90": "qgmma", "sm_100": "utcqmma", "sm_120": "qmma"},
@@ -98,6 +98,17 @@ def test_the_kept_triton_table_is_of_all_candidates() -> None:
     found = {(row["arch"], row["dtype"], row["layer"] or row["kernel"], row["config"]) for row in rows}
     wanted = {(f"sm_{job.arch}", job.dtype, job.layer or job.kernel, job.label) for job in jobs()}
     assert found == wanted
+    assert {arch for arch, *_ in found} == {"sm_80", "sm_90", "sm_100", "sm_120"}
+
+
+def test_the_kept_table_of_defaults_is_of_them_all() -> None:
+    pytest.importorskip("triton")
+    from benchmarks.compile_report import default_jobs
+
+    rows = json.loads((ROOT / "benchmarks" / "results" / "compile" / "defaults.json").read_text())
+    check_triton(rows)
+    found = {(row["arch"], row["dtype"], row["layer"], row["config"], row.get("preset", "paper")) for row in rows}
+    assert found == {(f"sm_{job.arch}", job.dtype, job.layer, job.label, job.preset) for job in default_jobs()}
     assert {arch for arch, *_ in found} == set(SHARED_KB)
 
 
