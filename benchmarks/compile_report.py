@@ -48,6 +48,7 @@ USAGE = re.compile(
 OPCODE = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+\s+)?([A-Z0-9_]+)", re.M)
 COUNTED = {"hgmma": "HGMMA", "igmma": "IGMMA", "hmma": "HMMA", "imma": "IMMA", "tcgen05": "UTCHMMA"}  # by tensor cores
 COUNTED |= {"qgmma": "QGMMA", "qmma": "QMMA", "utcqmma": "UTCQMMA"}  # of fp8
+SUMS_IN_FP16 = re.compile(r"\bHMMA\.\d+\.F16\b")
 COUNTED |= {"tma": "UTMALDG", "ldl": "LDL", "stl": "STL"}
 
 ARCHS, DTYPES = (80, 90, 100, 120), ("float16", "bfloat16", "int8", "float8_e4m3fn")
@@ -319,13 +320,15 @@ def usage(cubin: bytes) -> Row:
         file.write(cubin)
         file.flush()
         used = USAGE.search(output(bundled("cuobjdump"), "-res-usage", file.name))
-        opcodes = Counter(OPCODE.findall(output(bundled("nvdisasm"), "-c", "-ndf", file.name)))
+        code = output(bundled("nvdisasm"), "-c", "-ndf", file.name)
+    opcodes = Counter(OPCODE.findall(code))
     assert used
     return {
         "registers": int(used["registers"]),
         "spill_bytes": int(used["stack"]) + int(used["local"]),
         "instructions": opcodes.total(),
         **{key: opcodes[opcode] for key, opcode in COUNTED.items()},
+        "hmma_fp16": len(SUMS_IN_FP16.findall(code)),  # of `hmma`, those whose sums are fp16
     }
 
 

@@ -24,6 +24,16 @@ from deblurgan.kernels.config import ConvConfig, Gate, PackedWeight, TileStats
 
 
 @triton.jit
+def add_product(acc, a, b, PRECISION: tl.constexpr):
+    """acc + a b^T, with a [BLOCK_M, BLOCK_K] and b [BLOCK_N, BLOCK_K]; "fp16" sums these BLOCK_K products in fp16."""
+    if PRECISION == "fp16":
+        acc += tl.dot(a, tl.trans(b), out_dtype=tl.float16)
+    else:
+        acc = tl.dot(a, tl.trans(b), acc, input_precision=PRECISION, out_dtype=acc.dtype)
+    return acc
+
+
+@triton.jit
 def matrix_product(
     rows,  # pointers [BLOCK_M], the first element that each output pixel reads
     weight,  # [COUT, TAPS_Y * TAPS_X * C]
@@ -56,7 +66,7 @@ def matrix_product(
             inner = (k < C)[None, :]
             a = tl.load(a_at, mask=inner, other=0.0)
             b = tl.load(b_at, mask=inner & (columns < COUT)[:, None], other=0.0)
-        acc = tl.dot(a, tl.trans(b), acc, input_precision=PRECISION)
+        acc = add_product(acc, a, b, PRECISION)
     return acc
 
 
@@ -206,7 +216,7 @@ def up_conv_stats_kernel(
             inner = (k < C)[None, :]
             left = tl.load(a_at, mask=inner, other=0.0)
             right = tl.load(b_at, mask=inner & (columns < COUT)[:, None], other=0.0)
-        acc = tl.dot(left, tl.trans(right), acc, input_precision=PRECISION)
+        acc = add_product(acc, left, right, PRECISION)
     count = tl.minimum(BLOCK_M, h * w - tile * BLOCK_M).to(tl.float32)
     tile += phase * part
     if STATS and tl.program_id(1) == 0:
@@ -261,7 +271,7 @@ def flat_conv_stats_kernel(
         k = (step % STEPS) * BLOCK_K
         a = x.load([start + (tap // 3) * pitch + tap % 3, k])
         b = weight.load([column, tap * C + k])
-        acc = tl.dot(a, b.T, acc, input_precision=PRECISION, out_dtype=SUM)
+        acc = add_product(acc, a, b, PRECISION)
     m = first + tl.arange(0, BLOCK_M)
     inside = (m < h * pitch) & (m % pitch < w)
     last = tl.minimum(first + BLOCK_M, h * pitch)
@@ -345,7 +355,7 @@ def conv_stats(
         TAPS_Y=weight.taps[0],
         TAPS_X=weight.taps[1],
         STRIDE=weight.stride,
-        **config.launch_options(tf32),
+        **config.launch_options(x.dtype, tf32),
     )
 
 
@@ -395,7 +405,7 @@ def _flat_conv_stats(
         COUT=cout,
         STATS=counts is not None,
         QUANTIZED=0 if weight.scales is None else 1 if weight.offsets is not None else 2,
-        **config.launch_options(tf32),
+        **config.launch_options(x.dtype, tf32),
     )
 
 
@@ -434,5 +444,5 @@ def up_conv_stats(
         C=weight.channels,
         COUT=cout,
         STATS=counts is not None,
-        **config.launch_options(tf32),
+        **config.launch_options(x.dtype, tf32),
     )

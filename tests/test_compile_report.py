@@ -89,6 +89,22 @@ def test_triton_compiles_the_trunk_well(tmp_path: Path) -> None:
     check_triton(rows)
 
 
+def test_sums_in_fp16_are_those_of_tensor_cores() -> None:
+    pytest.importorskip("triton")
+    program = """
+import json
+from dataclasses import astuple
+from benchmarks.compile_report import Job, triton_rows
+from deblurgan.kernels.config import ConvConfig
+config = astuple(ConvConfig(64, 128, 64, 4, 3, accumulate="fp16"))
+print(json.dumps(triton_rows([Job(89, "float16", layer="trunk", kind="trunk", config=config)])))
+"""
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    (row,) = json.loads(ran.stdout)
+    assert row["hmma_fp16"] == row["hmma"] > 0 == row["spill_bytes"]
+
+
 def test_the_kept_triton_table_is_of_all_candidates() -> None:
     pytest.importorskip("triton")
     from benchmarks.compile_report import jobs

@@ -19,7 +19,8 @@ from deblurgan.kernels.config import (
     PackedWeight,
     TileStats,
 )
-from deblurgan.ops.layers import up_layer
+from deblurgan.ops.conv import launch_conv
+from deblurgan.ops.layers import conv_layer, up_layer
 from kernel_cases import (
     Launches,
     assert_stats,
@@ -221,6 +222,41 @@ def test_constant_planes_normalise_to_zero(config: ConvConfig, dtype: torch.dtyp
     assert counts.sum() == case.h * case.w
     norm_act(NormActInputs(y, merge(partials, counts), 1.0), y, border=Border("reflect", 1))
     assert not whole.any()
+
+
+FP16_SUMS = {
+    "pointer": ("trunk", ConvConfig(16, 16, 64, accumulate="fp16")),
+    "pointer, half the channels": ("trunk", ConvConfig(16, 16, 32, accumulate="fp16")),
+    "tma": ("trunk", ConvConfig(16, 16, 64, form="tma", accumulate="fp16")),
+    "transposed": ("up", ConvConfig(16, 16, 64, accumulate="fp16")),
+}
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.parametrize(("kind", "config"), FP16_SUMS.values(), ids=FP16_SUMS.keys())
+def test_sums_in_fp16_are_of_block_k_products(kind: str, config: ConvConfig) -> None:
+    """Exact where those are whole numbers below 2048, whatever the whole sum; infinite above 65504, and never wrong."""
+    supported(config)
+    weight = torch.randint(1, 4, (16, 64, 3, 3)).to(KERNEL_DEVICE).half()
+    layer = up_layer(weight.transpose(0, 1), weight.dtype) if kind == "up" else conv_layer(kind, weight, weight.dtype)
+    x = torch.randint(3, 10, (1, 4, 5, 64)).to(KERNEL_DEVICE).half()
+    side = 2 if kind == "up" else 1
+    _, _, y = bordered(1, 2 * side, 3 * side, 16, 1, torch.float32)
+    launch_conv(layer, x, y, config=config)
+    wanted = F.conv2d(nchw(x).double(), weight.double())
+    if kind == "up":  # of which conv_stats reads a border above and to the left, and cuts what lies past the output
+        whole = F.conv_transpose2d(nchw(x)[..., 1:, 1:].double(), layer.library.double(), stride=2, padding=1)
+        wanted = whole[..., :4, :6]
+    assert torch.equal(nchw(y).double(), wanted)
+    launch_conv(layer, x * 300, y, config=config)
+    assert y.isinf().all()
+
+
+@pytest.mark.parametrize(("dtype", "block_k"), [(torch.bfloat16, 64), (torch.float32, 32), (torch.float16, 128)])
+def test_sums_in_fp16_are_refused(dtype: torch.dtype, block_k: int) -> None:
+    message = f'"fp32" unless operands are torch.float16 and block_k at most 64, got "fp16" for {dtype} and {block_k}'
+    with pytest.raises(ValueError, match=message):
+        ConvConfig(16, 16, block_k, accumulate="fp16").launch_options(dtype, tf32=False)
 
 
 @pytest.mark.parametrize(
