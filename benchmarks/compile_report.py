@@ -36,7 +36,7 @@ from deblurgan.kernels.config import ConvConfig
 from deblurgan.kernels.table import PickConfig
 from deblurgan.nn import Generator
 from deblurgan.ops.critic_gradients import KernelNormAct
-from deblurgan.ops.layers import Quantize
+from deblurgan.ops.layers import QUANTIZED_CAPABILITY, Quantize
 from deblurgan.spec import GeneratorSpec, Stage
 
 Row = dict[str, Any]
@@ -162,7 +162,7 @@ def jobs() -> Iterator[Job]:
     channels["head"] = (found["head"].channels_in, 128)
     for arch, dtype in product(ARCHS, DTYPES):
         for name, stage in found.items():
-            if dtype in QUANTIZE and stage.kind != "trunk":
+            if dtype in QUANTIZE and (stage.kind != "trunk" or not multiplies(arch, QUANTIZE[dtype])):
                 continue
             kind = "trunk8" if dtype in QUANTIZE else stage.kind
             for config in candidates(kind, arch, *channels[name]):
@@ -179,6 +179,11 @@ def jobs() -> Iterator[Job]:
                     )
         for kernel in GRADIENTS + CRITIC:
             yield Job(arch, "bfloat16", kernel)
+
+
+def multiplies(arch: int, quantize: Quantize) -> bool:
+    """Whether GPUs of an architecture have products of these 8 bits."""
+    return divmod(arch, 10) >= QUANTIZED_CAPABILITY[quantize]
 
 
 def gradient_channels(stage: Stage, channels: tuple[int, int]) -> dict[str, tuple[int, int]]:
@@ -287,8 +292,8 @@ def runs(job: Job) -> Iterator[tuple[str, Quantize | None, tuple[int, ...], torc
     if job.kernel and job.dtype == "float16":
         yield "article", None, PICTURE, torch.float32, False
         yield "tiny", None, PICTURE, torch.float32, False
-    if job.kernel == "norm_act" and job.dtype == "float16" and job.arch >= 90:
-        for quantize in QUANTIZE.values():
+    if job.kernel == "norm_act" and job.dtype == "float16":
+        for quantize in (quantize for quantize in QUANTIZE.values() if multiplies(job.arch, quantize)):
             yield "paper", quantize, PICTURE, torch.float32, False
             yield "article", quantize, PICTURE, torch.float32, False
 

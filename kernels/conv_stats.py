@@ -49,10 +49,10 @@ def matrix_product(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """sum over taps (i, j) and channels k of x[i, j, k] weight[., i, j, k]: fp32 [BLOCK_M, BLOCK_N]."""
+    """sum over taps (i, j) and channels k of x[i, j, k] weight[., i, j, k]: fp32, of int8 int32 [BLOCK_M, BLOCK_N]."""
     STEPS: tl.constexpr = (C + BLOCK_K - 1) // BLOCK_K
     K: tl.constexpr = TAPS_Y * TAPS_X * C
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.int32 if weight.dtype.element_ty == tl.int8 else tl.float32)
     for step in range(TAPS_Y * TAPS_X * STEPS):
         tap = step // STEPS
         k = (step % STEPS) * BLOCK_K + tl.arange(0, BLOCK_K)
@@ -67,6 +67,22 @@ def matrix_product(
             a = tl.load(a_at, mask=inner, other=0.0)
             b = tl.load(b_at, mask=inner & (columns < COUT)[:, None], other=0.0)
         acc = add_product(acc, a, b, PRECISION)
+    return acc
+
+
+@triton.jit
+def dequantize(
+    acc,  # [BLOCK_M, BLOCK_N]
+    scales,  # 8 bits: fp32 [COUT], what a step of x times a step of weight stands for; else None
+    offsets,  # int8: int32 [COUT], added to the sum, since x's zero is not 0; else None
+    columns,
+    COUT: tl.constexpr,
+):
+    """(acc + offsets) * scales, fp32."""
+    if offsets is not None:
+        acc += tl.load(offsets + columns, mask=columns < COUT)[None, :]
+    if scales is not None:
+        acc = acc.to(tl.float32) * tl.load(scales + columns, mask=columns < COUT)[None, :]
     return acc
 
 
@@ -111,6 +127,8 @@ def conv_stats_kernel(
     x,  # the pixel that tap (0, 0) of output pixel (0, 0) reads
     weight,  # [COUT, TAPS_Y * TAPS_X * C]
     y,  # output pixel (0, 0)
+    scales,  # see `dequantize`
+    offsets,
     partials,  # fp32 [n, tiles, 2, COUT], see `store_with_stats`
     counts,  # STATS: fp32 [tiles]
     gate,
@@ -149,6 +167,7 @@ def conv_stats_kernel(
     acc = matrix_product(
         rows, weight, columns, row, X_PIXEL, C, COUT, TAPS_Y, TAPS_X, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION
     )
+    acc = dequantize(acc, scales, offsets, columns, COUT)
     count = tl.minimum(BLOCK_M, h * w - tile * BLOCK_M).to(tl.float32)
     if STATS and tl.program_id(1) == 0:
         tl.store(counts + tile, count)
@@ -232,8 +251,8 @@ def flat_conv_stats_kernel(
     x,  # descriptor of all its pixels, borders included, [., C], box [BLOCK_M, BLOCK_K]
     weight,  # descriptor of [COUT, 9 * C], box [BLOCK_N, BLOCK_K]
     y,  # pixel (0, 0)
-    scales,  # QUANTIZED: fp32 [COUT], what a step of x times a step of weight stands for
-    offsets,  # int8: int32 [COUT], added to the sum, since x's zero is not 0
+    scales,  # see `dequantize`
+    offsets,
     partials,
     counts,
     gate,
@@ -251,7 +270,6 @@ def flat_conv_stats_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
-    QUANTIZED: tl.constexpr,  # 1: x and weight are int8, 2: fp8
 ):
     """3x3, stride 1: with the pitch of the bordered picture, nine products of one matrix with itself shifted.
 
@@ -264,8 +282,7 @@ def flat_conv_stats_kernel(
     image = tl.program_id(1)
     first = tile * BLOCK_M
     start = image * x_image + first  # row of the matrix; below 2^31, which the launcher checks
-    SUM: tl.constexpr = tl.int32 if QUANTIZED == 1 else tl.float32
-    acc = tl.zeros((BLOCK_M, BLOCK_N), SUM)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32 if offsets is None else tl.int32)
     for step in range(9 * STEPS):
         tap = step // STEPS
         k = (step % STEPS) * BLOCK_K
@@ -282,10 +299,7 @@ def flat_conv_stats_kernel(
     at = (image.to(tl.int64) * y_image + m) * COUT
     here = image.to(tl.int64) * tiles + tile
     columns = column + tl.arange(0, BLOCK_N)
-    if QUANTIZED == 1:
-        acc += tl.load(offsets + columns)[None, :]
-    if QUANTIZED > 0:
-        acc = acc.to(tl.float32) * tl.load(scales + columns)[None, :]
+    acc = dequantize(acc, scales, offsets, columns, COUT)
     count = tl.maximum(count, 1.0)
     store_with_stats(acc, y, at, inside, count, columns, partials, here, gate, dropout_scale, COUT, STATS)
 
@@ -323,14 +337,11 @@ def conv_stats(
     """Fills y [n, h, w, cout], and `stats` or the partials of `gate`, where there is one.
 
     x and y are views of bordered pictures: x [n, ., ., c] begins at the pixel that tap (0, 0) of y's first reads. In
-    the "tma" form their rows are equally far apart, and x's pixels follow each other through all pictures. 8-bit x and
-    weight need that form.
+    the "tma" form their rows are equally far apart, and x's pixels follow each other through all pictures.
     """
     if config.form == "tma":
         _flat_conv_stats(x, weight, y, stats, gate, config, tf32)
         return
-    if weight.scales is not None:
-        raise ValueError("8-bit convolutions have the form 'tma' only, got 'pointer'")
     n, h, w, cout = y.shape
     partials, counts, activations = _epilogue(y, stats, gate)
     pixel = x.stride(2)
@@ -338,6 +349,8 @@ def conv_stats(
         x,
         weight.rows,
         y,
+        weight.scales,
+        weight.offsets,
         partials,
         counts,
         activations,
@@ -404,7 +417,6 @@ def _flat_conv_stats(
         C=weight.channels,
         COUT=cout,
         STATS=counts is not None,
-        QUANTIZED=0 if weight.scales is None else 1 if weight.offsets is not None else 2,
         **config.launch_options(x.dtype, tf32),
     )
 

@@ -17,6 +17,7 @@ from deblurgan.blur import MotionBlur
 from deblurgan.checkpoint import DEFAULT_WEIGHTS, load_generator
 from deblurgan.generator.engine import Engine
 from deblurgan.generator.quantization import QUANT_RANGES
+from deblurgan.kernels.config import ConvConfig
 from deblurgan.nn import ConvNormReLU, Generator
 from deblurgan.ops.layers import Quantize, quantize_weight
 
@@ -83,19 +84,28 @@ def rounding_to_fp8(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interpreter, "_convert_float", converted)
 
 
+FLAT, POINTER = ConvConfig(64, 32, 32, form="tma"), ConvConfig(64, 64, 32)
+WIDER = ConvConfig(64, 128, 128)  # than the 64 channels
+
+
 @pytest.mark.parametrize(
-    ("preset", "quantize", "border"),
-    [("paper", "int8", "reflect"), ("paper", "int8", "zero"), ("article", "int8", "zero"), ("paper", "fp8", "zero")],
+    ("preset", "quantize", "border", "config"),
+    [
+        ("paper", "int8", "reflect", FLAT),
+        ("paper", "int8", "zero", POINTER),
+        ("article", "int8", "zero", WIDER),
+        ("paper", "fp8", "zero", FLAT),
+        ("article", "fp8", "reflect", POINTER),
+    ],
 )
 def test_engine_is_the_emulation(
-    preset: str, quantize: Quantize, border: reference.Border, rounding_to_fp8: None
+    preset: str, quantize: Quantize, border: reference.Border, config: ConvConfig, rounding_to_fp8: None
 ) -> None:
     pytest.importorskip("triton")
-    from deblurgan.kernels.config import ConvConfig
 
     def pick_config(kind: str, pixels: int, dtype: torch.dtype) -> ConvConfig | None:
         if dtype.itemsize == 1:
-            return ConvConfig(64, 32, 32, form="tma")
+            return config
         return ConvConfig(32, 64, 16) if kind == "head" else None
 
     torch.manual_seed(0)
@@ -153,21 +163,22 @@ def test_fp8_weights_keep_a_scale_a_channel() -> None:
     assert (lost <= weight.abs() / 15 + weight.abs().amax((1, 2, 3), keepdim=True) * 1e-5).all()
 
 
-@pytest.mark.parametrize("quantize", ["int8", "fp8"])
-def test_older_gpus_are_refused(quantize: Quantize, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("quantize", "older", "least"), [("int8", (7, 5), "8.0"), ("fp8", (8, 6), "8.9")])
+def test_older_gpus_are_refused(
+    quantize: Quantize, older: tuple[int, int], least: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Weight:
         device = torch.device("cuda")
 
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: older)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
-    with pytest.raises(ValueError, match=f'below compute capability 9.0, got "{quantize}" on a GPU'):
+    with pytest.raises(ValueError, match=f'below compute capability {least}, got "{quantize}" on a GPU'):
         Engine(Generator("tiny").spec, {"head.weight": Weight()}, dtype=torch.float16, quantize=quantize)  # type: ignore[dict-item]
 
 
 def test_a_row_that_does_not_fit_gives_way() -> None:
     """The table's rows are of the paper's 256 channels; a narrow network has the default."""
     pytest.importorskip("triton")
-    from deblurgan.kernels.config import ConvConfig
     from deblurgan.kernels.table import from_table
 
     def rows(*blocks: int) -> list[dict[str, Any]]:

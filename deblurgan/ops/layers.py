@@ -13,6 +13,7 @@ from deblurgan.spec import Stage
 
 Quantize = Literal["int8", "fp8"]
 QUANTIZED_DTYPES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
+QUANTIZED_CAPABILITY: dict[Quantize, tuple[int, int]] = {"int8": (8, 0), "fp8": (8, 9)}  # that a GPU has at least
 
 # The taps of each axis that phase 0 or 1 of a transposed convolution reads, of its mirrored 3x3 weight
 PHASE_TAPS = (slice(1, 2), slice(None, None, 2))
