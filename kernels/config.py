@@ -14,8 +14,9 @@ class ConvConfig:
     """How a convolution is cut into tiles.
 
     A program makes block_m pixels by block_n channels and sums over block_k products at a time. `form` is "pointer" or,
-    for 3x3 of stride 1 on sm_90 and newer, "tma". `accumulate` "fp16" sums each block_k products of fp16 in fp16, and
-    these sums in fp32: GeForce GPUs multiply so at twice the rate.
+    for 3x3 of stride 1 on sm_90 and newer, "tma"; "pairs" are transposed convolutions where a program makes two such
+    tiles, of pixels side by side. `accumulate` "fp16" sums each block_k products of fp16 in fp16, and these sums in
+    fp32: GeForce GPUs multiply so at twice the rate.
     """
 
     block_m: int = 128
@@ -23,7 +24,7 @@ class ConvConfig:
     block_k: int = 32
     warps: int = 4
     stages: int = 3
-    form: Literal["pointer", "tma"] = "pointer"
+    form: Literal["pointer", "tma", "pairs"] = "pointer"
     accumulate: Literal["fp32", "fp16"] = "fp32"
 
     def launch_options(self, dtype: torch.dtype, tf32: bool) -> dict[str, Any]:

@@ -34,6 +34,31 @@ def add_product(acc, a, b, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def load_pixels(rows, offset, k, C: tl.constexpr, BLOCK_K: tl.constexpr):
+    """Channels k [BLOCK_K] of the pixels at rows [BLOCK_M] + offset, and zeros past C."""
+    at = rows[:, None] + offset + k[None, :]  # [BLOCK_M, BLOCK_K]; added in another order it takes more registers
+    return tl.load(at) if C % BLOCK_K == 0 else tl.load(at, mask=(k < C)[None, :], other=0.0)
+
+
+@triton.jit
+def load_weight(
+    weight,  # [COUT, K]
+    columns,
+    offset,  # of the tap in a column
+    k,
+    K: tl.constexpr,
+    C: tl.constexpr,
+    COUT: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Channels k [BLOCK_K] of one tap of a weight's columns [BLOCK_N], and zeros past C and COUT."""
+    at = weight + columns[:, None] * K + offset + k[None, :]  # [BLOCK_N, BLOCK_K]
+    whole: tl.constexpr = C % BLOCK_K == 0 and COUT % BLOCK_N == 0
+    return tl.load(at) if whole else tl.load(at, mask=(k < C)[None, :] & (columns < COUT)[:, None], other=0.0)
+
+
+@triton.jit
 def matrix_product(
     rows,  # pointers [BLOCK_M], the first element that each output pixel reads
     weight,  # [COUT, TAPS_Y * TAPS_X * C]
@@ -57,15 +82,8 @@ def matrix_product(
         tap = step // STEPS
         k = (step % STEPS) * BLOCK_K + tl.arange(0, BLOCK_K)
         offset = (tap // TAPS_X) * row_stride + (tap % TAPS_X) * pixel_stride
-        a_at = rows[:, None] + offset + k[None, :]  # [BLOCK_M, BLOCK_K]
-        b_at = weight + columns[:, None] * K + tap * C + k[None, :]  # [BLOCK_N, BLOCK_K]
-        if C % BLOCK_K == 0 and COUT % BLOCK_N == 0:
-            a = tl.load(a_at)
-            b = tl.load(b_at)
-        else:
-            inner = (k < C)[None, :]
-            a = tl.load(a_at, mask=inner, other=0.0)
-            b = tl.load(b_at, mask=inner & (columns < COUT)[:, None], other=0.0)
+        a = load_pixels(rows, offset, k, C, BLOCK_K)
+        b = load_weight(weight, columns, tap * C, k, K, C, COUT, BLOCK_N, BLOCK_K)
         acc = add_product(acc, a, b, PRECISION)
     return acc
 
@@ -202,14 +220,17 @@ def up_conv_stats_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
+    PAIRS: tl.constexpr,
 ):
     """y[2 a + u, 2 b + v] = sum over i <= u, j <= v of weight_uv[i, j] x[a + i, b + j]: 3x3, stride 2, transposed.
 
-    Programs of phase (1, 1), with its four taps, come first.
+    Programs of phase (1, 1), with its four taps, come first. PAIRS: a program makes phases (u, 0) and (u, 1), which
+    read the same pixels.
     """
     ACROSS: tl.constexpr = (COUT + BLOCK_N - 1) // BLOCK_N
     STEPS: tl.constexpr = (C + BLOCK_K - 1) // BLOCK_K
-    phase = 3 - tl.program_id(0) // (part * ACROSS)
+    turn = tl.program_id(0) // (part * ACROSS)
+    phase = 2 - 2 * turn if PAIRS else 3 - turn  # the first of a pair
     u, v = phase // 2, phase % 2
     program = tl.program_id(0) % (part * ACROSS)
     tile = program // ACROSS
@@ -222,28 +243,34 @@ def up_conv_stats_kernel(
     taps = (1 + u) * (1 + v)
     weight += (2 * phase - (phase > 0)) * C  # past the 0, 1, 3 or 5 taps of the phases before
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    odd = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)  # PAIRS: of phase (u, 1)
     for step in range(taps * STEPS):
         tap = step // STEPS
         k = (step % STEPS) * BLOCK_K + tl.arange(0, BLOCK_K)
         offset = (tap >> v) * x_row + (tap & v) * x_pixel
-        a_at = rows[:, None] + offset + k[None, :]
-        b_at = weight + columns[:, None] * (9 * C) + tap * C + k[None, :]
-        if C % BLOCK_K == 0 and COUT % BLOCK_N == 0:
-            left = tl.load(a_at)
-            right = tl.load(b_at)
-        else:
-            inner = (k < C)[None, :]
-            left = tl.load(a_at, mask=inner, other=0.0)
-            right = tl.load(b_at, mask=inner & (columns < COUT)[:, None], other=0.0)
-        acc = add_product(acc, left, right, PRECISION)
+        a = load_pixels(rows, offset, k, C, BLOCK_K)
+        b = load_weight(weight, columns, tap * C, k, 9 * C, C, COUT, BLOCK_N, BLOCK_K)
+        acc = add_product(acc, a, b, PRECISION)
+        if PAIRS:
+            beside = (taps + 2 * tap) * C
+            b = load_weight(weight, columns, beside, k, 9 * C, C, COUT, BLOCK_N, BLOCK_K)
+            odd = add_product(odd, a, b, PRECISION)
+            a = load_pixels(rows, offset + x_pixel, k, C, BLOCK_K)
+            b = load_weight(weight, columns, beside + C, k, 9 * C, C, COUT, BLOCK_N, BLOCK_K)
+            odd = add_product(odd, a, b, PRECISION)
     count = tl.minimum(BLOCK_M, h * w - tile * BLOCK_M).to(tl.float32)
     tile += phase * part
-    if STATS and tl.program_id(1) == 0:
-        tl.store(counts + tile, count)
     at = image * y_image + u * y_row + v * y_pixel
     at += (m // w).to(tl.int64) * (2 * y_row) + (m % w).to(tl.int64) * (2 * y_pixel)
     here = image * 4 * part + tile
+    if STATS and tl.program_id(1) == 0:
+        tl.store(counts + tile, count)
+        if PAIRS:
+            tl.store(counts + tile + part, count)
     store_with_stats(acc, y, at, inside, count, columns, partials, here, gate, dropout_scale, COUT, STATS)
+    if PAIRS:
+        at, here = at + y_pixel, here + part
+        store_with_stats(odd, y, at, inside, count, columns, partials, here, gate, dropout_scale, COUT, STATS)
 
 
 @triton.jit(do_not_specialize=["h", "w", "pitch", "x_image", "y_image", "tiles"])
@@ -440,7 +467,8 @@ def up_conv_stats(
     h, w = rows // 2, columns // 2
     partials, counts, activations = _epilogue(y, stats, gate)
     phase_tiles = tile_count(h, w, config)
-    up_conv_stats_kernel[4 * phase_tiles * triton.cdiv(cout, config.block_n), n](
+    pairs = config.form == "pairs"
+    up_conv_stats_kernel[(2 if pairs else 4) * phase_tiles * triton.cdiv(cout, config.block_n), n](
         x,
         weight.rows,
         y,
@@ -456,5 +484,6 @@ def up_conv_stats(
         C=weight.channels,
         COUT=cout,
         STATS=counts is not None,
+        PAIRS=pairs,
         **config.launch_options(x.dtype, tf32),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
@@ -175,6 +176,34 @@ def test_up_conv_stats(n: int, h: int, w: int, c: int, k: int, config: ConvConfi
     up_conv_stats(x[:, 1:, 1:], layer.weight, y, config=config)
     assert torch.equal(y[:, 1::2, 1::2], alone)
     assert untouched(memory, y)
+
+
+@each_dtype
+@pytest.mark.parametrize(("c", "k", "block_k"), [(32, 24, 16), (24, 48, 32)], ids=["whole blocks", "part of a block"])
+def test_pairs_are_the_phases(c: int, k: int, block_k: int, dtype: torch.dtype) -> None:
+    """To the last bit where no sum is rounded, with statistics or without."""
+    x, weight = whole_numbers(2, 5, 6, c, dtype=dtype), whole_numbers(c, k, 3, 3, dtype=dtype)
+    layer, config = up_layer(weight, dtype), pointer(16, 32, block_k)
+    results = []
+    for form in (config, replace(config, form="pairs")):
+        _, _, y = bordered(2, 6, 8, k, 1, torch.float32)
+        tiles = tile_count(3, 4, config)
+        stats = TileStats(poison(2, 4 * tiles, 2, k), poison(4 * tiles))
+        up_conv_stats(x[:, 1:, 1:], layer.weight, y, stats, config=form)
+        alone = torch.empty_like(y)
+        up_conv_stats(x[:, 1:, 1:], layer.weight, alone, config=form)
+        assert torch.equal(alone, y)
+        results.append((y, *stats))
+    for single, paired in zip(*results, strict=True):
+        assert torch.equal(single, paired)
+
+
+def test_forms_that_a_layer_lacks_mean_cudnn() -> None:
+    up, trunk = up_layer(normal(32, 16, 3, 3), torch.float32), conv_layer("trunk", normal(16, 32, 3, 3), torch.float32)
+    single, flattened = pointer(16, 16, 32), flat(16, 16, 32)
+    pairs = replace(single, form="pairs")
+    assert [up.fitting(config) for config in (single, flattened, pairs)] == [single, None, pairs]
+    assert [trunk.fitting(config) for config in (single, flattened, pairs)] == [single, flattened, None]
 
 
 @pytest.mark.parametrize("config", [pointer(16, 16, 16), flat(16, 16, 16)], ids=lambda config: config.form)

@@ -42,9 +42,11 @@ class Layer:
         return self.weight.channels, self.weight.rows.shape[0]
 
     def fitting(self, config: ConvConfig | None) -> ConvConfig | None:
-        """The tiling where the channels fill its blocks, which "tma" needs; else None, which means cuDNN."""
-        if config is None or config.form != "tma":
+        """The tiling where the layer has its form and, for "tma", fills its blocks; else None, which means cuDNN."""
+        if config is None or config.form == "pointer":
             return config
+        if self.transposed or config.form == "pairs":
+            return config if self.transposed and config.form == "pairs" else None
         c, cout = self.channels
         return config if c % config.block_k == 0 and cout % config.block_n == 0 else None
 
