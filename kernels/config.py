@@ -28,7 +28,7 @@ class ConvConfig:
     accumulate: Literal["fp32", "fp16"] = "fp32"
 
     def launch_options(self, dtype: torch.dtype, tf32: bool) -> dict[str, Any]:
-        """The tiling as a kernel's constants and launch options for operands of `dtype`, which are tf32 or exact fp32.
+        """The tiling as a kernel's constants and launch options; fp32 operands are multiplied as tf32 or exactly.
 
         Raises ValueError where `accumulate` is "fp16" for other operands, or for sums of more than 64 products.
         """
