@@ -38,7 +38,7 @@ from deblurgan.kernels.heuristics import default_config
 from deblurgan.kernels.table import PickConfig
 from deblurgan.nn import Generator
 from deblurgan.ops.critic_gradients import KernelNormAct
-from deblurgan.ops.layers import Quantize
+from deblurgan.ops.layers import QUANTIZED_CAPABILITY, Quantize
 from deblurgan.spec import PRESETS, GeneratorSpec, Stage
 
 Row = dict[str, Any]
@@ -50,6 +50,7 @@ USAGE = re.compile(
 OPCODE = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+\s+)?([A-Z0-9_]+)", re.M)
 COUNTED = {"hgmma": "HGMMA", "igmma": "IGMMA", "hmma": "HMMA", "imma": "IMMA", "tcgen05": "UTCHMMA"}  # by tensor cores
 COUNTED |= {"qgmma": "QGMMA", "qmma": "QMMA", "utcqmma": "UTCQMMA"}  # of fp8
+SUMS_IN_FP16 = re.compile(r"\bHMMA\.\d+\.F16\b")
 COUNTED |= {"tma": "UTMALDG", "ldl": "LDL", "stl": "STL"}
 
 GPUS = (  # whose defaults are compiled
@@ -174,7 +175,7 @@ def jobs() -> Iterator[Job]:
     channels["head"] = (found["head"].channels_in, 128)
     for arch, dtype in product(ARCHS, DTYPES):
         for name, stage in found.items():
-            if dtype in QUANTIZE and stage.kind != "trunk":
+            if dtype in QUANTIZE and (stage.kind != "trunk" or not multiplies(arch, QUANTIZE[dtype])):
                 continue
             kind = "trunk8" if dtype in QUANTIZE else stage.kind
             for config in candidates(kind, arch, *channels[name]):
@@ -219,6 +220,11 @@ def default_jobs() -> Iterator[Job]:
                         )
                         found[job] = None
     yield from found
+
+
+def multiplies(arch: int, quantize: Quantize) -> bool:
+    """Whether GPUs of an architecture have products of these 8 bits."""
+    return divmod(arch, 10) >= QUANTIZED_CAPABILITY[quantize]
 
 
 def gradient_channels(stage: Stage, channels: tuple[int, int]) -> dict[str, tuple[int, int]]:
@@ -327,8 +333,8 @@ def runs(job: Job) -> Iterator[tuple[str, Quantize | None, tuple[int, ...], torc
     if job.kernel and job.dtype == "float16":
         yield "article", None, PICTURE, torch.float32, False
         yield "tiny", None, PICTURE, torch.float32, False
-    if job.kernel == "norm_act" and job.dtype == "float16" and job.arch >= 90:
-        for quantize in QUANTIZE.values():
+    if job.kernel == "norm_act" and job.dtype == "float16":
+        for quantize in (quantize for quantize in QUANTIZE.values() if multiplies(job.arch, quantize)):
             yield "paper", quantize, PICTURE, torch.float32, False
             yield "article", quantize, PICTURE, torch.float32, False
 
@@ -361,13 +367,15 @@ def usage(cubin: bytes) -> Row:
         file.write(cubin)
         file.flush()
         used = USAGE.search(output(bundled("cuobjdump"), "-res-usage", file.name))
-        opcodes = Counter(OPCODE.findall(output(bundled("nvdisasm"), "-c", "-ndf", file.name)))
+        code = output(bundled("nvdisasm"), "-c", "-ndf", file.name)
+    opcodes = Counter(OPCODE.findall(code))
     assert used
     return {
         "registers": int(used["registers"]),
         "spill_bytes": int(used["stack"]) + int(used["local"]),
         "instructions": opcodes.total(),
         **{key: opcodes[opcode] for key, opcode in COUNTED.items()},
+        "hmma_fp16": len(SUMS_IN_FP16.findall(code)),  # of `hmma`, those whose sums are fp16
     }
 
 
