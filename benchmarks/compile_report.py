@@ -55,11 +55,11 @@ COUNTED |= {"tma": "UTMALDG", "ldl": "LDL", "stl": "STL"}
 
 GPUS = (  # whose defaults are compiled
     Gpu("A100", (8, 0), 108),
-    Gpu("RTX 3090", (8, 6), 82),
-    Gpu("RTX 4090", (8, 9), 128),
+    Gpu("GeForce RTX 3090", (8, 6), 82),
+    Gpu("GeForce RTX 4090", (8, 9), 128),
     Gpu("H200", (9, 0), 132),
     Gpu("B200", (10, 0), 148),
-    Gpu("RTX 5090", (12, 0), 170),
+    Gpu("GeForce RTX 5090", (12, 0), 170),
 )
 SIZES = ((256, 256), (720, 1280), (4000, 6000))
 GRADIENT_SIZES = ((256, 256), (1024, 1024))  # crops, one and as many pixels as 16 of them
@@ -212,6 +212,7 @@ def default_jobs() -> Iterator[Job]:
                         dtype=getattr(torch, dtype),
                         capability=gpu.capability,
                         sms=gpu.sms,
+                        geforce="GeForce" in gpu.name,
                     )
                     if config:
                         arch = 10 * gpu.capability[0] + gpu.capability[1]

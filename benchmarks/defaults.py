@@ -13,12 +13,12 @@ from deblurgan.spec import GeneratorSpec, Stage
 
 GPUS = (
     Gpu("A100", (8, 0), 108),
-    Gpu("RTX 3090", (8, 6), 82),
-    Gpu("RTX 4090", (8, 9), 128),
+    Gpu("GeForce RTX 3090", (8, 6), 82),
+    Gpu("GeForce RTX 4090", (8, 9), 128),
     Gpu("H100", (9, 0), 132),
     Gpu("H200", (9, 0), 132),
     Gpu("B200", (10, 0), 148),
-    Gpu("RTX 5090", (12, 0), 170),
+    Gpu("GeForce RTX 5090", (12, 0), 170),
 )
 SIZES = ((256, 256), (720, 1280), (4000, 6000))
 

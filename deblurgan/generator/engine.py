@@ -20,7 +20,8 @@ from deblurgan import reference
 from deblurgan.generator.graphs import CapturedCall
 from deblurgan.generator.quantization import input_levels
 from deblurgan.kernels.config import Border, ConvConfig, ConvShape, Dropout, NormActInputs, Quantized
-from deblurgan.kernels.table import PickConfig, Table, config_picker, current_gpu, head_config, quantized_config
+from deblurgan.kernels.heuristics import quantized_config
+from deblurgan.kernels.table import PickConfig, Table, config_picker, current_gpu, head_config
 from deblurgan.ops.conv import conv_tiles, merge_tiles
 from deblurgan.ops.layers import (
     QUANTIZED_CAPABILITY,
