@@ -101,9 +101,22 @@ DEBLURGAN_CLONES void to_signed(float* x, int64_t n, float white) {
   for (int64_t i = 0; i < n; ++i) x[i] = signed_value(x[i], white);
 }
 
-// Noise for elements first, first + 1, ... of a picture.
-DEBLURGAN_CLONES void add_noise(float* x, int64_t n, float deviation, uint64_t seed, uint64_t index, uint64_t first) {
-  for (int64_t i = 0; i < n; ++i) x[i] += deviation * pixel_noise(seed, index, first + static_cast<uint64_t>(i));
+// Noise for the elements of pairs first, first + 1, ... of a picture, two a pair.
+DEBLURGAN_CLONES void draw_noise(float* noise, int64_t pairs, float deviation, uint64_t seed, uint64_t index,
+                                 uint64_t first) {
+  for (int64_t i = 0; i < pairs; ++i) {
+    const Complex normal = noise_pair(seed, index, first + static_cast<uint64_t>(i));
+    noise[2 * i] = deviation * normal.re;
+    noise[2 * i + 1] = deviation * normal.im;
+  }
+}
+
+// Adds noise to every `stride`th element.
+DEBLURGAN_CLONES void add(float* x, int64_t stride, const float* noise, int64_t n) {
+  if (stride == 1)
+    for (int64_t i = 0; i < n; ++i) x[i] += noise[i];
+  else
+    for (int64_t i = 0; i < n; ++i) x[i * stride] += noise[i];
 }
 
 void load(DType type, const void* from, int64_t offset, float* to, int64_t n) {
@@ -134,7 +147,7 @@ void store(DType type, const float* from, void* to, int64_t offset, int64_t n) {
 
 // Memory that a thread uses for one strip of output rows after another.
 struct StripBuffers {
-  std::vector<float> source, sums, row;
+  std::vector<float> source, sums, row, noise;
 };
 
 // One plane of the output: a channel, or `group` interleaved ones.
@@ -201,20 +214,19 @@ class Plane {
         std::copy_n(x + (a.out_w - 1 - j) * group, group, strip.row.data() + j * group);
       x = strip.row.data();
     }
-    if (a.noise) {
-      const float deviation = a.noise[picture] * a.white;
-      const uint64_t seed = a.draws.the_seed(), index = a.draws.index(picture);
-      const uint64_t first = static_cast<uint64_t>((channel * a.out_h + row) * a.out_w);
-      if (group == 1)
-        add_noise(x, plan.width, deviation, seed, index, first);
-      else
-        for (int64_t k = 0; k < group; ++k)
-          for (int64_t j = 0; j < a.out_w; ++j)
-            x[j * group + k] +=
-                deviation * pixel_noise(seed, index, first + static_cast<uint64_t>(k * a.out_h * a.out_w + j));
-    }
+    if (a.noise)
+      for (int64_t k = 0; k < group; ++k) add_noise(strip.noise, x + k, ((channel + k) * a.out_h + row) * a.out_w);
     if (a.is_signed) to_signed(x, plan.width, a.white);
     store(a.out_type, x, a.out, address(a.out_stride, row, 0), plan.width);
+  }
+
+  // Adds to a channel's row the noise of elements first, first + 1, ...
+  void add_noise(std::vector<float>& noise, float* x, int64_t first) const {
+    const int64_t skipped = first & 1, pairs = (skipped + a.out_w + 1) / 2;
+    noise.resize(2 * pairs);
+    draw_noise(noise.data(), pairs, a.noise[picture] * a.white, a.draws.the_seed(), a.draws.index(picture),
+               static_cast<uint64_t>(first) >> 1);
+    add(x, group, noise.data() + skipped, a.out_w);
   }
 
   int64_t address(const int64_t* stride, int64_t y, int64_t x) const {
