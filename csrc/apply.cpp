@@ -101,6 +101,21 @@ DEBLURGAN_CLONES void to_signed(float* x, int64_t n, float white) {
   for (int64_t i = 0; i < n; ++i) x[i] = signed_value(x[i], white);
 }
 
+// Turns the order of pixels round; kGroup is the number of a pixel's elements, known to the compiler unless it is 0.
+template <int64_t kGroup>
+DEBLURGAN_INLINE void mirror(const float* from, float* to, int64_t pixels, int64_t group) {
+  if (kGroup > 0) group = kGroup;
+  for (int64_t j = 0; j < pixels; ++j)
+    for (int64_t k = 0; k < group; ++k) to[j * group + k] = from[(pixels - 1 - j) * group + k];
+}
+
+DEBLURGAN_CLONES void mirror(const float* from, float* to, int64_t pixels, int64_t group) {
+  if (group == 1) return mirror<1>(from, to, pixels, group);
+  if (group == 3) return mirror<3>(from, to, pixels, group);
+  if (group == 4) return mirror<4>(from, to, pixels, group);
+  mirror<0>(from, to, pixels, group);
+}
+
 // Noise for the elements of pairs first, first + 1, ... of a picture, two a pair.
 DEBLURGAN_CLONES void draw_noise(float* noise, int64_t pairs, float deviation, uint64_t seed, uint64_t index,
                                  uint64_t first) {
@@ -210,8 +225,7 @@ class Plane {
     if (a.gamma != 1.0f) to_power(x, plan.width, 1.0f, 1.0f / a.gamma, a.white);
     if (window.flip) {
       strip.row.resize(plan.width);
-      for (int64_t j = 0; j < a.out_w; ++j)
-        std::copy_n(x + (a.out_w - 1 - j) * group, group, strip.row.data() + j * group);
+      mirror(x, strip.row.data(), a.out_w, group);
       x = strip.row.data();
     }
     if (a.noise)

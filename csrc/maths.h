@@ -13,6 +13,8 @@
 
 #ifdef __CUDACC__
 #define DEBLURGAN_INLINE __host__ __device__ inline
+#elif defined(__GNUC__)
+#define DEBLURGAN_INLINE inline __attribute__((always_inline))
 #else
 #define DEBLURGAN_INLINE inline
 #endif
