@@ -203,21 +203,22 @@ class Plane {
         std::fill_n(to, plan.pitch, 0.0f);
         continue;
       }
-      load(a.image_type, a.image, address(a.image_stride, y, inner_left), to + (inner_left - left) * group,
-           (inner_right - inner_left) * group);
-      for (int64_t x = left; x < inner_left; ++x) stage_border(to, left, x, y);
-      for (int64_t x = std::max(left, inner_right); x < right; ++x) stage_border(to, left, x, y);
+      float* inner = to + (inner_left - left) * group;
+      load(a.image_type, a.image, address(a.image_stride, y, inner_left), inner, (inner_right - inner_left) * group);
+      const auto border = [&](int64_t x) {
+        float* pixel = to + (x - left) * group;
+        const int64_t from = border_index(x, a.w, a.padding);
+        if (from < 0)
+          std::fill_n(pixel, group, 0.0f);
+        else if (from >= inner_left && from < inner_right)  // most have been loaded already
+          for (int64_t k = 0; k < group; ++k) pixel[k] = inner[(from - inner_left) * group + k];
+        else
+          load(a.image_type, a.image, address(a.image_stride, y, from), pixel, group);
+      };
+      for (int64_t x = left; x < inner_left; ++x) border(x);
+      for (int64_t x = std::max(left, inner_right); x < right; ++x) border(x);
       if (a.gamma != 1.0f && !a.linear) to_power(to, (right - left) * group, 1.0f / a.white, a.gamma, 1.0f);
     }
-  }
-
-  // The pixel at column x, which lies past the picture's border.
-  void stage_border(float* to, int64_t left, int64_t x, int64_t y) const {
-    const int64_t from = border_index(x, a.w, a.padding);
-    if (from < 0)
-      std::fill_n(to + (x - left) * group, group, 0.0f);
-    else
-      load(a.image_type, a.image, address(a.image_stride, y, from), to + (x - left) * group, group);
   }
 
   // Undoes gamma, mirrors, adds noise and stores one row of sums.
@@ -254,16 +255,26 @@ class Plane {
   const Window window;
 };
 
+constexpr double kPlanCost = 4000.0;  // ns, of a plan
+
+// About how many ns of work an element of the output is, with AVX2.
+double element_cost(const ApplyArgs& a) {
+  int64_t taps = 0;
+  for (int64_t i = 0; i < a.n; ++i) taps += taps_of(a, i);
+  const double multiply_adds = static_cast<double>(taps) / static_cast<double>(a.n);
+  return 0.025 * multiply_adds + 0.5 + (a.gamma != 1.0f ? 3.0 : 0.0) + (a.noise ? 4.0 : 0.0);
+}
+
 }  // namespace
 
 void apply_psf_cpu(const ApplyArgs& a, int64_t threads) {
   const bool interleaved = a.c > 1 && a.image_stride[1] == 1;
   const int64_t planes = interleaved ? 1 : a.c, group = interleaved ? a.c : 1;
   std::vector<BlurPlan> plans(a.n);
-  parallel_for<NoScratch>(a.n, std::min(threads, a.n / 16),
-                          [&](NoScratch&, int64_t i) { plans[i] = plan_of(a, i, group); });
+  parallel_for<NoScratch>(a.n, kPlanCost, threads, [&](NoScratch&, int64_t i) { plans[i] = plan_of(a, i, group); });
   const int64_t strips = (a.out_h + kStrip - 1) / kStrip;
-  parallel_for<StripBuffers>(a.n * planes * strips, threads, [&](StripBuffers& strip, int64_t task) {
+  const double strip_cost = element_cost(a) * static_cast<double>(std::min(kStrip, a.out_h) * a.out_w * group);
+  parallel_for<StripBuffers>(a.n * planes * strips, strip_cost, threads, [&](StripBuffers& strip, int64_t task) {
     const int64_t plane = task / strips, row = task % strips * kStrip;
     const int64_t picture = plane / planes;
     Plane(a, plans[picture], picture, plane % planes, group).blur(strip, row, std::min(kStrip, a.out_h - row));

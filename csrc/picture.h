@@ -43,7 +43,8 @@ DEBLURGAN_INLINE void from_float(float value, float& out) { out = value; }
 // To the nearest level, halves up; NaN gives 0.
 DEBLURGAN_INLINE void from_float(float value, uint8_t& out) {
   const float level = value + 0.5f;
-  out = static_cast<uint8_t>(static_cast<int32_t>(level > 0.0f ? (level < 255.0f ? level : 255.0f) : 0.0f));
+  const float bounded = level > 0.0f ? level : 0.0f;  // first, so that both bounds become one instruction
+  out = static_cast<uint8_t>(static_cast<int32_t>(bounded < 255.0f ? bounded : 255.0f));
 }
 
 // Rounds to the nearest, ties to even; from_float to Half does too.
