@@ -160,6 +160,16 @@ void store(DType type, const float* from, void* to, int64_t offset, int64_t n) {
   }
 }
 
+// The light of each level of a uint8 picture: looked up it takes a third of the time of a power for each pixel. Empty
+// where no powers are taken of such a picture.
+std::vector<float> light_of_levels(const ApplyArgs& a) {
+  if (a.image_type != DType::kUint8 || a.gamma == 1.0f || a.linear) return {};
+  std::vector<float> light(256);
+  for (int64_t level = 0; level < 256; ++level) light[level] = static_cast<float>(level);
+  to_power(light.data(), 256, 1.0f / a.white, a.gamma, 1.0f);
+  return light;
+}
+
 // Memory that a thread uses for one strip of output rows after another.
 struct StripBuffers {
   std::vector<float> source, sums, row, noise;
@@ -168,9 +178,11 @@ struct StripBuffers {
 // One plane of the output: a channel, or `group` interleaved ones.
 class Plane {
  public:
-  Plane(const ApplyArgs& args, const BlurPlan& plan, int64_t picture, int64_t channel, int64_t group)
+  Plane(const ApplyArgs& args, const BlurPlan& plan, const std::vector<float>& light, int64_t picture, int64_t channel,
+        int64_t group)
       : a(args),
         plan(plan),
+        light(light),
         extent(plan.extent),
         picture(picture),
         channel(channel),
@@ -204,7 +216,7 @@ class Plane {
         continue;
       }
       float* inner = to + (inner_left - left) * group;
-      load(a.image_type, a.image, address(a.image_stride, y, inner_left), inner, (inner_right - inner_left) * group);
+      load_pixels(y, inner_left, inner, inner_right - inner_left);
       const auto border = [&](int64_t x) {
         float* pixel = to + (x - left) * group;
         const int64_t from = border_index(x, a.w, a.padding);
@@ -213,12 +225,20 @@ class Plane {
         else if (from >= inner_left && from < inner_right)  // most have been loaded already
           for (int64_t k = 0; k < group; ++k) pixel[k] = inner[(from - inner_left) * group + k];
         else
-          load(a.image_type, a.image, address(a.image_stride, y, from), pixel, group);
+          load_pixels(y, from, pixel, 1);
       };
       for (int64_t x = left; x < inner_left; ++x) border(x);
       for (int64_t x = std::max(left, inner_right); x < right; ++x) border(x);
-      if (a.gamma != 1.0f && !a.linear) to_power(to, (right - left) * group, 1.0f / a.white, a.gamma, 1.0f);
+      if (a.gamma != 1.0f && !a.linear && light.empty())
+        to_power(to, (right - left) * group, 1.0f / a.white, a.gamma, 1.0f);
     }
+  }
+
+  void load_pixels(int64_t y, int64_t x, float* to, int64_t pixels) const {
+    const int64_t from = address(a.image_stride, y, x);
+    if (light.empty()) return load(a.image_type, a.image, from, to, pixels * group);
+    const uint8_t* levels = static_cast<const uint8_t*>(a.image) + from;
+    for (int64_t i = 0; i < pixels * group; ++i) to[i] = light[levels[i]];
   }
 
   // Undoes gamma, mirrors, adds noise and stores one row of sums.
@@ -250,6 +270,7 @@ class Plane {
 
   const ApplyArgs& a;
   const BlurPlan& plan;
+  const std::vector<float>& light;
   const TapExtent& extent;
   const int64_t picture, channel, group;
   const Window window;
@@ -271,13 +292,14 @@ void apply_psf_cpu(const ApplyArgs& a, int64_t threads) {
   const bool interleaved = a.c > 1 && a.image_stride[1] == 1;
   const int64_t planes = interleaved ? 1 : a.c, group = interleaved ? a.c : 1;
   std::vector<BlurPlan> plans(a.n);
+  const std::vector<float> light = light_of_levels(a);
   parallel_for<NoScratch>(a.n, kPlanCost, threads, [&](NoScratch&, int64_t i) { plans[i] = plan_of(a, i, group); });
   const int64_t strips = (a.out_h + kStrip - 1) / kStrip;
   const double strip_cost = element_cost(a) * static_cast<double>(std::min(kStrip, a.out_h) * a.out_w * group);
   parallel_for<StripBuffers>(a.n * planes * strips, strip_cost, threads, [&](StripBuffers& strip, int64_t task) {
     const int64_t plane = task / strips, row = task % strips * kStrip;
     const int64_t picture = plane / planes;
-    Plane(a, plans[picture], picture, plane % planes, group).blur(strip, row, std::min(kStrip, a.out_h - row));
+    Plane(a, plans[picture], light, picture, plane % planes, group).blur(strip, row, std::min(kStrip, a.out_h - row));
   });
 }
 
