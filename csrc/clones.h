@@ -1,6 +1,6 @@
 // DEBLURGAN_CLONES before a function builds it for AVX-512, AVX2 and the baseline; the best is picked when the library
 // loads. For loops over arrays. Define it as nothing to build once, as sanitizers need. What such a function calls must
-// be inlined to be built for its instruction set: DEBLURGAN_FORCED sees to that.
+// be inlined to be built for its instruction set too; DEBLURGAN_INLINE (maths.h) forces that.
 #pragma once
 
 #ifndef DEBLURGAN_CLONES

@@ -8,9 +8,9 @@
 namespace deblurgan {
 namespace {
 
-constexpr double kDrawCost = 15.0;   // ns
-constexpr int64_t kGroups = 4096;    // draws of four elements that a task makes
-constexpr double kGroupCost = 5.0;   // ns, as vector code
+constexpr double kDrawCost = 15.0;  // ns
+constexpr int64_t kGroups = 4096;   // draws of four elements that a task makes
+constexpr double kGroupCost = 5.0;  // ns, as vector code
 
 // One flag an element, drawn into an array before it is stored, so that drawing becomes vector code.
 struct KeptFlags {

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [ROOT / "csrc" / f"{name}.cpp" for name in ("apply", "convolve", "draws", "trajectory")]
-FLAGS = "-std=c++17 -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math -pthread -Wno-psabi".split()
+FLAGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-pthread", "-Wno-psabi"]
 TARGETS = ["avx512f", "avx2"] if platform.machine() == "x86_64" else []
 
 

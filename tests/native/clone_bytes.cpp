@@ -1,5 +1,5 @@
-// Prints a hash of all bytes that the loops of DEBLURGAN_CLONES make: draws, and pictures of every kind blurred by a PSF
-// of one tap, whose sums no CPU rounds.
+// Prints a hash of all bytes that the loops of DEBLURGAN_CLONES make: draws, and pictures of every kind blurred by a
+// PSF of one tap, whose sums no CPU rounds.
 #include <cstdio>
 #include <memory>
 #include <vector>
