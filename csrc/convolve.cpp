@@ -49,8 +49,7 @@ DEBLURGAN_FORCED void add_taps(const float* source, const std::vector<RowTap>& t
 #pragma GCC unroll 4
     for (int row = 0; row < kCount; ++row)
 #pragma GCC unroll 16
-      for (int k = 0; k < kWide; ++k)
-        *reinterpret_cast<Lanes*>(out + row * pitch + j + k * kLanes) = sums[row][k];
+      for (int k = 0; k < kWide; ++k) *reinterpret_cast<Lanes*>(out + row * pitch + j + k * kLanes) = sums[row][k];
   }
 }
 
@@ -80,6 +79,7 @@ DEBLURGAN_FORCED void convolve(const float* source, const RowTaps& taps, float* 
     }
 }
 
+// The loop as it is built for one instruction set.
 struct Form {
   const char* name;
   void (*convolve)(const float* source, const RowTaps& taps, float* out, int64_t pitch);

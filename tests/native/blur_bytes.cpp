@@ -49,8 +49,7 @@ Psfs draw_psfs() {
   const int64_t capacity = max_taps_cpu(psf.data(), kPictures, kSize);
   Psfs made{std::vector<int32_t>(kPictures * capacity * 2), std::vector<int32_t>(kPictures),
             std::vector<float>(kPictures * capacity), capacity};
-  psf_taps_cpu(
-      {psf.data(), made.offset.data(), made.weight.data(), made.count.data(), kPictures, kSize, capacity}, 1);
+  psf_taps_cpu({psf.data(), made.offset.data(), made.weight.data(), made.count.data(), kPictures, kSize, capacity}, 1);
   return made;
 }
 
