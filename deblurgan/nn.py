@@ -137,12 +137,7 @@ class Generator(nn.Module):
         alone stands for (seed, 0). Raises ValueError for other shapes.
         """
         _check_picture(x)
-        multiple = self.spec.size_multiple
-        if min(x.shape[2:]) < self.MIN_SIZE or x.shape[2] % multiple or x.shape[3] % multiple:
-            raise ValueError(
-                f"picture sides must be multiples of {multiple} and at least {self.MIN_SIZE}, got "
-                f"{tuple(x.shape[2:])}: Deblurrer takes any size"
-            )
+        self._check_sides(x)
         counter = self._counter(x, seed, counter)
         if self.why_reference(x) is not None:
             return self._reference(x, counter)
@@ -150,6 +145,21 @@ class Generator(nn.Module):
             parameters = dict(self.named_parameters())
             return tape.restore(self.spec, parameters, x, dtype=self._compute_type(), counter=counter)
         return self._packed_engine()(x, counter)
+
+    def restore(self, x: Tensor, *, seed: int | None = None) -> tuple[Tensor, Tensor]:
+        """The engine's result for x, which may be uint8 (v stands for 2 v / 255 - 1), without gradients; and int32 [1],
+        1 where one of its values was not finite before the clamp, else 0. For x with `why_reference(x)` None.
+        """
+        self._check_sides(x)
+        return self._packed_engine().restore(x, self._counter(x, seed, None))
+
+    def _check_sides(self, x: Tensor) -> None:
+        multiple = self.spec.size_multiple
+        if min(x.shape[2:]) < self.MIN_SIZE or x.shape[2] % multiple or x.shape[3] % multiple:
+            raise ValueError(
+                f"picture sides must be multiples of {multiple} and at least {self.MIN_SIZE}, got "
+                f"{tuple(x.shape[2:])}: Deblurrer takes any size"
+            )
 
     def _reference(self, x: Tensor, counter: Tensor | None) -> Tensor:
         """In plain torch."""
@@ -270,7 +280,7 @@ class Critic(nn.Module):
         On CUDA `ops.norm_act` normalises, in channels_last, but torch.compile sees plain torch.
         """
         _check_picture(x)
-        kernels = kernels_available(x.device) and not torch.compiler.is_compiling()
+        kernels = not torch.compiler.is_compiling() and kernels_available(x.device)
         if kernels:
             x = x.contiguous(memory_format=torch.channels_last)
         last = len(self.convs) - 1
