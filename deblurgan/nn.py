@@ -153,6 +153,11 @@ class Generator(nn.Module):
         self._check_sides(x)
         return self._packed_engine().restore(x, self._counter(x, seed, None))
 
+    def kept_bytes(self, n: int, h: int, w: int) -> int:
+        """What the engine keeps of earlier calls and a call on pictures [n, 3, h, w] will use again, in bytes."""
+        packed = self._engine
+        return 0 if packed is None else packed[1].kept_bytes(n, h, w)
+
     def _check_sides(self, x: Tensor) -> None:
         multiple = self.spec.size_multiple
         if min(x.shape[2:]) < self.MIN_SIZE or x.shape[2] % multiple or x.shape[3] % multiple:

@@ -21,7 +21,7 @@ from deblurgan import reference
 from deblurgan.device import gpu_name
 from deblurgan.generator.graphs import CapturedCall, Turns
 from deblurgan.generator.quantization import input_levels
-from deblurgan.generator.workspace import Workspace, room
+from deblurgan.generator.workspace import Workspace, room, workspace_bytes
 from deblurgan.kernels.config import Border, ConvConfig, Dropout, NormActInputs, Quantized
 from deblurgan.kernels.table import PickConfig, config_picker, head_config, quantized_config
 from deblurgan.ops.conv import conv_tiles, merge_tiles
@@ -100,6 +100,12 @@ class Engine:
     def _new_workspace(self, n: int, h: int, w: int, allocate: Callable[[int], Tensor]) -> Workspace:
         with torch.inference_mode(False):  # calls in any mode write into it
             return Workspace(self.spec, n, h, w, self.dtype, allocate, self.quantize)
+
+    def kept_bytes(self, n: int, h: int, w: int) -> int:
+        """What is kept of earlier calls and one on pictures [n, 3, h, w] will use again, or replace, in bytes."""
+        memory = self._memory.get("activations")
+        needed = workspace_bytes(self.spec, n, h, w, self.dtype, self.quantize)
+        return 0 if memory is None else min(memory.numel(), needed)
 
     def _shared(self, purpose: str, size: int) -> Tensor:
         """At least so many bytes. To grow, it forgets all that lies in the old memory, the graphs with it."""

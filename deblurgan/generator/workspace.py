@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -80,3 +81,13 @@ class Workspace:
 
 def _bordered(whole: Tensor, border: int) -> Bordered:
     return Bordered(whole, whole[:, border:-border, border:-border])
+
+
+@lru_cache
+def workspace_bytes(
+    spec: GeneratorSpec, n: int, h: int, w: int, dtype: torch.dtype, quantize: Quantize | None = None
+) -> int:
+    """The memory that a Workspace takes."""
+    return Workspace(
+        spec, n, h, w, dtype, lambda size: torch.empty(size, dtype=torch.uint8, device="meta"), quantize
+    ).bytes
