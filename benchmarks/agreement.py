@@ -28,7 +28,7 @@ from deblurgan.config import train_config
 from deblurgan.device import assume_kernels, pick_device
 from deblurgan.generator import tape
 from deblurgan.generator.engine import Engine
-from deblurgan.kernels.config import ConvConfig
+from deblurgan.kernels.config import ConvConfig, ConvShape
 from deblurgan.nn import Critic, Generator, PerceptualFeatures
 from deblurgan.ops import conv_blocks
 from deblurgan.training import LOSSES, Networks, Step
@@ -67,9 +67,9 @@ def curve(options: dict[str, Any], steps: int, device: torch.device) -> Tensor:
     return torch.stack([step(*batch(i, device), number=i, rate=1e-4) for i in range(steps)]).cpu()
 
 
-def kernels_only(kind: str, pixels: int, dtype: torch.dtype) -> ConvConfig:
+def kernels_only(shape: ConvShape) -> ConvConfig:
     """No layer goes to the library."""
-    return ConvConfig(64, 32, 16) if kind == "head" else ConvConfig(128, 64, 64)
+    return ConvConfig(64, 32, 16) if shape.kind == "head" else ConvConfig(128, 64, 64)
 
 
 def gradients(device: torch.device) -> dict[str, dict[str, tuple[float, float]]]:

@@ -50,7 +50,7 @@ def counted_kernels() -> Iterator[Counter[str]]:
     """Our kernels are counted and not run; everything takes the way that it takes on CUDA."""
     from triton.runtime.interpreter import InterpretedFunction
 
-    from deblurgan.kernels.table import from_table
+    from deblurgan.kernels.table import Table
 
     counts: Counter[str] = Counter()
 
@@ -60,7 +60,7 @@ def counted_kernels() -> Iterator[Counter[str]]:
     with (
         mock.patch.object(InterpretedFunction, "__getitem__", launch),
         assume_kernels(),
-        mock.patch.object(tape, "config_picker", lambda gpu: from_table(gpu, [])),
+        mock.patch.object(tape, "config_picker", lambda gpu: Table(gpu)),
     ):
         yield counts
 

@@ -45,11 +45,6 @@ def pick_device(name: str | torch.device) -> torch.device:
     return device
 
 
-def gpu_name(device: torch.device) -> str:
-    """The name by which the kernels' table knows the device."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
 def kernels_available(device: torch.device) -> bool:
     """Whether our Triton kernels run on this device."""
     return why_no_kernels(device) is None

@@ -5,7 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor
+
+
+class Gpu(NamedTuple):
+    """What tilings are chosen by."""
+
+    name: str
+    capability: tuple[int, int]
+    sms: int  # multiprocessors
+
+
+class ConvShape(NamedTuple):
+    """A layer's convolution, or a gradient of it, as far as its tiling goes by it."""
+
+    kind: str  # of the layer, as in spec.Kind; ".dgrad" is its gradient by the input, ".wgrad" by the weight
+    c_in: int  # channels of the layer
+    c_out: int
+    pixels: int  # of the layer's output, in all pictures
+    dtype: torch.dtype  # of the products
 
 
 @dataclass(frozen=True)

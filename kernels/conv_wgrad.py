@@ -6,13 +6,14 @@ its part of one tile of the gradient, and the caller adds the parts in order. No
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from deblurgan.kernels.config import ConvConfig
 
-WARPS = 1056  # to launch if there are pixels enough: eight for each SM of an H200
+ELSEWHERE = 132  # SMs, where there is no GPU
 
 
 @triton.jit
@@ -131,10 +132,16 @@ def step_count(dy: Tensor, config: ConvConfig) -> int:
     return n * h * triton.cdiv(w, config.block_k)
 
 
+def launched_warps(device: torch.device) -> int:
+    """How many programs' warps to launch where there are pixels enough: eight for each SM."""
+    on_gpu = device.type == "cuda"
+    return 8 * (torch.cuda.get_device_properties(device).multi_processor_count if on_gpu else ELSEWHERE)
+
+
 def split_count(dy: Tensor, c: int, taps: tuple[int, int], config: ConvConfig) -> int:
     """Into how many parts the sum over the pixels of dy [n, h, w, cout] is split."""
     steps = step_count(dy, config)
-    wanted = max(1, WARPS // (config.warps * tiles(c, dy.shape[3], taps, config)))
+    wanted = max(1, launched_warps(dy.device) // (config.warps * tiles(c, dy.shape[3], taps, config)))
     return triton.cdiv(steps, triton.cdiv(steps, min(wanted, steps)))
 
 

@@ -96,7 +96,7 @@ def few_programs(seeded: None, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(merge_stats, "BLOCK_C", 64)
         monkeypatch.setattr(merge_stats, "BLOCK_TILES", 32)
         monkeypatch.setattr(norm_act_grad, "TILES", 4)
-        monkeypatch.setattr(conv_wgrad, "WARPS", 4)
+        monkeypatch.setattr(conv_wgrad, "launched_warps", lambda device: 4)
 
 
 @pytest.fixture

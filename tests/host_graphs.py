@@ -16,7 +16,7 @@ from deblurgan.generator import engine as engines
 from deblurgan.generator import graphs
 from deblurgan.generator.engine import Engine
 from deblurgan.generator.graphs import CapturedCall
-from deblurgan.kernels.config import ConvConfig
+from deblurgan.kernels.config import ConvConfig, ConvShape
 from deblurgan.nn import Generator
 
 
@@ -52,8 +52,8 @@ def replaying_engine(**options: int) -> Engine:
     return engine
 
 
-def head_alone(kind: str, *_: Any) -> ConvConfig | None:
-    return ConvConfig(64, 64, 64) if kind == "head" else None
+def head_alone(shape: ConvShape) -> ConvConfig | None:
+    return ConvConfig(64, 64, 64) if shape.kind == "head" else None
 
 
 def picture(h: int, w: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -213,7 +213,7 @@ def test_trunk_is_packed_together(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("form", ["pointer", "tma"])
 def test_sums_are_split(form: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every program writes all of its part, the same each time."""
-    monkeypatch.setattr(conv_wgrad_module, "WARPS", 108)
+    monkeypatch.setattr(conv_wgrad_module, "launched_warps", lambda device: 108)
     config = ConvConfig(16, 16, 16, form=form)
     supported(config)
     case = Conv("trunk", 2, 16, 16, 3, 5, "reflect", config, config)

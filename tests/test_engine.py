@@ -25,7 +25,7 @@ from deblurgan.spec import PRESETS
 pytest.importorskip("triton", reason="triton is not installed")
 
 from deblurgan.kernels import norm_act
-from deblurgan.kernels.config import ConvConfig
+from deblurgan.kernels.config import ConvConfig, ConvShape
 from deblurgan.kernels.table import PickConfig
 
 HEAD = ConvConfig(64, 64, 64)
@@ -35,16 +35,16 @@ each_dtype = pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=str)
 pytestmark = pytest.mark.usefixtures("few_programs")
 
 
-def ours(kind: str, pixels: int, dtype: torch.dtype) -> ConvConfig:
-    return HEAD if kind == "head" else ConvConfig(128, 64, 32)
+def ours(shape: ConvShape) -> ConvConfig:
+    return HEAD if shape.kind == "head" else ConvConfig(128, 64, 32)
 
 
-def flat_trunk(kind: str, pixels: int, dtype: torch.dtype) -> ConvConfig:
-    return ConvConfig(16, 32, 32, form="tma") if kind == "trunk" else ours(kind, pixels, dtype)
+def flat_trunk(shape: ConvShape) -> ConvConfig:
+    return ConvConfig(16, 32, 32, form="tma") if shape.kind == "trunk" else ours(shape)
 
 
-def library(kind: str, pixels: int, dtype: torch.dtype) -> ConvConfig | None:
-    return HEAD if kind == "head" else None
+def library(shape: ConvShape) -> ConvConfig | None:
+    return HEAD if shape.kind == "head" else None
 
 
 def net(preset: str = "paper", *, width: int = 16, blocks: int = 1) -> Generator:
@@ -207,12 +207,12 @@ def test_workspace_is_kept_for_its_shape() -> None:
 
 
 def test_paths_tell_what_runs() -> None:
-    asked: list[tuple[str, int]] = []
+    asked: list[ConvShape] = []
 
-    def pick_config(kind: str, pixels: int, dtype: torch.dtype) -> ConvConfig | None:
-        assert dtype == torch.float32
-        asked.append((kind, pixels))
-        return HEAD if kind in ("head", "down") else None
+    def pick_config(shape: ConvShape) -> ConvConfig | None:
+        assert shape.dtype == torch.float32
+        asked.append(shape)
+        return HEAD if shape.kind in ("head", "down") else None
 
     run = engine_of(net("article"), pick_config=pick_config)
     run(signed(textures(2, 8, 12)))

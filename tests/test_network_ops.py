@@ -233,11 +233,11 @@ class Asked(NamedTuple):
 def run_by(kernels: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Asked]:
     """Has convolutions run in kernels of a form, "pointer" or "tma", or in "library" ones; tells what was asked."""
     from deblurgan.kernels import conv_wgrad, norm_act_grad
-    from deblurgan.kernels.config import ConvConfig
+    from deblurgan.kernels.config import ConvConfig, ConvShape
 
     if KERNEL_DEVICE.type == "cpu":
         monkeypatch.setattr(norm_act_grad, "TILES", 4)
-        monkeypatch.setattr(conv_wgrad, "WARPS", 4)
+        monkeypatch.setattr(conv_wgrad, "launched_warps", lambda device: 4)
     asked = Asked([], [])
 
     def recorded(name: str, run: Callable[..., Any], *arguments: Any) -> Any:
@@ -255,10 +255,10 @@ def run_by(kernels: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], As
         monkeypatch.setattr(conv_grad, name, partial(configured, getattr(conv_grad, name)))
 
     def configure(how: str) -> Asked:
-        def config(kind: str, pixels: int, dtype: torch.dtype) -> ConvConfig | None:
-            if kind == "head":
+        def config(shape: ConvShape) -> ConvConfig | None:
+            if shape.kind == "head":
                 return ConvConfig(32, 64, 32)
-            return None if how == "library" else ConvConfig(32 if "head" in kind else 16, 16, 16, form=how)
+            return None if how == "library" else ConvConfig(32 if "head" in shape.kind else 16, 16, 16, form=how)
 
         capable = KERNEL_DEVICE.type == "cpu" or torch.cuda.get_device_capability() >= (9, 0)
         if how == "tma" and not capable:

@@ -19,7 +19,7 @@ from deblurgan.spec import GeneratorSpec, Stage, stages
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from deblurgan.kernels.config import ConvConfig
+from deblurgan.kernels.config import ConvConfig, ConvShape
 
 SPECS = {
     "one more down and up": GeneratorSpec(width=4, blocks=1, downsamplings=3, dropout=0.0),
@@ -42,9 +42,9 @@ SPECS["LeakyReLU"] = LeakySpec(width=4, blocks=1, dropout=0.5)
 each_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 
 
-def ours(kind: str, pixels: int, dtype: torch.dtype) -> ConvConfig:
+def ours(shape: ConvShape) -> ConvConfig:
     """Every layer and gradient in our kernels."""
-    return ConvConfig(32, 64, 32) if kind == "head" else ConvConfig(32, 32, 32)
+    return ConvConfig(32, 64, 32) if shape.kind == "head" else ConvConfig(32, 32, 32)
 
 
 def network(spec: GeneratorSpec) -> Generator:

@@ -91,12 +91,12 @@ def test_engine_is_the_emulation(
     preset: str, quantize: Quantize, border: reference.Border, rounding_to_fp8: None
 ) -> None:
     pytest.importorskip("triton")
-    from deblurgan.kernels.config import ConvConfig
+    from deblurgan.kernels.config import ConvConfig, ConvShape
 
-    def pick_config(kind: str, pixels: int, dtype: torch.dtype) -> ConvConfig | None:
-        if dtype.itemsize == 1:
+    def pick_config(shape: ConvShape) -> ConvConfig | None:
+        if shape.dtype.itemsize == 1:
             return ConvConfig(64, 32, 32, form="tma")
-        return ConvConfig(32, 64, 16) if kind == "head" else None
+        return ConvConfig(32, 64, 16) if shape.kind == "head" else None
 
     torch.manual_seed(0)
     net = Generator(preset, width=16, blocks=2, border=border).eval()
@@ -167,26 +167,30 @@ def test_older_gpus_are_refused(quantize: Quantize, monkeypatch: pytest.MonkeyPa
 def test_a_row_that_does_not_fit_gives_way() -> None:
     """The table's rows are of the paper's 256 channels; a narrow network has the default."""
     pytest.importorskip("triton")
-    from deblurgan.kernels.config import ConvConfig
-    from deblurgan.kernels.table import from_table
+    from deblurgan.kernels.config import ConvConfig, ConvShape, Gpu
+    from deblurgan.kernels.rows import Row
+    from deblurgan.kernels.table import Table
 
-    def rows(*blocks: int) -> list[dict[str, Any]]:
-        config = {"block_m": 32, "block_n": blocks[0], "block_k": blocks[1], "form": "tma"}
-        return [{"gpu": "A", "kind": "trunk", "pixels": 4, "dtype": "int8", "config": config}]
+    gpu = Gpu("A", (9, 0), 132)
+
+    def rows(*blocks: int) -> tuple[Row, ...]:
+        config = ConvConfig(32, *blocks, form="tma")
+        return (Row(gpu, ConvShape("trunk", 32, 32, 4, torch.int8), config),)
 
     torch.manual_seed(0)
     net = Generator("tiny", width=8, blocks=1).eval().requires_grad_(False).to(KERNEL_DEVICE)
     x = picture(8, 8).to(KERNEL_DEVICE)
     results = []
     for found, used in (
-        ([], ConvConfig(128, 32, 32, 8, 4, "tma")),
+        ((), ConvConfig(128, 32, 32, 8, 4, "tma")),
         (rows(128, 128), ConvConfig(128, 32, 32, 8, 4, "tma")),
         (rows(32, 32), ConvConfig(32, 32, 32, form="tma")),
     ):
-        pick_config = from_table("A", found)
+        pick_config = Table(gpu, (), found)
         engine = Engine(net.spec, net.state_dict(), dtype=torch.float32, pick_config=pick_config, quantize="int8")
         paths = engine.paths(1, 8, 8)
-        assert paths["blocks.0.conv1"] == paths["blocks.0.conv2"] == f"Triton {used}"
+        assert paths["blocks.0.conv1"] == paths["blocks.0.conv2"]
+        assert paths["blocks.0.conv1"].startswith(f"Triton {used}: ")
         results.append(engine(x))
     assert torch.equal(results[0], results[1])
     assert relative_error(results[2] - x, results[0] - x) <= 1e-5

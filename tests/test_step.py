@@ -318,7 +318,7 @@ def test_kernels_and_plain_torch_agree_over_20_steps(monkeypatch: pytest.MonkeyP
 
     eager = losses(new_step(device, backend="reference"))
     head = ConvConfig(64, 32, 16)
-    monkeypatch.setattr(tape, "config_picker", lambda gpu: lambda kind, *_: head if kind == "head" else None)
+    monkeypatch.setattr(tape, "config_picker", lambda gpu: lambda shape: head if shape.kind == "head" else None)
     taken = []
     run = tape.restore
     monkeypatch.setattr(tape, "restore", lambda *args, **options: taken.append(1) or run(*args, **options))

@@ -1,53 +1,181 @@
-"""The table of measured tilings."""
+"""Tables of measured tilings: which row answers, and files that are damaged or foreign."""
 
 from __future__ import annotations
 
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+from deblurgan.kernels import rows as files
 from deblurgan.kernels import table
-from deblurgan.kernels.config import ConvConfig
+from deblurgan.kernels.config import ConvConfig, ConvShape, Gpu
+from deblurgan.kernels.rows import Row, read, user_table, write
+from deblurgan.kernels.table import Table, config_picker, head_config
+
+H200 = Gpu("NVIDIA H200", (9, 0), 132)
+H100 = Gpu("NVIDIA H100 80GB HBM3", (9, 0), 132)
+SMALL = Gpu("NVIDIA H20", (9, 0), 78)
+TRUNK = ConvShape("trunk", 256, 256, 4096, torch.float16)
 
 
-def row(**changes: Any) -> dict[str, Any]:
-    config = {"block_m": 64, "block_n": 64, "block_k": 32, "warps": 4, "stages": 3, "form": "pointer"}
-    return {"gpu": "A", "kind": "trunk", "pixels": 1000, "dtype": "float16", "config": config, **changes}
+def tiling(block_m: int) -> ConvConfig:
+    return ConvConfig(block_m, 64, 32)
 
 
-def test_table_gives_the_nearest_row() -> None:
-    def config(block_m: int) -> dict[str, int]:
-        return {"block_m": block_m}
-
-    rows = [
-        row(config=config(16)),
-        row(config=config(32), pixels=1500),
-        row(config=config(64), dtype="float32"),
-        row(config=config(128), gpu="B"),
-        row(config=config(256), kind="head"),
-    ]
-    pick_config = table.from_table("A", rows)
-    half = torch.float16
-    found = {pixels: pick_config("trunk", pixels, half) for pixels in (499, 500, 1200, 1230, 3000, 3001)}
-    assert found[499] is found[3001] is None, "more than a factor of 2 away"
-    assert [found[pixels].block_m for pixels in (500, 1200, 1230, 3000)] == [16, 16, 32, 32]
-    assert pick_config("trunk", 1000, torch.float32).block_m == 64
-    assert pick_config("trunk", 1000, torch.bfloat16) is None
-    assert pick_config("stem", 1000, half) is None
-    assert table.from_table("B", rows)("trunk", 1000, half).block_m == 128
-    assert table.from_table("C", rows)("trunk", 1000, half) is None
-    assert pick_config("head", 1000, half).block_m == 256
-    assert pick_config("head", 9000, half) is None
-    assert table.head_config(pick_config, 1000, half).block_m == 256
-    assert isinstance(table.head_config(pick_config, 9000, half), ConvConfig)
+def row(config: ConvConfig | None, gpu: Gpu = H200, **changes: Any) -> Row:
+    return Row(gpu, TRUNK._replace(**changes), config)
 
 
-def test_table_s_rows_are_whole() -> None:
-    rows = table._table_rows()
-    keys = [(row["gpu"], row["kind"], row["pixels"], row["dtype"]) for row in rows]
-    assert len(set(keys)) == len(keys)
-    for row in rows:
-        assert row["kind"] in ("stem", "down", "trunk", "up", "head")
-        assert getattr(torch, row["dtype"]) in (torch.float16, torch.bfloat16, torch.float32)
-        config = ConvConfig(**row["config"])
-        assert config.form == "pointer" or (config.form == "tma" and row["kind"] == "trunk"), row
+def test_the_row_of_most_similar_waves_answers() -> None:
+    rows = (row(tiling(16)), row(tiling(32), pixels=65536), row(tiling(64), pixels=8 * 65536))
+    pick = Table(H200, (), rows)
+    found = {pixels: pick(TRUNK._replace(pixels=pixels)).block_m for pixels in (2048, 4096, 9600, 25600, 57600)}
+    assert found == {2048: 16, 4096: 16, 9600: 16, 25600: 32, 57600: 32}
+    assert pick(TRUNK._replace(pixels=4000 * 6000 // 16)).block_m == 64, "the largest row has no limit above"
+    assert pick.choice(TRUNK._replace(pixels=2000)).source.startswith("the default"), "too few programs for any row"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"kind": "down"}, {"c_in": 96}, {"c_out": 96}, {"dtype": torch.bfloat16}],
+    ids=lambda change: str(*change),
+)
+def test_rows_answer_for_their_own_layers_alone(change: dict[str, Any]) -> None:
+    choice = Table(H200, (), (row(tiling(16)),)).choice(TRUNK._replace(**change))
+    assert choice.source == "the default for sm_90"
+    assert choice.config != tiling(16)
+
+
+def test_a_row_may_say_that_cudnn_is_faster() -> None:
+    choice = Table(H200, (), (row(None),)).choice(TRUNK)
+    assert choice == (None, "the shipped table")
+
+
+def test_the_user_s_rows_come_first_then_this_gpu_s_then_its_capability_s() -> None:
+    user = row(tiling(16), H100)._replace(software=files.software())
+    shipped = (row(tiling(32), H200), row(tiling(64), Gpu("NVIDIA H800", (9, 0), 120)))
+
+    def found(gpu: Gpu, user: tuple[Row, ...], shipped: tuple[Row, ...]) -> tuple[int, str]:
+        config, source = Table(gpu, user, shipped).choice(TRUNK)
+        assert config
+        return config.block_m, source
+
+    assert found(H100, (user,), shipped) == (16, "the user's table")
+    assert found(H100, (user._replace(software="torch 1"),), shipped) == (32, "the shipped table")
+    assert found(H200, (user,), shipped) == (32, "the shipped table"), "a user's rows are of one GPU"
+    assert found(H100, (), shipped[1:]) == (64, "the shipped table's rows for sm_90")
+    assert found(SMALL, (), shipped[1:])[1] == "the default for sm_90", "too few SMs to be alike"
+    assert found(Gpu("NVIDIA A100", (8, 0), 108), (), shipped)[1] == "the default for sm_80"
+
+
+def test_without_a_gpu_only_the_head_has_a_tiling() -> None:
+    pick = config_picker(None)
+    assert pick(TRUNK) is None
+    head = ConvShape("head", 64, 3, 65536, torch.float16)
+    assert head_config(lambda shape: None, head) == pick(head)
+    assert pick(head._replace(dtype=torch.float32)) == ConvConfig(64, 64, 32)
+
+
+def test_a_gpu_newer_than_all_defaults_has_cudnn() -> None:
+    pick = Table(Gpu("NVIDIA Z100", (19, 0), 500))
+    assert pick.choice(TRUNK) == (None, "no row and no default for sm_190")
+    assert pick(ConvShape("head", 64, 3, 65536, torch.float16)) is not None
+
+
+def test_files_come_back_as_written(tmp_path: Path) -> None:
+    rows = [row(tiling(16)), row(None, pixels=8)._replace(software="torch 2"), row(tiling(32), dtype=torch.int8)]
+    path = tmp_path / "new" / "table.json"
+    write(path, rows)
+    assert sorted(read(path), key=str) == sorted(rows, key=str)
+    assert [entry.name for entry in path.parent.iterdir()] == ["table.json"]
+    write(path, [])
+    assert read(path) == []
+
+
+def test_a_write_that_fails_leaves_the_table_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "table.json"
+    write(path, [row(tiling(16))])
+    monkeypatch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("no space")))
+    with pytest.raises(OSError, match="no space"):
+        write(path, [])
+    assert read(path) == [row(tiling(16))]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def changed(**changes: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda entry: {"rows": [entry | changes]}
+
+
+BAD: dict[str, Any] = {
+    "not JSON": lambda entry: "{",
+    "not UTF-8": lambda entry: b"\xff\xfe{",
+    "a list": lambda entry: [entry],
+    "no rows": lambda entry: {"table": [entry]},
+    "rows that are words": lambda entry: {"rows": ["trunk"]},
+    "an older table's row": lambda entry: {"rows": [{"gpu": "A", "kind": "trunk", "pixels": 1, "config": {}}]},
+    "an unknown option": changed(config={"block_z": 3}),
+    "a block of 100": changed(config=asdict(ConvConfig(block_m=100))),
+    "a block of text": changed(config=asdict(tiling(16)) | {"block_m": "16"}),
+    "a huge block": changed(config=asdict(ConvConfig(block_m=2**20))),
+    "an unknown form": changed(config=asdict(tiling(16)) | {"form": "wgmma"}),
+    "no pixels": changed(pixels=0),
+    "a type that is none": changed(dtype="Tensor"),
+    "a head for cuDNN": changed(kind="head", config=None),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_table_that_is_none_is_left_out_with_a_warning(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "table.json"
+    write(path, [row(tiling(16))])
+    content = BAD[name](json.loads(path.read_text())["rows"][0])
+    path.write_bytes(
+        content if isinstance(content, bytes) else (content if content == "{" else json.dumps(content)).encode()
+    )
+    monkeypatch.setenv("DEBLURGAN_TABLE", str(path))
+    with pytest.warns(UserWarning, match=str(path)) as found:
+        assert files.user_rows() == []
+    assert len(found) == 1
+
+
+def test_a_table_that_is_named_and_absent_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEBLURGAN_TABLE", str(tmp_path / "none.json"))
+    with pytest.warns(UserWarning, match=r"none\.json, which is not there"):
+        assert files.user_rows() == []
+    monkeypatch.delenv("DEBLURGAN_TABLE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert files.user_rows() == []
+
+
+def test_the_user_s_table_lies_in_the_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DEBLURGAN_TABLE", raising=False)
+    monkeypatch.setattr(files.sys, "platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert user_table() == tmp_path / "deblurgan" / "table.json"
+    monkeypatch.setenv("DEBLURGAN_TABLE", str(tmp_path / "mine.json"))
+    assert user_table() == tmp_path / "mine.json"
+
+
+def test_the_shipped_rows_are_whole() -> None:
+    rows = read(files.SHIPPED)
+    assert len({row.key for row in rows}) == len(rows)
+    for found in rows:
+        assert found.software == ""
+        assert found.shape.kind.split(".")[0] in ("stem", "down", "trunk", "up", "head")
+
+
+def test_names_of_one_chip_are_alike() -> None:
+    assert table.alike("NVIDIA H200", "NVIDIA GH200 480GB")
+    assert table.alike("NVIDIA A10", "NVIDIA A10")
+    assert not table.alike("NVIDIA A100-SXM4-80GB", "NVIDIA A10")
+    assert not table.alike("NVIDIA H200", "NVIDIA H20")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from conftest import KERNEL_DEVICE, KERNEL_DTYPES, NET_TOLERANCE, lively, relative_error, textures
 from deblurgan.generator import tape
-from deblurgan.kernels.config import ConvConfig
+from deblurgan.kernels.config import ConvConfig, ConvShape
 from deblurgan.kernels.table import PickConfig
 from deblurgan.nn import Generator
 from kernel_cases import flat, supported
@@ -30,16 +30,16 @@ pytestmark = pytest.mark.usefixtures("few_programs")
 HEAD = ConvConfig(64, 32, 16)
 
 
-def ours(kind: str, pixels: int, dtype: torch.dtype) -> ConvConfig:
-    return HEAD if kind == "head" else ConvConfig(128, 64, 64)
+def ours(shape: ConvShape) -> ConvConfig:
+    return HEAD if shape.kind == "head" else ConvConfig(128, 64, 64)
 
 
-def flat_trunk(kind: str, pixels: int, dtype: torch.dtype) -> ConvConfig:
-    return ConvConfig(32, 32, 32, form="tma") if kind.startswith("trunk") else ours(kind, pixels, dtype)
+def flat_trunk(shape: ConvShape) -> ConvConfig:
+    return ConvConfig(32, 32, 32, form="tma") if shape.kind.startswith("trunk") else ours(shape)
 
 
-def library(kind: str, pixels: int, dtype: torch.dtype) -> ConvConfig | None:
-    return HEAD if kind == "head" else None
+def library(shape: ConvShape) -> ConvConfig | None:
+    return HEAD if shape.kind == "head" else None
 
 
 def net(preset: str = "paper", **options: Any) -> Generator:

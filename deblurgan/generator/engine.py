@@ -18,14 +18,13 @@ import torch
 from torch import Tensor
 
 from deblurgan import reference
-from deblurgan.device import gpu_name
 from deblurgan.generator.graphs import CapturedCall, Turns
 from deblurgan.generator.quantization import input_levels
 from deblurgan.generator.workspace import Workspace, room, workspace_bytes
-from deblurgan.kernels.config import Border, ConvConfig, Dropout, NormActInputs, Quantized
-from deblurgan.kernels.table import PickConfig, config_picker, head_config, quantized_config
+from deblurgan.kernels.config import Border, ConvConfig, ConvShape, Dropout, NormActInputs, Quantized
+from deblurgan.kernels.table import PickConfig, Table, config_picker, current_gpu, head_config, quantized_config
 from deblurgan.ops.conv import conv_tiles, merge_tiles
-from deblurgan.ops.layers import Layer, Quantize, layer_of, quantize_weight
+from deblurgan.ops.layers import QUANTIZED_DTYPES, Layer, Quantize, conv_shape, layer_of, quantize_weight
 from deblurgan.ops.norm import SLOPES
 from deblurgan.spec import GeneratorSpec, Stage
 
@@ -69,7 +68,7 @@ class Engine:
             name = torch.cuda.get_device_name(device)
             raise ValueError(f'quantize must be None below compute capability 9.0, got "{quantize}" on {name}')
         self.spec, self.stages, self.dtype, self.quantize, self.tf32 = spec, spec.stages, dtype, quantize, tf32
-        self.pick_config = pick_config or config_picker(gpu_name(device))
+        self.pick_config = pick_config or config_picker(current_gpu(device))
         self._levels = input_levels(spec.stages, quantize)
         self._quantized_config = quantized_config(spec.width * spec.size_multiple) if quantize else None
         self.layers = {stage.name: self._packed_layer(stage, state) for stage in self.stages[:-1]}
@@ -121,18 +120,27 @@ class Engine:
             return torch.empty(size, dtype=torch.uint8, device=self.head_weight.device)
 
     def paths(self, n: int, h: int, w: int) -> dict[str, str]:
-        """Which way each stage takes for pictures of this shape."""
+        """Which way each stage takes for pictures of this shape, and who says so."""
         found = {}
-        for stage in self.stages[:-1]:
-            config = self._config(self.layers[stage.name], n * h * w // stage.scale_out**2)
-            found[stage.name] = f"Triton {config}" if config else "cuDNN: the table has no row for it here"
-        return {**found, "head": f"Triton {head_config(self.pick_config, n * h * w, self.dtype)}"}
+        for stage in self.stages:
+            shape = self._shape_of(stage, n * h * w)
+            config = head_config(self.pick_config, shape) if stage.kind == "head" else self._config(stage, n * h * w)
+            source = self.pick_config.choice(shape).source if isinstance(self.pick_config, Table) else "the caller"
+            found[stage.name] = f"{f'Triton {config}' if config else 'cuDNN'}: {source}"
+        return found
 
-    def _config(self, layer: Layer, pixels: int) -> ConvConfig | None:
-        """How a layer with so many output pixels runs. None means cuDNN, which 8-bit layers cannot have."""
-        dtype = self.dtype if layer.quantized is None else layer.quantized.rows.dtype
+    def _shape_of(self, stage: Stage, pixels: int) -> ConvShape:
+        """The stage's convolution of pictures of so many pixels, which picks its tiling."""
+        dtype = self.dtype
+        if self.quantize and stage.name in self._levels:
+            dtype = QUANTIZED_DTYPES[self.quantize]
+        return conv_shape(stage, pixels, dtype)
+
+    def _config(self, stage: Stage, pixels: int) -> ConvConfig | None:
+        """How a stage runs on pictures of so many pixels. None means cuDNN, which 8-bit layers cannot have."""
+        layer = self.layers[stage.name]
         default = None if layer.quantized is None else self._quantized_config
-        return layer.fitting(self.pick_config(layer.kind, pixels, dtype)) or default
+        return layer.fitting(self.pick_config(self._shape_of(stage, pixels))) or default
 
     def __call__(self, image: Tensor, counter: Tensor | None = None) -> Tensor:
         """`counter`, int64 [2], switches dropout on and names its masks: see ops.dropout_mask."""
@@ -217,7 +225,8 @@ class Engine:
         stage, following, out = self.stages[i], self.stages[i + 1], space.outputs[i]
         n, h, w, _ = out.inside.shape
         layer = self._layer_at(i, counter)
-        y, tiles = conv_tiles(layer, x, out.inside, config=self._config(layer, n * h * w), tf32=self.tf32)
+        config = self._config(stage, n * h * w * stage.scale_out**2)
+        y, tiles = conv_tiles(layer, x, out.inside, config=config, tf32=self.tf32)
         dropout = self._dropout(stage, counter)
         narrow = quantized = None
         if following.name in self._levels:
@@ -252,7 +261,7 @@ class Engine:
         from deblurgan.kernels.output_tail import output_tail, pack_tail_weight
 
         n, _, h, w = image.shape
-        config = head_config(self.pick_config, n * h * w, self.dtype)
+        config = head_config(self.pick_config, self._shape_of(self.stages[-1], n * h * w))
         if config.block_n not in self._tail_weights:
             self._tail_weights[config.block_n] = pack_tail_weight(self.head_weight, config.block_n, self.dtype)
         weight, flag = self._tail_weights[config.block_n], torch.zeros(1, dtype=torch.int32, device=image.device)

@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from deblurgan.device import gpu_name
 from deblurgan.kernels.config import Border, Dropout, NormActInputs, PaddedGradient
-from deblurgan.kernels.table import PickConfig, config_picker, head_config
+from deblurgan.kernels.table import PickConfig, config_picker, current_gpu, head_config
 from deblurgan.ops import conv_grad
-from deblurgan.ops.conv import conv_stats
+from deblurgan.ops.conv import conv_memory, conv_stats
 from deblurgan.ops.conv_grad import Convolution, GradientConfigs
-from deblurgan.ops.layers import Layer, layer_of, trunk_layers
+from deblurgan.ops.layers import Layer, conv_shape, layer_of, trunk_layers
 from deblurgan.ops.norm import SLOPES
 from deblurgan.spec import GeneratorSpec, Stage
 
@@ -87,10 +86,9 @@ class Tape:
 
     def _conv(self, stage: Stage, layer: Layer, x: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         n, _, h, w = image.shape
+        config = layer.fitting(self.pick_config(conv_shape(stage, n * h * w, self.dtype)))
         h, w = h // stage.scale_out, w // stage.scale_out
-        config = layer.fitting(self.pick_config(stage.kind, n * h * w, self.dtype))
-        extra = 2 * stage.halo if config and config.form == "tma" else 0  # it writes rows as far apart as it reads them
-        out = self._empty(n, h + extra, w + extra, stage.channels_out, image)[:, :h, :w]
+        out = conv_memory(layer, n, h, w, config=config, like=x)
         return conv_stats(layer, x, out, config=config, tf32=self.tf32)
 
     def _tail(self, x: Tensor, image: Tensor, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -100,7 +98,7 @@ class Tape:
         n, _, h, w = image.shape
         out = torch.empty_like(image)
         tanh = torch.empty(image.shape, dtype=torch.float32, device=image.device)
-        config = head_config(self.pick_config, n * h * w, self.dtype)
+        config = head_config(self.pick_config, conv_shape(self.head, n * h * w, self.dtype))
         weight = pack_tail_weight(weights["head.weight"], config.block_n, self.dtype)
         output_tail(x, weight, weights["head.bias"].float(), image, out, config=config, tf32=self.tf32, saved=tanh)
         return out, tanh
@@ -352,6 +350,6 @@ def restore(
     effect and get no gradient. The gradient itself cannot be differentiated: RuntimeError.
     """
     with torch.cuda.device_of(image):
-        tape = Tape(spec, dtype, pick_config or config_picker(gpu_name(image.device)), tf32=tf32)
+        tape = Tape(spec, dtype, pick_config or config_picker(current_gpu(image.device)), tf32=tf32)
         out: Tensor = _Restore.apply(tape, counter, image, *(parameters[name] for name in tape.names))
         return out

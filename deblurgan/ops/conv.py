@@ -52,6 +52,14 @@ def conv_tiles(
     return out, tiles
 
 
+def conv_memory(layer: Layer, n: int, h: int, w: int, *, config: ConvConfig | None, like: Tensor) -> Tensor:
+    """Memory in the type of `like` for the layer's output [n, h, w, c]: "tma" writes rows as far apart as it reads
+    them."""
+    extra = 2 if config and config.form == "tma" else 0
+    shape = n, h + extra, w + extra, layer.channels[1]
+    return torch.empty(shape, dtype=like.dtype, device=like.device)[:, :h, :w]
+
+
 def tile_total(layer: Layer, y: Tensor, config: ConvConfig) -> int:
     """The tiles that our kernel cuts a picture of y [n, h, w, c] into."""
     from deblurgan.kernels.conv_stats import tile_count

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from deblurgan import reference
-from deblurgan.device import gpu_name
-from deblurgan.kernels.config import ConvConfig, NormActInputs, PaddedGradient
-from deblurgan.kernels.table import PickConfig, config_picker
+from deblurgan.kernels.config import ConvConfig, ConvShape, NormActInputs, PaddedGradient
+from deblurgan.kernels.table import config_picker, current_gpu
 from deblurgan.ops import conv_grad
 from deblurgan.ops.autograd import differentiable, empty_gradients, spread
 from deblurgan.ops.common import (
@@ -26,7 +25,7 @@ from deblurgan.ops.common import (
     require_kernels,
     runs_kernels,
 )
-from deblurgan.ops.conv import conv_stats
+from deblurgan.ops.conv import conv_memory, conv_stats
 from deblurgan.ops.conv_grad import Convolution, GradientConfigs
 from deblurgan.ops.layers import Layer, conv_layer, up_layer
 from deblurgan.ops.norm import ACTS, SLOPES, norm_act_backward
@@ -34,21 +33,17 @@ from deblurgan.ops.norm import ACTS, SLOPES, norm_act_backward
 BORDERS: tuple[str, ...] = get_args(reference.Border)
 
 
-def pick_config(kind: str, y: Tensor) -> ConvConfig | None:
-    """The table's tiling for a layer with output y [n, h, w, c]; None for cuDNN."""
-    config = _picker(y.device)(kind, y.shape[0] * y.shape[1] * y.shape[2], y.dtype)
-    return None if config and config.form == "tma" else config  # which needs a border around y
+def pick_config(layer: Layer, n: int, h: int, w: int, like: Tensor) -> ConvConfig | None:
+    """The tiling of a layer whose output is [n, h, w, c], in the type of `like`; None for cuDNN."""
+    shape = ConvShape(layer.kind, *layer.channels, n * h * w, like.dtype)
+    return layer.fitting(config_picker(current_gpu(like.device))(shape))
 
 
 def pick_gradient_configs(conv: Convolution, y: Tensor) -> GradientConfigs:
     """The same for its gradients; our kernels have 3x3 taps, 7x7 in the head."""
     if conv.weight.shape[2] != (7 if conv.kind == "head" else 3):
         return GradientConfigs(None, None)
-    return conv_grad.gradient_configs(_picker(y.device), conv, y)
-
-
-def _picker(device: torch.device) -> PickConfig:
-    return config_picker(gpu_name(device))
+    return conv_grad.gradient_configs(config_picker(current_gpu(y.device)), conv, y)
 
 
 def add_border(x: Tensor, width: int, border: str) -> Tensor:
@@ -60,11 +55,13 @@ def _forward(layer: Layer, bordered: Tensor, shape: tuple[int, ...], act: str, r
     """residual + act(instance_norm(conv)) of a bordered picture [n, ., ., c]: [n, k, h, w] in channels_last."""
     from deblurgan.kernels.norm_act import norm_act
 
-    n, k, h, w = shape
-    out = bordered.new_empty(n, h, w, k)
+    n, _, h, w = shape
+    config = pick_config(layer, n, h, w, bordered)
     added = None if residual is None else residual.permute(0, 2, 3, 1).contiguous()
-    with torch.cuda.device_of(out):
-        y, stats = conv_stats(layer, bordered, out, config=pick_config(layer.kind, out))
+    with torch.cuda.device_of(bordered):
+        memory = conv_memory(layer, n, h, w, config=config, like=bordered)
+        y, stats = conv_stats(layer, bordered, memory, config=config)
+        out = y if y.is_contiguous() else torch.empty_like(y, memory_format=torch.contiguous_format)
         norm_act(NormActInputs(y, stats, SLOPES[act]), out, residual=added)
     return out.permute(0, 3, 1, 2)
 
@@ -79,7 +76,10 @@ def _backward(
     out = empty_gradients(wanted, x, conv.weight)
     with torch.cuda.device_of(x):
         g = grad.permute(0, 2, 3, 1).contiguous()
-        y, stats = conv_stats(layer, bordered, torch.empty_like(g), config=pick_config(conv.kind, g))
+        n, h, w, _ = g.shape
+        config = pick_config(layer, n, h, w, bordered)
+        memory = conv_memory(layer, n, h, w, config=config, like=g)
+        y, stats = conv_stats(layer, bordered, memory, config=config)
         configs = pick_gradient_configs(conv, g)
         if conv.kind == "down" and (conv.border == "reflect" or x.shape[2] % 2 or x.shape[3] % 2):
             configs = configs._replace(dgrad=None)  # our kernel makes two rows and columns of each, and no border

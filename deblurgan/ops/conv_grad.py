@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deblurgan import reference
-from deblurgan.kernels.config import ConvConfig, Gate, PaddedGradient
+from deblurgan.kernels.config import ConvConfig, ConvShape, Gate, PaddedGradient
 from deblurgan.kernels.table import PickConfig
 from deblurgan.ops.conv import launch_conv, tile_total
 from deblurgan.ops.layers import STEM_RUN, Layer, conv_layer, library_weight, stem_layer, up_layer
@@ -30,6 +30,12 @@ class Convolution(NamedTuple):
         """Border pixels that it reads on each side."""
         return self.weight.shape[2] // 2
 
+    def shape(self, y: Tensor) -> ConvShape:
+        """As tilings are chosen by it where it made y [n, h, w, c]."""
+        cout, c = self.weight.shape[:2]
+        channels = (cout, c) if self.kind == "up" else (c, cout)
+        return ConvShape(self.kind, *channels, y.shape[0] * y.shape[1] * y.shape[2], y.dtype)
+
     @property
     def reads_reflected_border(self) -> bool:
         """Whether its input's border is reflected, and so receives a gradient."""
@@ -45,8 +51,8 @@ class GradientConfigs(NamedTuple):
 
 def gradient_configs(pick_config: PickConfig, conv: Convolution, y: Tensor) -> GradientConfigs:
     """How the gradients run where the convolution made y [n, h, w, c]: as picked, where channels fill the blocks."""
-    pixels = y.shape[0] * y.shape[1] * y.shape[2]
-    dgrad, wgrad = (pick_config(f"{conv.kind}.{which}", pixels, y.dtype) for which in ("dgrad", "wgrad"))
+    shape = conv.shape(y)
+    dgrad, wgrad = (pick_config(shape._replace(kind=f"{conv.kind}.{which}")) for which in ("dgrad", "wgrad"))
     return fitting_configs(conv.weight, dgrad, wgrad)
 
 

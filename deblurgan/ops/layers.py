@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from deblurgan.kernels.config import ConvConfig, PackedWeight
+from deblurgan.kernels.config import ConvConfig, ConvShape, PackedWeight
 from deblurgan.spec import Stage
 
 Quantize = Literal["int8", "fp8"]
@@ -41,11 +41,17 @@ class Layer:
         return self.weight.channels, self.weight.rows.shape[0]
 
     def fitting(self, config: ConvConfig | None) -> ConvConfig | None:
-        """The tiling where the channels fill its blocks, which "tma" needs; else None, which means cuDNN."""
+        """The tiling, or None, which means cuDNN, where "tma" needs channels that fill its blocks and 3x3 taps."""
         if config is None or config.form != "tma":
             return config
         c, cout = self.channels
-        return config if c % config.block_k == 0 and cout % config.block_n == 0 else None
+        whole = c % config.block_k == 0 and cout % config.block_n == 0
+        return config if whole and self.weight.taps == (3, 3) and self.weight.stride == 1 else None
+
+
+def conv_shape(stage: Stage, pixels: int, dtype: torch.dtype) -> ConvShape:
+    """A stage's convolution in `dtype` of pictures of so many pixels in all, as tilings are chosen by it."""
+    return ConvShape(stage.kind, stage.channels_in, stage.channels_out, pixels // stage.scale_out**2, dtype)
 
 
 def library_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from deblurgan import reference
-from deblurgan.device import gpu_name
-from deblurgan.kernels.table import config_picker, head_config
+from deblurgan.kernels.config import ConvShape
+from deblurgan.kernels.table import config_picker, current_gpu, head_config
 from deblurgan.ops import conv_grad
 from deblurgan.ops.autograd import differentiable, empty_gradients, spread
 from deblurgan.ops.common import (
@@ -51,7 +51,8 @@ def _tail(
     from deblurgan.kernels.output_tail import output_tail, pack_tail_weight
 
     n, _, h, w = image.shape
-    config = head_config(config_picker(gpu_name(image.device)), n * h * w, image.dtype)
+    shape = ConvShape("head", weight.shape[1], weight.shape[0], n * h * w, image.dtype)
+    config = head_config(config_picker(current_gpu(image.device)), shape)
     rows = pack_tail_weight(weight, config.block_n, bordered.dtype)
     output_tail(bordered, rows, bias.float().contiguous(), image, out, config=config, saved=saved)
 

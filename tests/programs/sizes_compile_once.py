@@ -10,7 +10,7 @@ from benchmarks.compile_report import Absent
 from deblurgan.generator.engine import Engine
 from deblurgan.generator.tape import Tape
 from deblurgan.kernels.config import ConvConfig
-from deblurgan.kernels.table import from_table
+from deblurgan.kernels.table import Table
 from deblurgan.nn import Generator
 from deblurgan.ops.critic_gradients import KernelNormAct
 
@@ -30,8 +30,8 @@ def note(*, fn, compile, **_):
     return True  # that is enough: do not compile
 
 
-def pick_config(kind, pixels, dtype):
-    return ConvConfig(64, 64, 32, form="tma" if kind.startswith("trunk") else "pointer")
+def pick_config(shape):
+    return ConvConfig(64, 64, 32, form="tma" if shape.kind.startswith("trunk") else "pointer")
 
 
 driver.set_active(Absent(90))
@@ -39,7 +39,7 @@ knobs.runtime.jit_cache_hook = note
 with torch.device("meta"):
     net = Generator("paper", width=16, blocks=2)
     weights = {name: weight.detach() for name, weight in net.named_parameters()}
-    ways = (pick_config, from_table("", []))
+    ways = (pick_config, Table(None))
     engines = [Engine(net.spec, weights, dtype=torch.float16, pick_config=way) for way in ways]
     tape = Tape(net.spec, torch.float16, pick_config)
     counter = torch.empty(2, dtype=torch.int64)
