@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,8 @@ from deblurgan.ops.layers import Quantize
 from deblurgan.spec import PRESETS, Stage
 
 Backend = Literal["auto", "reference"]
+
+_packing = threading.Lock()  # so that threads which share a generator share its engine, too
 
 
 class ConvNormReLU(nn.Conv2d):
@@ -238,10 +241,11 @@ class Generator(nn.Module):
             dtype,
             *((p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.parameters()),
         ]
-        if self._engine is None or self._engine[0] != key:
-            state = dict(self.named_parameters())
-            self._engine = key, engine.Engine(self.spec, state, dtype=dtype, quantize=self.quantize)
-        return self._engine[1]
+        with _packing:
+            if self._engine is None or self._engine[0] != key:
+                state = dict(self.named_parameters())
+                self._engine = key, engine.Engine(self.spec, state, dtype=dtype, quantize=self.quantize)
+            return self._engine[1]
 
     def config(self) -> dict[str, Any]:
         """The spec as plain values: `Generator(**config)` builds the same network."""

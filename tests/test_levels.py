@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from typing import Any
 
@@ -147,3 +148,19 @@ def test_gpu_takes_levels_from_the_host_and_from_its_own_memory(seeded: None) ->
         assert all(result.device == source.device and not result.is_pinned() for result in results)
         assert all(torch.equal(result, results[0]) for result in results)
         assert_alike(results[0].cpu(), wanted, tensor(37, 50))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+def test_gpu_serves_threads_on_streams_of_their_own(seeded: None) -> None:
+    deblurrer = Deblurrer(lively(Generator("paper", width=16, blocks=1)), device="cuda")
+    pictures = [tensor(32 + 4 * (i % 2), 48).roll(i, 2) for i in range(8)]
+    wanted = [deblurrer(x) for x in pictures]
+
+    def often(x: Tensor) -> list[Tensor]:
+        with torch.cuda.stream(torch.cuda.Stream()):
+            return [deblurrer(x) for _ in range(10)]
+
+    with ThreadPoolExecutor(4) as pool:
+        for results, expected in zip(pool.map(often, pictures), wanted, strict=True):
+            assert all(torch.equal(result, expected) for result in results)

@@ -82,11 +82,25 @@ def test_threads_share_a_deblurrer(meeting: list[Meeting], kernels: None) -> Non
     assert_apart(Deblurrer(Generator("tiny", width=4, blocks=1), device="cpu"), meeting)
 
 
+def test_threads_share_an_engine(meeting: list[Meeting], kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Engine] = []
+    init, together = Engine.__init__, Meeting()
+
+    def slow(self: Engine, *args: Any, **options: Any) -> None:
+        made.append(self)
+        together()
+        init(self, *args, **options)
+
+    monkeypatch.setattr(Engine, "__init__", slow)
+    assert_apart(Deblurrer(Generator("tiny", width=4, blocks=1), device="cpu"), meeting)
+    assert len(made) == 1
+
+
 class Stream:
     """Notes what it is told, in place of a CUDA stream."""
 
-    def __init__(self) -> None:
-        self.told: list[str] = []
+    def __init__(self, captured: bool = False) -> None:
+        self.captured, self.told = captured, list[str]()
 
     def wait_event(self, event: Event) -> None:
         assert event.stream is not None
@@ -105,6 +119,7 @@ class Event:
 def on(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as patch:
         patch.setattr(torch.cuda, "current_stream", lambda device: stream)
+        patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: stream.captured)
         yield
 
 
@@ -116,6 +131,15 @@ def test_another_stream_waits_for_the_last_turn(monkeypatch: pytest.MonkeyPatch)
             stream.told.append("work")
     assert a.told == ["work", "record", "work", "record", "wait", "work", "record"]
     assert b.told == ["wait", "work", "record", "work", "record"]
+
+
+def test_a_captured_stream_marks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    turns, captured, other = Turns(), Stream(captured=True), Stream()
+    for stream in (captured, other, captured):
+        with on(stream, monkeypatch), turns.turn(torch.device("cuda", 0)):
+            pass
+    assert captured.told == [] and other.told == ["record"]
 
 
 def test_a_turn_that_fails_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:

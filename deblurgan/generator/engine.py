@@ -20,7 +20,7 @@ from torch import Tensor
 from deblurgan import reference
 from deblurgan.generator.graphs import CapturedCall, Turns
 from deblurgan.generator.quantization import input_levels
-from deblurgan.generator.workspace import Workspace, room, workspace_bytes
+from deblurgan.generator.workspace import ALIGNMENT, Workspace, room, workspace_bytes
 from deblurgan.kernels.config import Border, ConvConfig, ConvShape, Dropout, NormActInputs, Quantized
 from deblurgan.kernels.table import PickConfig, Table, config_picker, current_gpu, head_config, quantized_config
 from deblurgan.ops.conv import conv_tiles, merge_tiles
@@ -71,11 +71,12 @@ class Engine:
         self.pick_config = pick_config or config_picker(current_gpu(device))
         self._levels = input_levels(spec.stages, quantize)
         self._quantized_config = quantized_config(spec.width * spec.size_multiple) if quantize else None
-        self.layers = {stage.name: self._packed_layer(stage, state) for stage in self.stages[:-1]}
-        self.head_weight, self.head_bias = state["head.weight"].detach(), state["head.bias"].detach().float()
+        self._turns = Turns()
+        with self._turns.turn(device):  # the first, so that other streams wait for the packed weights
+            self.layers = {stage.name: self._packed_layer(stage, state) for stage in self.stages[:-1]}
+            self.head_weight, self.head_bias = state["head.weight"].detach(), state["head.bias"].detach().float()
         self._tail_weights: dict[int, Tensor] = {}  # by block_n
         self.replays = device.type == "cuda"
-        self._turns = Turns()
         self._memory: dict[str, Tensor] = {}  # of activations, and of the graphs' pictures
         self._spaces: dict[tuple[int, int, int], Workspace] = {}  # the last shape's
         self._kinds: OrderedDict[Any, Kind] = OrderedDict()  # the last used at the end
@@ -178,7 +179,7 @@ class Engine:
         key = (n, h, w), image.dtype, image.stride(), counter is None
         if key not in self._kinds:
             if self.replays:  # at once: after the first capture it would cost those that lie there
-                self._shared("pictures", 2 * room(image.nbytes))
+                self._shared("pictures", 2 * room(image.nbytes) + ALIGNMENT)
             space = self.workspace(n, h, w)  # before the next line, since it may forget all kinds
             self._kinds[key] = Kind(space)
             if len(self._kinds) > KINDS:
@@ -187,15 +188,17 @@ class Engine:
         return self._kinds[key]
 
     def _captured(self, kind: Kind, image: Tensor, counter: Tensor | None) -> CapturedCall:
-        """A graph of such calls. All have their picture and result in one memory, and one pool for what passes within a
+        """A graph of such calls. All have picture, result and counter in one memory, and one pool for what passes in a
         replay: nothing of a call stays there beyond its turn."""
         like, size = torch.empty_like(image, device="meta"), room(image.nbytes)
+        memory = self._memory["pictures"]
         with torch.inference_mode(False):
             still, out = (
-                part.view(image.dtype).as_strided(like.shape, like.stride())
-                for part in self._shared("pictures", 2 * size)[: 2 * size].split(size)
+                memory[start : start + size].view(image.dtype).as_strided(like.shape, like.stride())
+                for start in (0, size)
             )
-            counter = None if counter is None else counter.clone()
+            if counter is not None:
+                counter = memory[2 * size :].view(counter.dtype)[: counter.numel()]
         beside = next((other.graph for other in self._kinds.values() if other.graph is not None), None)
         return CapturedCall(partial(self.run, space=kind.space, out=out), still, counter, beside=beside)
 

@@ -80,7 +80,7 @@ class Turns:
     def turn(self, device: torch.device) -> Iterator[None]:
         """Other threads wait until its end; what other streams launch in later turns waits for what this one does."""
         with self._lock:
-            if device.type != "cuda":
+            if device.type != "cuda" or torch.cuda.is_current_stream_capturing():  # what is captured has no time yet
                 yield
                 return
             stream = torch.cuda.current_stream(device)

@@ -63,6 +63,8 @@ class Deblurrer:
             C++ compiler there. The first picture takes half a minute, and so does each of the first four that differ
             in size. A process can hold 8 compiled forms of the network; torch raises for a ninth.
 
+    Threads may share one; on CUDA they take turns at the network.
+
     In a process forked from one that made a Deblurrer torch's threads are missing: there it raises RuntimeError, unless
     torch.set_num_threads(1) was called.
 
