@@ -218,13 +218,16 @@ class Engine:
         """The stages one after another; what `restore` returns, the picture in `out` where it is given."""
         from deblurgan.kernels.pack_image import pack_image
 
+        not_finite = torch.zeros(1, dtype=torch.int32, device=image.device)  # here it parts none of our kernels
         pack_image(image, space.packed, border=Border(self.spec.border, self.stages[0].halo))
         x, residual = space.packed, None
         for i, stage in enumerate(self.stages[:-1]):
             x = self._run_stage(i, x, residual, space, counter)
             if stage.is_residual:
                 residual = space.outputs[i].inside
-        return self._run_head(x, image, torch.empty_like(image) if out is None else out)
+        out = torch.empty_like(image) if out is None else out
+        self._run_head(x, image, out, not_finite)
+        return out, not_finite
 
     def _run_stage(
         self, i: int, x: Tensor, residual: Tensor | None, space: Workspace, counter: Tensor | None
@@ -269,7 +272,7 @@ class Engine:
             return layer
         return replace(layer, quantized=layer.quantized._replace(scales=layer.quantized.scales * dropout.scale))
 
-    def _run_head(self, x: Tensor, image: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+    def _run_head(self, x: Tensor, image: Tensor, out: Tensor, not_finite: Tensor) -> None:
         """The last convolution of the whole bordered x, and what is left until the restored picture in `out`."""
         from deblurgan.kernels.output_tail import output_tail, pack_tail_weight
 
@@ -277,6 +280,5 @@ class Engine:
         config = head_config(self.pick_config, self._shape_of(self.stages[-1], n * h * w))
         if config.block_n not in self._tail_weights:
             self._tail_weights[config.block_n] = pack_tail_weight(self.head_weight, config.block_n, self.dtype)
-        weight, flag = self._tail_weights[config.block_n], torch.zeros(1, dtype=torch.int32, device=image.device)
-        output_tail(x, weight, self.head_bias, image, out, config=config, tf32=self.tf32, not_finite=flag)
-        return out, flag
+        weight = self._tail_weights[config.block_n]
+        output_tail(x, weight, self.head_bias, image, out, config=config, tf32=self.tf32, not_finite=not_finite)

@@ -16,12 +16,8 @@ tail |= dict(BLOCK_M=64, BLOCK_N=32, BLOCK_K=16, PRECISION="ieee")
 halves = ("x", "y", "weight", "image", "residual", "out", "saved")
 acts = [(norm_act_kernel, {**norm, "SLOPE": slope}) for slope in (0.0, 0.2)]
 for kernel, constants in (*acts, (output_tail_kernel, tail)):
-    types = {
-        **dict.fromkeys(halves, "*fp16"),
-        **dict.fromkeys(("stats", "counts", "bias"), "*fp32"),
-        "counter": "*i64",
-        "not_finite": "*i32",
-    }
+    types = {**dict.fromkeys(halves, "*fp16"), **dict.fromkeys(("stats", "counts", "bias"), "*fp32"), "counter": "*i64"}
+    types["not_finite"] = "*i32"
     signature = {a: "constexpr" if a in constants else types.get(a, "i32") for a in kernel.arg_names}
     ptx = triton.compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 80, 32)).asm["ptx"]
     found = set(re.findall(r"(?:max|min)[.\w]*[.]f(?:16|32)\w*", ptx))
