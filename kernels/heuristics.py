@@ -94,6 +94,15 @@ def head_default(c_in: int, dtype: torch.dtype) -> ConvConfig:
     return _fitted(ConvConfig(64, 64, 32) if dtype == torch.float32 else _WIDE, c_in, None)
 
 
+def fitted(config: ConvConfig, kind: str, c_in: int, c_out: int) -> ConvConfig | None:
+    """The tiling in blocks no wider than a layer's channels need; None where its form needs whole blocks of them."""
+    if kind.endswith(".wgrad"):
+        return _weight_gradient(config, kind, c_in, c_out)
+    c, columns, _ = _product(kind, c_in, c_out, pixels=1)
+    config = _fitted(config, c, columns)
+    return config if _fills(config, c, columns) else None
+
+
 def programs(config: ConvConfig, pixels: int, columns: int | None) -> int:
     """How many make a result of so many pixels and columns, None for one block of them."""
     return math.ceil(pixels / config.block_m) * (math.ceil(columns / config.block_n) if columns else 1)
