@@ -515,8 +515,10 @@ def parsed_size(name: str, text: str) -> tuple[int, int, int]:
     if len(parts) not in (2, 3) or not all(part.isdecimal() and part.isascii() for part in parts):
         raise ValueError(f"{name} must be like 720x1280 or 256x256x16, got {text!r}")
     height, width, number = (*map(int, parts), 1)[:3]
-    if min(height, width) < 8 or height % 4 or width % 4 or number < 1:
+    if min(height, width) < 8 or height % 4 or width % 4:
         raise ValueError(f"{name} must have sides that are multiples of 4 and at least 8, got {text!r}")
+    if number < 1:
+        raise ValueError(f"{name} must be for 1 picture or more, got {text!r}")
     return number, height, width
 
 

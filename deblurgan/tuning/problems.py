@@ -163,8 +163,8 @@ def _quantized_problem(work: Work, weight: Tensor, x: Tensor, out: Tensor) -> Pr
     same = same.view(cout, *taps, c).permute(0, 3, 1, 2)
     wide = conv_layer("trunk", same, out.dtype)
     exact = conv_layer("trunk", same, torch.float32)
-    by_cudnn = _conv_problem(wide, exact, levels.to(out.dtype), out)
-    narrow, x8 = replace(wide, quantized=packed), levels.to(work.dtype)
+    x8 = levels.to(work.dtype)
+    by_cudnn, narrow = _conv_problem(wide, exact, x8.to(out.dtype), out), replace(wide, quantized=packed)
 
     def run(config: ConvConfig | None) -> tuple[Tensor, Tensor]:
         return conv_stats(narrow, x8, out, config=config) if config else by_cudnn.run(None)
