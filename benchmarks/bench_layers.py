@@ -13,8 +13,8 @@ from roofline import H200, generator_kernels
 from torch import Tensor
 
 from deblurgan import reference
-from deblurgan.device import current_gpu
 from deblurgan.kernels.candidates import candidates, label
+from deblurgan.kernels.table import current_gpu
 from deblurgan.spec import PRESETS
 from deblurgan.tuning.problems import Size, Work, make_problem
 

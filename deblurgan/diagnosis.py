@@ -10,11 +10,11 @@ import torch
 
 import deblurgan
 from deblurgan.checkpoint import DEFAULT_WEIGHTS, load_generator
-from deblurgan.device import DTYPES, auto_dtype, current_gpu, pick_device, pick_precision, why_no_kernels
+from deblurgan.device import DTYPES, auto_dtype, pick_device, pick_precision, why_no_kernels
 from deblurgan.generator import engine
 from deblurgan.kernels.config import Gpu
 from deblurgan.kernels.rows import software, user_table
-from deblurgan.kernels.table import config_picker
+from deblurgan.kernels.table import config_picker, current_gpu
 from deblurgan.limits import free_memory
 from deblurgan.nn import Generator
 from deblurgan.ops.native import _C

@@ -1,7 +1,7 @@
 """Kernels compiled ahead, side by side in other processes, into Triton's cache on disk, where a launch finds them.
 
-`python -m deblurgan.tuning.compiling` is such a process. It sees no GPU: it runs the work on tensors without memory,
-and each kernel that this would launch is compiled for the arguments that it would get.
+Such a process is `main`. It sees no GPU: it runs the work on tensors without memory, and each kernel that this would
+launch is compiled for the arguments that it would get.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _start() -> subprocess.Popen[str]:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["CUDA_VISIBLE_DEVICES"] = ""
     return subprocess.Popen(
-        [sys.executable, "-m", "deblurgan.tuning.compiling"],
+        [sys.executable, "-c", "from deblurgan.tuning.compiling import main; main()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -166,7 +166,3 @@ def main() -> None:
             error = f"{type(failure).__name__}: {failure}"
         with suppress(BrokenPipeError):
             print(json.dumps(error), file=answers, flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 
 from deblurgan.config import TuneConfig, parsed_size
-from deblurgan.device import current_gpu, pick_device, torch_defaults, why_no_kernels
+from deblurgan.device import pick_device, torch_defaults, why_no_kernels
 from deblurgan.kernels import rows
 from deblurgan.kernels.candidates import candidates, label
 from deblurgan.kernels.config import ConvConfig, Gpu
 from deblurgan.kernels.rows import Row
-from deblurgan.kernels.table import config_picker
+from deblurgan.kernels.table import config_picker, current_gpu
 from deblurgan.spec import PRESETS
 from deblurgan.tuning.compiling import Compiler, processes_for
 from deblurgan.tuning.measure import HEADINGS, Result, facts, line, measure, row_of
