@@ -16,7 +16,7 @@ from deblurgan.config import TuneConfig, parsed_size
 from deblurgan.device import pick_device, torch_defaults, why_no_kernels
 from deblurgan.kernels import rows
 from deblurgan.kernels.candidates import candidates, label
-from deblurgan.kernels.config import ConvConfig, Gpu
+from deblurgan.kernels.config import ConvConfig, ConvShape, Gpu
 from deblurgan.kernels.rows import Row
 from deblurgan.kernels.table import config_picker, current_gpu
 from deblurgan.spec import PRESETS
@@ -43,10 +43,7 @@ def tune(options: TuneConfig | None = None, *, log: Callable[[str], None] | None
     if why is not None or gpu is None:
         raise ValueError(f"device must be a GPU that our kernels run on, got {device}: {why}")
     path, software = options.table or rows.user_table(), "" if options.any_software else rows.software()
-    try:
-        known = {row.key for row in rows.merge(path, [])}  # what is in its way shows before the work
-    except ValueError as error:
-        raise ValueError(f"{path} is no table of tilings, move it away or name another: {error}") from error
+    known = known_rows(path)
     if options.json:
         save_times(options.json, gpu, [])
     works = [work for work in planned(options) if candidates(work.shape, gpu)]
@@ -74,6 +71,14 @@ def tune(options: TuneConfig | None = None, *, log: Callable[[str], None] | None
     if len(results) < len(works):
         log(f"\nThe budget is spent: {len(results)} of {len(works)} are measured, another run goes on with the rest.")
     return found
+
+
+def known_rows(path: Path) -> set[tuple[Gpu, ConvShape, str]]:
+    """The keys of a table's rows. What is in the way of writing to it shows here, before the work."""
+    try:
+        return {row.key for row in rows.merge(path, [])}
+    except ValueError as error:
+        raise ValueError(f"{path} is no table of tilings, move it away or name another: {error}") from error
 
 
 def planned(options: TuneConfig) -> Iterator[Work]:
