@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
+
 from deblurgan.kernels.config import ConvConfig, ConvShape, Gpu
-from deblurgan.kernels.heuristics import default_config, fitted
-from deblurgan.kernels.table import quantized_config
+from deblurgan.kernels.heuristics import fitted
+from deblurgan.kernels.table import default_for
 
 # By kind, the most promising first; "trunk8" is the trunk in 8 bits
 CANDIDATES: dict[str, list[ConvConfig]] = {
@@ -59,32 +63,43 @@ CANDIDATES |= {
     ],
 }
 CANDIDATES |= {"up.wgrad": CANDIDATES["down.wgrad"], "head.wgrad": CANDIDATES["stem.wgrad"]}
-# Of the trunk and its gradient by the input, where no block of 64 channels divides theirs: the 96 of `tiny`
+# For some layers or GPUs alone
 UNEVEN = [ConvConfig(128, 32, 32, 4, 4, "tma"), ConvConfig(256, 32, 32, 4, 4, "tma"), ConvConfig(128, 32, 32, 4, 4)]
+POINTER8 = [ConvConfig(128, 128, 64, 4, 4), ConvConfig(64, 128, 128, 4, 3), ConvConfig(128, 128, 128, 8, 3)]
+PAIRS = [ConvConfig(128, 64, 32, 4, 3, "pairs"), ConvConfig(64, 64, 64, 4, 3, "pairs")]
 SHARED_KB = {80: 163, 87: 163, 90: 227, 100: 227, 103: 227, 110: 227}  # of a program, by architecture; elsewhere 99
 
 
 def candidates(shape: ConvShape, gpu: Gpu) -> list[ConvConfig]:
-    """What is measured for a convolution on a GPU: the default first, then `listed`."""
+    """What is measured for a convolution on a GPU: the default first, if there is one, then those of `listed`, and more
+    where channels are uneven, phases may come in pairs, or 8 bits may be read by pointers.
+
+    Empty where the GPU or the channels do not go with 8 bits. Where the default sums fp16 in fp16, all do.
+    """
+    kind, c_in, dtype = shape.kind, shape.c_in, shape.dtype
+    if dtype.itemsize == 1 and (c_in % 32 or gpu.capability < ((8, 0) if dtype == torch.int8 else (8, 9))):
+        return []
+    default = default_for(shape, gpu)
     found = listed(shape, gpu.capability)
-    kind, c_in, c_out, pixels, dtype = shape
     if dtype.itemsize == 1:
-        default = quantized_config(c_in) if found else None
-    else:
-        default = default_config(
-            kind, c_in=c_in, c_out=c_out, pixels=pixels, dtype=dtype, capability=gpu.capability, sms=gpu.sms
-        )
-    return list(dict.fromkeys([default, *found])) if default else found
+        found += _suitable(POINTER8, shape, gpu.capability)
+    elif kind in ("trunk", "trunk.dgrad") and c_in % 64:
+        found += _suitable(UNEVEN, shape, gpu.capability)
+    elif kind in ("up", "down.dgrad"):
+        found += _suitable(PAIRS, shape, gpu.capability)
+    if default and default.accumulate == "fp16":
+        found = [replace(config, accumulate="fp16") for config in found if config.block_k <= 64]
+    return list(dict.fromkeys([default, *found] if default else found))
 
 
 def listed(shape: ConvShape, capability: tuple[int, int]) -> list[ConvConfig]:
-    """Those of CANDIDATES and UNEVEN that suit a layer, in blocks no wider than its channels, and an architecture."""
-    kind, c_in, c_out, _, dtype = shape
-    configs = CANDIDATES["trunk8" if dtype.itemsize == 1 else kind]
-    if kind in ("trunk", "trunk.dgrad") and c_in % 64 and dtype.itemsize > 1:
-        configs = [*configs, *UNEVEN]
-    found = [fitted(config, kind, c_in, c_out) for config in configs]
-    return [config for config in dict.fromkeys(found) if config and fits(config, capability, dtype.itemsize)]
+    """Those of CANDIDATES that suit a layer, in blocks no wider than its channels, and an architecture."""
+    return _suitable(CANDIDATES["trunk8" if shape.dtype.itemsize == 1 else shape.kind], shape, capability)
+
+
+def _suitable(configs: list[ConvConfig], shape: ConvShape, capability: tuple[int, int]) -> list[ConvConfig]:
+    found = dict.fromkeys(fitted(config, shape.kind, shape.c_in, shape.c_out) for config in configs)
+    return [config for config in found if config and fits(config, capability, shape.dtype.itemsize)]
 
 
 def fits(config: ConvConfig, capability: tuple[int, int], element: int) -> bool:
@@ -101,9 +116,10 @@ def fits(config: ConvConfig, capability: tuple[int, int], element: int) -> bool:
         return False
     if 100 <= arch < 120 and element == 1 and config.block_m > 128:  # spills in fp8
         return False
-    return config.form == "pointer" or arch >= 90
+    return config.form != "tma" or arch >= 90
 
 
 def label(config: ConvConfig) -> str:
     """A tiling in a few words."""
-    return f"{config.form} {config.block_m}x{config.block_n}x{config.block_k} w{config.warps} s{config.stages}"
+    sums = " fp16" if config.accumulate == "fp16" else ""
+    return f"{config.form} {config.block_m}x{config.block_n}x{config.block_k} w{config.warps} s{config.stages}{sums}"

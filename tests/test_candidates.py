@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from deblurgan.kernels.candidates import CANDIDATES, SHARED_KB, candidates, fits, listed
+from deblurgan.kernels.candidates import CANDIDATES, SHARED_KB, candidates, fits, label, listed
 from deblurgan.kernels.config import ConvConfig, ConvShape, Gpu
-from deblurgan.kernels.heuristics import default_config, fitted
-from deblurgan.kernels.table import quantized_config
+from deblurgan.kernels.heuristics import fitted
+from deblurgan.kernels.table import default_for
 from deblurgan.spec import PRESETS, GeneratorSpec
 
 CAPABILITIES = [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)]
@@ -57,6 +57,8 @@ def test_every_layer_of_any_width_has_candidates_that_can_be_launched(capability
             assert config.warps in (4, 8), case
             assert config.block_n < max(2 * columns(shape), 17), case
             assert 2 * (config.stages - 1) * (config.block_m + config.block_n) * config.block_k < limit, case
+            if config.form == "pairs":
+                assert shape.kind in ("up", "down.dgrad"), case
             if config.form == "tma":
                 assert capability >= (9, 0), case
                 assert shape.kind.startswith("trunk"), case
@@ -66,19 +68,28 @@ def test_every_layer_of_any_width_has_candidates_that_can_be_launched(capability
 @pytest.mark.parametrize("capability", CAPABILITIES, ids=str)
 def test_the_default_is_the_first(capability: tuple[int, int]) -> None:
     for shape in SHAPES:
-        kind, c_in, c_out, pixels, dtype = shape
-        default = default_config(
-            kind, c_in=c_in, c_out=c_out, pixels=pixels, dtype=dtype, capability=capability, sms=gpu(capability).sms
-        )
-        assert default in (None, candidates(shape, gpu(capability))[0]), shape
+        assert default_for(shape, gpu(capability)) in (None, candidates(shape, gpu(capability))[0]), shape
 
 
-def test_eight_bits_are_measured_where_a_kernel_multiplies_them() -> None:
-    narrow = TRUNK._replace(dtype=torch.int8)
-    assert candidates(narrow, gpu((9, 0)))[0] == quantized_config(256)
-    assert all(config.block_k == 128 for config in candidates(narrow, gpu((9, 0))))
-    tiny = narrow._replace(c_in=96, c_out=96)
-    assert candidates(tiny, gpu((9, 0))) == []
+def test_eight_bits_are_measured_where_a_gpu_multiplies_them() -> None:
+    for dtype, least in ((torch.int8, (8, 0)), (torch.float8_e4m3fn, (8, 9))):
+        narrow = TRUNK._replace(dtype=dtype)
+        for capability in CAPABILITIES:
+            found = candidates(narrow, gpu(capability))
+            assert bool(found) == (capability >= least), capability
+            assert found[:1] == ([default_for(narrow, gpu(capability))] if found else [])
+            assert len(found) == 0 or len(found) > 2
+        assert candidates(narrow._replace(c_in=96, c_out=96), gpu((9, 0)))
+        assert candidates(narrow._replace(c_in=80, c_out=80), gpu((9, 0))) == []
+
+
+def test_geforce_gpus_sum_fp16_in_fp16_in_all_candidates_or_none() -> None:
+    geforce = gpu((8, 9))._replace(name="NVIDIA GeForce RTX 4090")
+    sums = {config.accumulate for config in candidates(TRUNK, geforce)}
+    assert sums == {"fp16"}
+    assert {config.accumulate for config in candidates(TRUNK._replace(dtype=torch.bfloat16), geforce)} == {"fp32"}
+    assert {config.accumulate for config in candidates(TRUNK, gpu((8, 9)))} == {"fp32"}
+    assert label(candidates(TRUNK, geforce)[0]).endswith(" fp16")
 
 
 def test_the_paper_s_layers_have_the_candidates_as_they_are_listed() -> None:
@@ -93,7 +104,7 @@ def test_tma_needs_channels_that_divide() -> None:
     assert fitted(config, "trunk", 96, 192) is None, "the K loop would lose 32 channels"
     assert fitted(config, "trunk", 128, 96) is None
     assert fitted(replace(config, form="pointer"), "trunk", 96, 96) == ConvConfig(128, 64, 32, 4, 4)
-    assert ConvConfig(128, 32, 32, 4, 4, "tma") in listed(TRUNK._replace(c_in=96, c_out=96), (9, 0))
+    assert ConvConfig(128, 32, 32, 4, 4, "tma") in candidates(TRUNK._replace(c_in=96, c_out=96), gpu((9, 0)))
 
 
 def test_shared_memory_is_the_architecture_s() -> None:
