@@ -91,7 +91,8 @@ def default_config(
     if dtype not in HALF or family is None:
         return None
     if kind.endswith(".wgrad"):
-        return _weight_gradient(kind, family, c_in, c_out)
+        tilings = DEFAULTS[kind].get(family)
+        return _weight_gradient(tilings[0], kind, c_in, c_out) if tilings else None
     config = _convolution(kind, family, *_product(kind, c_in, c_out, pixels), sms)
     if config and geforce and dtype == torch.float16 and "." not in kind:
         return replace(config, accumulate="fp16")
@@ -142,6 +143,15 @@ def head_default(c_in: int, dtype: torch.dtype) -> ConvConfig:
     return _fitted(ConvConfig(64, 64, 32) if dtype == torch.float32 else _WIDE, c_in, None)
 
 
+def fitted(config: ConvConfig, kind: str, c_in: int, c_out: int) -> ConvConfig | None:
+    """The tiling in blocks no wider than a layer's channels need; None where its form needs whole blocks of them."""
+    if kind.endswith(".wgrad"):
+        return _weight_gradient(config, kind, c_in, c_out)
+    c, columns, _ = _product(kind, c_in, c_out, pixels=1)
+    config = _fitted(config, c, columns)
+    return config if _fills(config, c, columns) else None
+
+
 def programs(config: ConvConfig, pixels: int, columns: int | None) -> int:
     """How many make a result of so many pixels and columns, None for one block of them."""
     return math.ceil(pixels / config.block_m) * (math.ceil(columns / config.block_n) if columns else 1)
@@ -166,11 +176,8 @@ def _product(kind: str, c_in: int, c_out: int, pixels: int) -> tuple[int, int | 
     return c_in, None if kind == "head" else c_out, pixels
 
 
-def _weight_gradient(kind: str, family: str, c_in: int, c_out: int) -> ConvConfig | None:
+def _weight_gradient(config: ConvConfig, kind: str, c_in: int, c_out: int) -> ConvConfig:
     """block_m of a layer's results by block_n of its inputs, of a transposed one the other way about."""
-    if family not in DEFAULTS[kind]:
-        return None
-    config = DEFAULTS[kind][family][0]
     rows, columns = (c_in, c_out) if kind in ("up.wgrad", "head.wgrad") else (c_out, c_in)
     if kind in ("stem.wgrad", "head.wgrad"):
         columns = PACKED
