@@ -1,7 +1,7 @@
 """python -m benchmarks.compile_report [cuda | triton | defaults]: what the compilers made of the GPU kernels.
 
 cuda: the machine code inside the built extension. triton: each kernel of the generator's forward pass, in each
-configuration that `benchmarks.tune` may choose. defaults: each convolution and gradient of two networks as
+configuration that `deblurgan tune` may choose. defaults: each convolution and gradient of two networks as
 kernels.heuristics tiles it. The latter two are compiled for GPUs that need not be there; Triton's cache keeps them.
 All are read with cuobjdump, of a CUDA toolkit or of Triton.
 """
@@ -21,25 +21,25 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import astuple
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest import mock
 
 import torch
 
 from deblurgan import _C
 from deblurgan.generator import tape
 from deblurgan.generator.engine import Engine
-from deblurgan.kernels.config import ConvConfig, Gpu
+from deblurgan.kernels.candidates import label, listed
+from deblurgan.kernels.config import ConvConfig, ConvShape, Gpu
 from deblurgan.kernels.heuristics import default_config
 from deblurgan.kernels.table import PickConfig
 from deblurgan.nn import Generator
 from deblurgan.ops.critic_gradients import KernelNormAct
-from deblurgan.ops.layers import Quantize
+from deblurgan.ops.layers import QUANTIZED_CAPABILITY, Quantize
 from deblurgan.spec import PRESETS, GeneratorSpec, Stage
+from deblurgan.tuning.compiling import compiling
 
 Row = dict[str, Any]
 
@@ -50,15 +50,16 @@ USAGE = re.compile(
 OPCODE = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+\s+)?([A-Z0-9_]+)", re.M)
 COUNTED = {"hgmma": "HGMMA", "igmma": "IGMMA", "hmma": "HMMA", "imma": "IMMA", "tcgen05": "UTCHMMA"}  # by tensor cores
 COUNTED |= {"qgmma": "QGMMA", "qmma": "QMMA", "utcqmma": "UTCQMMA"}  # of fp8
+SUMS_IN_FP16 = re.compile(r"\bHMMA\.\d+\.F16\b")
 COUNTED |= {"tma": "UTMALDG", "ldl": "LDL", "stl": "STL"}
 
 GPUS = (  # whose defaults are compiled
     Gpu("A100", (8, 0), 108),
-    Gpu("RTX 3090", (8, 6), 82),
-    Gpu("RTX 4090", (8, 9), 128),
+    Gpu("GeForce RTX 3090", (8, 6), 82),
+    Gpu("GeForce RTX 4090", (8, 9), 128),
     Gpu("H200", (9, 0), 132),
     Gpu("B200", (10, 0), 148),
-    Gpu("RTX 5090", (12, 0), 170),
+    Gpu("GeForce RTX 5090", (12, 0), 170),
 )
 SIZES = ((256, 256), (720, 1280), (4000, 6000))
 GRADIENT_SIZES = ((256, 256), (1024, 1024))  # crops, one and as many pixels as 16 of them
@@ -80,31 +81,13 @@ class Job(NamedTuple):
     dtype: str
     kernel: str = ""
     layer: str = ""
-    kind: str = ""  # of tune.CANDIDATES
+    kind: str = ""  # of kernels.candidates.CANDIDATES
     config: tuple[Any, ...] = ()
     label: str = ""
     preset: str = "paper"
 
     def __str__(self) -> str:
         return " ".join(filter(None, (f"sm_{self.arch}", self.dtype, self.kernel, self.layer, self.label)))
-
-
-class Absent:
-    """Triton's driver of a GPU that is not there."""
-
-    def __init__(self, arch: int) -> None:
-        self.arch = arch
-
-    def get_current_target(self) -> Any:
-        from triton.backends.compiler import GPUTarget
-
-        return GPUTarget("cuda", self.arch, 32)
-
-    def get_current_device(self) -> int:
-        return self.arch  # a number of its own for what Triton keeps by device
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
 
 
 def find_cuobjdump() -> str | None:
@@ -166,37 +149,29 @@ def representatives(spec: GeneratorSpec) -> dict[str, Stage]:
 
 def jobs() -> Iterator[Job]:
     """All that a generator of width 64 may launch."""
-    from benchmarks.tune import candidates, label
-
-    generator = engine("paper", Job(0, "float16"))
-    found = representatives(generator.spec)
-    channels = {name: generator.layers[stage.name].channels for name, stage in found.items() if name != "head"}
-    channels["head"] = (found["head"].channels_in, 128)
+    found = representatives(PRESETS["paper"])
     for arch, dtype in product(ARCHS, DTYPES):
         for name, stage in found.items():
-            if dtype in QUANTIZE and stage.kind != "trunk":
+            if dtype in QUANTIZE and (stage.kind != "trunk" or not multiplies(arch, QUANTIZE[dtype])):
                 continue
             kind = "trunk8" if dtype in QUANTIZE else stage.kind
-            for config in candidates(kind, arch, *channels[name]):
+            for config in listed_for(stage, stage.kind, arch, dtype):
                 yield Job(arch, dtype, layer=name, kind=kind, config=astuple(config), label=label(config))
         for kernel in () if dtype in QUANTIZE else OTHERS:
             if dtype == "float16" or kernel != "merge_stats":  # which knows no half types
                 yield Job(arch, dtype, kernel)
     for arch in ARCHS:
         for name, stage in found.items():
-            for which, shape in gradient_channels(stage, channels[name]).items():
-                for config in candidates(f"{stage.kind}.{which}", arch, *shape):
-                    yield Job(
-                        arch, "bfloat16", "", f"{name}.{which}", f"{stage.kind}.{which}", astuple(config), label(config)
-                    )
+            for which in gradients(stage):
+                kind = f"{stage.kind}.{which}"
+                for config in listed_for(stage, kind, arch, "bfloat16"):
+                    yield Job(arch, "bfloat16", "", f"{name}.{which}", kind, astuple(config), label(config))
         for kernel in GRADIENTS + CRITIC:
             yield Job(arch, "bfloat16", kernel)
 
 
 def default_jobs() -> Iterator[Job]:
     """Every tiling that a layer or gradient of `paper` and `tiny` has by default on one of GPUS, at some size."""
-    from benchmarks.tune import label
-
     found: dict[Job, None] = {}
     works = (("", "float16", SIZES), (".dgrad", "bfloat16", GRADIENT_SIZES), (".wgrad", "bfloat16", GRADIENT_SIZES))
     for gpu, preset in product(GPUS, ("paper", "tiny")):
@@ -211,6 +186,7 @@ def default_jobs() -> Iterator[Job]:
                         dtype=getattr(torch, dtype),
                         capability=gpu.capability,
                         sms=gpu.sms,
+                        geforce="GeForce" in gpu.name,
                     )
                     if config:
                         arch = 10 * gpu.capability[0] + gpu.capability[1]
@@ -221,13 +197,22 @@ def default_jobs() -> Iterator[Job]:
     yield from found
 
 
-def gradient_channels(stage: Stage, channels: tuple[int, int]) -> dict[str, tuple[int, int]]:
-    """Channels that the gradients' products go from and to. Those left out compile what another stage's do."""
-    c, cout = channels
-    inputs = {"stem": None, "head": (c, c), "up": (cout, c) if stage.name == "up.0" else None}
-    found = {"dgrad": inputs.get(stage.kind, (cout, c))}
-    found["wgrad"] = (cout, c) if stage.kind in ("stem", "down", "trunk") else None
-    return {which: shape for which, shape in found.items() if shape}
+def multiplies(arch: int, quantize: Quantize) -> bool:
+    """Whether GPUs of an architecture have products of these 8 bits."""
+    return divmod(arch, 10) >= QUANTIZED_CAPABILITY[quantize]
+
+
+def listed_for(stage: Stage, kind: str, arch: int, dtype: str) -> list[ConvConfig]:
+    shape = ConvShape(kind, stage.channels_in, stage.channels_out, PICTURE[2] * PICTURE[3], getattr(torch, dtype))
+    return listed(shape, divmod(arch, 10))
+
+
+def gradients(stage: Stage) -> Iterator[str]:
+    """Those of a stage's gradients that compile what no other stage's do."""
+    if stage.kind != "stem" and stage.name != "up.1":
+        yield "dgrad"
+    if stage.kind in ("stem", "down", "trunk"):
+        yield "wgrad"
 
 
 def engine(preset: str, job: Job, quantize: Quantize | None = None) -> Engine:
@@ -268,28 +253,6 @@ def penalise() -> None:
         norm_act.adjoint(y, signal, signal_sums, tangent, tangent_sums)
 
 
-@contextmanager
-def compiling(arch: int, names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """Within it a launch of a kernel in `names` compiles it, as for its arguments it would be, and ends there.
-
-    Other launches do nothing. Gives the kernels by hash.
-    """
-    from triton.runtime import driver
-    from triton.runtime.jit import JITFunction
-
-    found = {}
-    run = JITFunction.run
-
-    def compile_only(function: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
-        if function.__name__ in names:
-            kernel = run(function, *args, grid=grid, warmup=True, **options)
-            found[kernel.hash] = kernel
-
-    driver.set_active(Absent(arch))
-    with mock.patch.object(JITFunction, "run", compile_only):
-        yield found
-
-
 def compile_job(job: Job) -> list[Row]:
     """One row a kernel. The engine runs on tensors without memory, so each gets the arguments that it would get."""
     if job.kernel in CRITIC:
@@ -327,8 +290,8 @@ def runs(job: Job) -> Iterator[tuple[str, Quantize | None, tuple[int, ...], torc
     if job.kernel and job.dtype == "float16":
         yield "article", None, PICTURE, torch.float32, False
         yield "tiny", None, PICTURE, torch.float32, False
-    if job.kernel == "norm_act" and job.dtype == "float16" and job.arch >= 90:
-        for quantize in QUANTIZE.values():
+    if job.kernel == "norm_act" and job.dtype == "float16":
+        for quantize in (quantize for quantize in QUANTIZE.values() if multiplies(job.arch, quantize)):
             yield "paper", quantize, PICTURE, torch.float32, False
             yield "article", quantize, PICTURE, torch.float32, False
 
@@ -361,13 +324,15 @@ def usage(cubin: bytes) -> Row:
         file.write(cubin)
         file.flush()
         used = USAGE.search(output(bundled("cuobjdump"), "-res-usage", file.name))
-        opcodes = Counter(OPCODE.findall(output(bundled("nvdisasm"), "-c", "-ndf", file.name)))
+        code = output(bundled("nvdisasm"), "-c", "-ndf", file.name)
+    opcodes = Counter(OPCODE.findall(code))
     assert used
     return {
         "registers": int(used["registers"]),
         "spill_bytes": int(used["stack"]) + int(used["local"]),
         "instructions": opcodes.total(),
         **{key: opcodes[opcode] for key, opcode in COUNTED.items()},
+        "hmma_fp16": len(SUMS_IN_FP16.findall(code)),  # of `hmma`, those whose sums are fp16
     }
 
 

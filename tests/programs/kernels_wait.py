@@ -7,7 +7,6 @@ import torch
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from benchmarks.compile_report import Absent
 from deblurgan.generator.engine import Engine
 from deblurgan.kernels.config import ConvConfig
 from deblurgan.nn import Generator
@@ -25,7 +24,7 @@ def pick_config(shape):
     return ConvConfig(64, 64, 32, form="tma" if shape.kind == "trunk" else "pointer")
 
 
-driver.set_active(Absent(90))
+driver.set_active(AbsentGpu(90))
 with torch.device("meta"), mock.patch.object(JITFunction, "run", compile_one):
     net = Generator("paper", width=16, blocks=1)
     weights = {name: weight.detach() for name, weight in net.named_parameters()}
