@@ -10,6 +10,7 @@ from triton.runtime.jit import JITFunction
 from deblurgan.generator.engine import Engine
 from deblurgan.kernels.config import ConvConfig
 from deblurgan.nn import Generator
+from deblurgan.tuning.compiling import AbsentGpu
 
 found = {}
 run = JITFunction.run
