@@ -84,6 +84,8 @@ def _trial(index: int) -> str | None:
     """The error of a tiny kernel's launch in one line; None where there is none."""
     try:
         _launch_tiny_kernel(index)
+    except torch.OutOfMemoryError:  # which may pass, and says nothing of Triton
+        raise
     except Exception as error:  # whatever a compiler, a driver or an import can raise
         return textwrap.shorten(f"Triton cannot start: {type(error).__name__}: {error}", 200, placeholder=" ...")
     return None

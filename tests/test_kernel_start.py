@@ -94,6 +94,17 @@ def test_threads_try_once_and_all_know(launches: list[int], monkeypatch: pytest.
     assert launches == [0]
 
 
+def test_a_full_memory_is_no_reason(launches: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(index: int) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(device, "_launch_tiny_kernel", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        device.why_no_kernels(torch.device("cuda:1"))
+    monkeypatch.setattr(device, "_launch_tiny_kernel", launches.append)
+    assert device.why_no_kernels(torch.device("cuda:1")) is None, "memory was freed"
+
+
 @pytest.mark.skipif(KERNEL_DEVICE.type == "cuda", reason="in Triton's interpreter")
 def test_the_tiny_kernel_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[torch.Tensor] = []

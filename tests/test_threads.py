@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from deblurgan.generator import graphs
 from deblurgan.generator.engine import Engine
 from deblurgan.generator.graphs import Turns
 from deblurgan.inference import Deblurrer
+from deblurgan.inference import deblurrer as deblurrers
 from deblurgan.nn import Generator
 from host_graphs import capture_on_the_host, picture, replaying_engine
 
@@ -94,6 +97,30 @@ def test_threads_share_an_engine(meeting: list[Meeting], kernels: None, monkeypa
     monkeypatch.setattr(Engine, "__init__", slow)
     assert_apart(Deblurrer(Generator("tiny", width=4, blocks=1), device="cpu"), meeting)
     assert len(made) == 1
+
+
+def test_a_replay_waits_for_the_end_of_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one of another engine: both use the device's generator of random numbers."""
+    for name in ("CUDAGraph", "current_stream", "device", "graph"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, **__: nullcontext())
+    monkeypatch.setattr(graphs, "_capture_stream", lambda device: None)
+    told: list[str] = []
+    other: Any = SimpleNamespace(replay=lambda: told.append("replay"))
+    with ThreadPoolExecutor(1) as pool:
+        with graphs.captured(torch.device("cuda", 0)):
+            replayed = pool.submit(graphs.replay, other)
+            wait([replayed], timeout=0.1)
+            told.append("end")
+        replayed.result(60)
+    assert told == ["end", "replay"]
+
+
+def test_a_deblurrer_stays_on_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ "cuda" is another GPU in a thread whose current one is another."""
+    weight = SimpleNamespace(device=torch.device("cuda", 1))
+    monkeypatch.setattr(deblurrers, "pick_device", torch.device)
+    monkeypatch.setattr(Deblurrer, "_copy", lambda *_: SimpleNamespace(parameters=lambda: iter([weight])))
+    assert Deblurrer(Generator("tiny", width=4, blocks=0), device="cuda").device == torch.device("cuda", 1)
 
 
 class Stream:

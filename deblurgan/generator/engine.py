@@ -9,7 +9,7 @@ row for this GPU and layer, in cuDNN elsewhere. Nothing here has a gradient.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -103,13 +103,10 @@ class Engine:
         """Where pictures [n, 3, h, w] are worked on, in the memory of all shapes; that of the last shape is kept."""
         shape = n, h, w
         if shape not in self._spaces:
-            space = self._new_workspace(*shape, partial(self._shared, "activations"))
+            allocate = partial(self._shared, "activations")
+            space = Workspace(self.spec, *shape, self.dtype, allocate, self.quantize)
             self._spaces = {shape: space}
         return self._spaces[shape]
-
-    def _new_workspace(self, n: int, h: int, w: int, allocate: Callable[[int], Tensor]) -> Workspace:
-        with torch.inference_mode(False):  # calls in any mode write into it
-            return Workspace(self.spec, n, h, w, self.dtype, allocate, self.quantize)
 
     def kept_bytes(self, n: int, h: int, w: int) -> int:
         """What is kept of earlier calls and one on pictures [n, 3, h, w] will use again, or replace, in bytes."""
@@ -127,8 +124,7 @@ class Engine:
         return self._memory[purpose]
 
     def _bytes(self, size: int) -> Tensor:
-        with torch.inference_mode(False):
-            return torch.empty(size, dtype=torch.uint8, device=self.head_weight.device)
+        return torch.empty(size, dtype=torch.uint8, device=self.head_weight.device)
 
     def paths(self, n: int, h: int, w: int) -> dict[str, str]:
         """Which way each stage takes for pictures of this shape, and who says so."""
@@ -157,6 +153,7 @@ class Engine:
         """`counter`, int64 [2], switches dropout on and names its masks: see ops.dropout_mask."""
         return self.restore(image, counter)[0]
 
+    @torch.inference_mode(False)  # calls in any mode write into what one in another has left
     @torch.no_grad()
     def restore(self, image: Tensor, counter: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The restored picture; and int32 [1], 1 where one of its values was not finite before the clamp, else 0."""
@@ -165,7 +162,8 @@ class Engine:
             return torch.empty_like(image), torch.zeros(1, dtype=torch.int32, device=image.device)
         with torch.cuda.device_of(image):
             if image.is_cuda and torch.cuda.is_current_stream_capturing():  # memory that lives as long as that graph
-                return self.run(image, self._new_workspace(n, h, w, self._bytes), counter)
+                space = Workspace(self.spec, n, h, w, self.dtype, self._bytes, self.quantize)
+                return self.run(image, space, counter)
             with self._turns.turn(image.device):
                 return self._call(image, counter)
 
@@ -202,13 +200,11 @@ class Engine:
         replay: nothing of a call stays there beyond its turn."""
         like, size = torch.empty_like(image, device="meta"), room(image.nbytes)
         memory = self._memory["pictures"]
-        with torch.inference_mode(False):
-            still, out = (
-                memory[start : start + size].view(image.dtype).as_strided(like.shape, like.stride())
-                for start in (0, size)
-            )
-            if counter is not None:
-                counter = memory[2 * size :].view(counter.dtype)[: counter.numel()]
+        still, out = (
+            memory[start : start + size].view(image.dtype).as_strided(like.shape, like.stride()) for start in (0, size)
+        )
+        if counter is not None:
+            counter = memory[2 * size :].view(counter.dtype)[: counter.numel()]
         beside = next((other.graph for other in self._kinds.values() if other.graph is not None), None)
         return CapturedCall(partial(self.run, space=kind.space, out=out), still, counter, beside=beside)
 

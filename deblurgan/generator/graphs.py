@@ -10,7 +10,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-_one_at_a_time = threading.Lock()  # a process captures one graph at a time
+_one_at_a_time = threading.Lock()  # a process captures one graph at a time, and replays none meanwhile
 
 
 @cache
@@ -21,7 +21,8 @@ def _capture_stream(device: torch.device) -> torch.cuda.Stream:
 
 @contextmanager
 def captured(device: torch.device, beside: torch.cuda.CUDAGraph | None = None) -> Iterator[torch.cuda.CUDAGraph]:
-    """A graph of what this thread launches within; other threads may use the device meanwhile.
+    """A graph of what this thread launches within. Other threads may use the device meanwhile, but not draw torch's
+    random numbers there, see `replay`.
 
     What it allocates may lie where the graph `beside` it has what it allocated and freed: the two must not run at the
     same time, nor keep anything there from one replay to the next.
@@ -36,6 +37,13 @@ def captured(device: torch.device, beside: torch.cuda.CUDAGraph | None = None) -
         except BaseException:
             torch.cuda.set_stream(before)  # a capture that cannot be ended leaves its own stream current
             raise
+
+
+def replay(graph: torch.cuda.CUDAGraph) -> None:
+    """Launches it, but not while another thread captures: in torch 2.11 all graphs of a device share the generator of
+    random numbers that a capture takes, and a replay, which sets it, raises."""
+    with _one_at_a_time:
+        graph.replay()
 
 
 class CapturedCall:
@@ -64,7 +72,7 @@ class CapturedCall:
         self.image.copy_(image)
         if self.counter is not None and counter is not None:
             self.counter.copy_(counter)
-        self.graph.replay()
+        replay(self.graph)
         return tuple(part.clone(memory_format=torch.preserve_format) for part in self.out)
 
 

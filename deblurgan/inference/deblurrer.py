@@ -101,6 +101,7 @@ class Deblurrer:
         # The faster layout of each device
         self.layout = torch.channels_last if self.device.type == "cpu" else torch.contiguous_format
         self.generator = self._copy(generator)
+        self.device = next(self.generator.parameters()).device  # by number: "cuda" is another one in another thread
         self.generator.quantize = quantize
         self._network = self._compiled() if compile else self.generator
 

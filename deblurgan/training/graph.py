@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from deblurgan.generator.graphs import captured
+from deblurgan.generator.graphs import captured, replay
 
 
 class CapturedStep:
@@ -21,5 +21,5 @@ class CapturedStep:
         """What `run` would return."""
         self.blurred.copy_(blurred)
         self.sharp.copy_(sharp)
-        self.graph.replay()
+        replay(self.graph)
         return self.values.clone()

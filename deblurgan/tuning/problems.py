@@ -124,7 +124,7 @@ def _weight(stage: Stage, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def _bordered(stage: Stage, size: Size, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A picture at random as the layer reads it, [n, h + 2b, w + 2b, c]; the first layer's has 8 channels."""
+    """A picture at random as the layer reads it, [n, h + 2b, w + 2b, c]."""
     n, h, w = _scaled(size, stage.scale_in)
     stem = stage.kind == "stem"
     shape = n, h + 2 * stage.halo, w + 2 * stage.halo + stem, PACKED_CHANNELS if stem else stage.channels_in
