@@ -36,7 +36,7 @@ def capture_on_the_host(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     found: list[Any] = []
 
     def captured(device: torch.device, beside: Any = None) -> nullcontext[Any]:
-        assert not torch.is_inference_mode_enabled(), "torch 2.11 keeps a tensor, and writes into it at each replay"
+        assert not torch.is_inference_mode_enabled(), "torch may keep a tensor of that mode, and write into it later"
         found.append(beside)
         return nullcontext(SimpleNamespace())
 
