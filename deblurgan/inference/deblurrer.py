@@ -64,7 +64,8 @@ class Deblurrer:
             C++ compiler there. The first picture takes half a minute, and so does each of the first four that differ
             in size. A process can hold 8 compiled forms of the network; torch raises for a ninth.
 
-    Threads may share one; on CUDA they take turns at the network.
+    Threads may share one; on CUDA they take turns at the network. There the third picture of a size captures a CUDA
+    graph: torch 2.11 raises in a thread that draws random numbers on that GPU meanwhile.
 
     In a process forked from one that made a Deblurrer torch's threads are missing: there it raises RuntimeError, unless
     torch.set_num_threads(1) was called.

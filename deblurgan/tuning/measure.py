@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deblurgan.generator.graphs import captured
+from deblurgan.generator.graphs import captured, replay
 from deblurgan.kernels.candidates import label
 from deblurgan.kernels.config import ConvConfig, Gpu
 from deblurgan.kernels.rows import Row
@@ -82,7 +82,7 @@ def seconds(call: Callable[[], Any], calls: int = 10, rounds: int = 30) -> float
     for _ in range(rounds):
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
-        graph.replay()
+        replay(graph)
         end.record()
         end.synchronize()
         times.append(start.elapsed_time(end) / 1e3 / calls)
