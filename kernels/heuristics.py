@@ -143,8 +143,8 @@ def head_default(c_in: int, dtype: torch.dtype) -> ConvConfig:
 
 
 def programs(config: ConvConfig, pixels: int, columns: int | None) -> int:
-    """How many make a result of so many pixels and columns, None for one block of them."""
-    return math.ceil(pixels / config.block_m) * (math.ceil(columns / config.block_n) if columns else 1)
+    """How many make a result of so many pixels and columns, None for one block of them. At least one."""
+    return max(1, math.ceil(pixels / config.block_m)) * (math.ceil(columns / config.block_n) if columns else 1)
 
 
 def busy_share(count: int, sms: int) -> float:
