@@ -91,8 +91,11 @@ def seeded() -> None:
 
 
 @pytest.fixture
-def few_programs(seeded: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each program costs the interpreter the same, however much it does: kernels launch few, large ones."""
+def few_programs(seeded: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each program costs the interpreter the same, however much it does: kernels launch few, large ones. What
+    torch does between them is too small for threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     if KERNEL_DEVICE.type == "cpu":
         from deblurgan.kernels import conv_wgrad, merge_stats, norm_act_grad
 
@@ -100,6 +103,8 @@ def few_programs(seeded: None, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(merge_stats, "BLOCK_TILES", 32)
         monkeypatch.setattr(norm_act_grad, "TILES", 4)
         monkeypatch.setattr(conv_wgrad, "launched_warps", lambda device: 4)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
