@@ -58,7 +58,7 @@ step() {
     0) record "$name" ok $((SECONDS - start)); return ;;
     124 | 137) record "$name" "ended after its $limit s, what it wrote is kept" $((SECONDS - start)) ;;
     *)
-      if [[ $rehearsal == 1 ]] && tail -c "+$((before + 1))" "$file" "$log" | grep -q 'no CUDA device'; then
+      if [[ $rehearsal == 1 ]] && tail -c "+$((before + 1))" "$file" "$log" | grep -qE '(no|needs a) CUDA device'; then
         record "$name" "skipped: no GPU" $((SECONDS - start))
         return
       fi
@@ -104,7 +104,9 @@ parity() {
   if [[ $rehearsal == 1 ]]; then
     options+=(-k "kernel_stats or pack_image")
   fi
-  step parity "$deadline" "$out/parity.txt" "$python" -m pytest tests "${options[@]}"
+  local files kernels='KERNEL_DEVICE|kernel_cases' # those first
+  mapfile -t files < <(grep -lE "$kernels" tests/test_*.py; grep -LE "$kernels" tests/test_*.py)
+  step parity "$deadline" "$out/parity.txt" "$python" -m pytest "${files[@]}" "${options[@]}"
 }
 
 tune() {
@@ -145,7 +147,7 @@ if [[ $call == 1 ]]; then
   if [[ $rehearsal == 1 ]]; then
     words=("8x8" replay training threads blur "forced trunk" "forced stem")
   fi
-  step smoke 120 "$out/smoke.jsonl" "$python" -m benchmarks.smoke "${words[@]}"
+  step smoke 130 "$out/smoke.jsonl" "$python" -m benchmarks.smoke "${words[@]}"
   grep -h '"ok": false' "$out/smoke.jsonl" | cut -c 1-400
   parity
 else
