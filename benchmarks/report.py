@@ -62,9 +62,8 @@ class Lines:
 def run(expressions: list[str], lines: Lines, folder: Path) -> int:
     """The benchmarks in `folder` that match the first expression, then those that match the next one, each once;
     pytest's highest exit code, where any was found."""
-    lines.append(
-        run={"date": datetime.now(timezone.utc).isoformat(timespec="seconds"), "machine": machine(), **commit()}
-    )
+    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    lines.append(run={"date": date, "machine": machine(), "commit": commit()})
     codes = []
     for expression in expressions:
         options = ["-q", "-p", "no:cacheprovider", "--benchmark-only", "--benchmark-columns=min,median,rounds"]

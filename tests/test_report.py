@@ -58,8 +58,9 @@ def test_what_ended_before_an_interruption_is_kept(benchmarks: Path, tmp_path: P
     code = run(["ours", "not later", "later"], Lines(lines), benchmarks)
     assert code == pytest.ExitCode.INTERRUPTED
     first, *rest = entries(lines)
-    assert first["run"]["machine"]["torch"]
+    assert first["run"]["machine"]["torch"] and first["run"].keys() == {"date", "machine", "commit"}
     assert [entry["figure"]["path"] for entry in rest if "figure" in entry] == ["ours", "peer"], "order, each once"
+    assert main(["--out", str(tmp_path), "--assemble"]) == 0 and (tmp_path / "report.md").exists()
     report = report_of(lines.read_text())
     assert [f["path"] for f in report["figures"]] == ["ours", "peer"]
     assert report["figures"][0]["rounds"] == 3 and report["figures"][1]["over_ours"] > 0
