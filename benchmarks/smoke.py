@@ -282,7 +282,7 @@ def run_in_processes(names: list[str]) -> int:
         if process.returncode == 0:
             break
         failed = True
-        if ended == 0 or process.returncode != 1:
+        if ended < len(names) and (ended == 0 or process.returncode != 1):
             print(line(names[ended], False, error=f"its process ended with {process.returncode}"), flush=True)
             ended += 1
         names = names[ended:]
