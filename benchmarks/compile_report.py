@@ -1,8 +1,9 @@
-"""python -m benchmarks.compile_report [cuda | triton]: what the compilers made of the GPU kernels, no GPU needed.
+"""python -m benchmarks.compile_report [cuda | triton | defaults]: what the compilers made of the GPU kernels.
 
 cuda: the machine code inside the built extension. triton: each kernel of the generator's forward pass, in each
-configuration that `benchmarks.tune` may choose, compiled for GPUs that need not be there; Triton's cache keeps them.
-Both are read with cuobjdump, of a CUDA toolkit or of Triton.
+configuration that `benchmarks.tune` may choose. defaults: each convolution and gradient of two networks as
+kernels.heuristics tiles it. The latter two are compiled for GPUs that need not be there; Triton's cache keeps them.
+All are read with cuobjdump, of a CUDA toolkit or of Triton.
 """
 
 from __future__ import annotations
@@ -32,12 +33,13 @@ import torch
 from deblurgan import _C
 from deblurgan.generator import tape
 from deblurgan.generator.engine import Engine
-from deblurgan.kernels.config import ConvConfig
+from deblurgan.kernels.config import ConvConfig, Gpu
+from deblurgan.kernels.heuristics import default_config
 from deblurgan.kernels.table import PickConfig
 from deblurgan.nn import Generator
 from deblurgan.ops.critic_gradients import KernelNormAct
 from deblurgan.ops.layers import Quantize
-from deblurgan.spec import GeneratorSpec, Stage
+from deblurgan.spec import PRESETS, GeneratorSpec, Stage
 
 Row = dict[str, Any]
 
@@ -50,6 +52,16 @@ COUNTED = {"hgmma": "HGMMA", "igmma": "IGMMA", "hmma": "HMMA", "imma": "IMMA", "
 COUNTED |= {"qgmma": "QGMMA", "qmma": "QMMA", "utcqmma": "UTCQMMA"}  # of fp8
 COUNTED |= {"tma": "UTMALDG", "ldl": "LDL", "stl": "STL"}
 
+GPUS = (  # whose defaults are compiled
+    Gpu("A100", (8, 0), 108),
+    Gpu("RTX 3090", (8, 6), 82),
+    Gpu("RTX 4090", (8, 9), 128),
+    Gpu("H200", (9, 0), 132),
+    Gpu("B200", (10, 0), 148),
+    Gpu("RTX 5090", (12, 0), 170),
+)
+SIZES = ((256, 256), (720, 1280), (4000, 6000))
+GRADIENT_SIZES = ((256, 256), (1024, 1024))  # crops, one and as many pixels as 16 of them
 ARCHS, DTYPES = (80, 90, 100, 120), ("float16", "bfloat16", "int8", "float8_e4m3fn")
 QUANTIZE: dict[str, Quantize] = {"int8": "int8", "float8_e4m3fn": "fp8"}  # by a type of 8 bits
 PICTURE, SMALL = (1, 3, 720, 1280), (1, 3, 256, 256)  # of the small one norm_act merges the tiles
@@ -71,6 +83,7 @@ class Job(NamedTuple):
     kind: str = ""  # of tune.CANDIDATES
     config: tuple[Any, ...] = ()
     label: str = ""
+    preset: str = "paper"
 
     def __str__(self) -> str:
         return " ".join(filter(None, (f"sm_{self.arch}", self.dtype, self.kernel, self.layer, self.label)))
@@ -180,6 +193,34 @@ def jobs() -> Iterator[Job]:
             yield Job(arch, "bfloat16", kernel)
 
 
+def default_jobs() -> Iterator[Job]:
+    """Every tiling that a layer or gradient of `paper` and `tiny` has by default on one of GPUS, at some size."""
+    from benchmarks.tune import label
+
+    found: dict[Job, None] = {}
+    works = (("", "float16", SIZES), (".dgrad", "bfloat16", GRADIENT_SIZES), (".wgrad", "bfloat16", GRADIENT_SIZES))
+    for gpu, preset in product(GPUS, ("paper", "tiny")):
+        for name, stage in representatives(PRESETS[preset]).items():
+            for which, dtype, sizes in works:
+                for h, w in sizes:
+                    config = default_config(
+                        stage.kind + which,
+                        c_in=stage.channels_in,
+                        c_out=stage.channels_out,
+                        pixels=h * w // stage.scale_out**2,
+                        dtype=getattr(torch, dtype),
+                        capability=gpu.capability,
+                        sms=gpu.sms,
+                    )
+                    if config:
+                        arch = 10 * gpu.capability[0] + gpu.capability[1]
+                        job = Job(
+                            arch, dtype, "", name + which, stage.kind + which, astuple(config), label(config), preset
+                        )
+                        found[job] = None
+    yield from found
+
+
 def gradient_channels(stage: Stage, channels: tuple[int, int]) -> dict[str, tuple[int, int]]:
     """Channels that the gradients' products go from and to. Those left out compile what another stage's do."""
     c, cout = channels
@@ -260,7 +301,7 @@ def compile_job(job: Job) -> list[Row]:
         if not job.kind.endswith(".dgrad"):
             names = (f"{job.kernel}_kernel",) if job.kernel else ("conv_wgrad_kernel", "flat_conv_wgrad_kernel")
         with compiling(job.arch, names) as found:
-            for preset in ("paper", "article") if job.kernel else ("paper",):
+            for preset in ("paper", "article") if job.kernel else (job.preset,):
                 differentiate(preset, job)
             if job.kernel:
                 penalise()
@@ -278,9 +319,9 @@ def compile_job(job: Job) -> list[Row]:
 
 def runs(job: Job) -> Iterator[tuple[str, Quantize | None, tuple[int, ...], torch.dtype, bool]]:
     """The engine's passes that meet a job's kernels: preset, trunk, picture and its type, and whether with dropout."""
-    yield "paper", QUANTIZE.get(job.dtype), PICTURE, torch.float32, False
+    yield job.preset, QUANTIZE.get(job.dtype), PICTURE, torch.float32, False
     if job.layer == "head" or job.kernel == "pack_image":
-        yield "paper", None, PICTURE, torch.uint8, False
+        yield job.preset, None, PICTURE, torch.uint8, False
     if job.kernel == "norm_act":
         yield "paper", None, SMALL, torch.float32, True
     if job.kernel and job.dtype == "float16":
@@ -293,7 +334,8 @@ def runs(job: Job) -> Iterator[tuple[str, Quantize | None, tuple[int, ...], torc
 
 
 def head_of(job: Job) -> Row:
-    return {"arch": f"sm_{job.arch}", "dtype": job.dtype, "layer": job.layer, "config": job.label}
+    head = {"arch": f"sm_{job.arch}", "dtype": job.dtype, "layer": job.layer, "config": job.label}
+    return head if job.preset == "paper" else {**head, "preset": job.preset}
 
 
 def facts(kernel: Any) -> Row:
@@ -377,12 +419,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.compile_report", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("kernels", nargs="?", choices=["cuda", "triton"], default="cuda")
-    parser.add_argument("-k", default="", metavar="REGEX", help="triton: only these jobs, as in 'sm_90 float16 down'")
+    parser.add_argument("kernels", nargs="?", choices=["cuda", "triton", "defaults"], default="cuda")
+    parser.add_argument(
+        "-k", default="", metavar="REGEX", help="triton and defaults: only these jobs, as in 'sm_90 float16 down'"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    if options.kernels == "triton":
-        found = triton_rows([job for job in jobs() if re.search(options.k, str(job))])
+    if options.kernels in ("triton", "defaults"):
+        wanted = jobs() if options.kernels == "triton" else default_jobs()
+        found = triton_rows([job for job in wanted if re.search(options.k, str(job))])
     else:
         found = cuda_rows()
     failed = [row for row in found if "error" in row]

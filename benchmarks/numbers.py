@@ -68,9 +68,9 @@ generator. `x` is a path's time over ours.
 FLOORS = """## Floors and expectations on an H200
 
 Arithmetic, not measurement. A kernel's floor is its FLOPs at 790 TFLOP/s (8-bit operands 1580) or its bytes at
-4.3 TB/s, whichever takes longer; "expected" adds what such kernels fall short of it, and 2 to 3 us for each launch
-(`benchmarks/roofline.py`; reasons in `benchmarks/NOTES.md`). Generator `paper`, one picture of 720x1280. Measured: not
-run.
+4.3 TB/s, whichever takes longer; "expected" adds what such kernels fall short of it, reads from L2 and 2 to 3 us for
+each launch (`benchmarks/roofline.py`; reasons in `benchmarks/NOTES.md`, where other GPUs are too). Generator `paper`,
+one picture of 720x1280. Measured: not run.
 """
 
 EXACTNESS = """## How exact the kernels are

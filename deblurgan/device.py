@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 
-from deblurgan.kernels.config import Gpu
-
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _kernels_assumed: bool | None = None  # by `assume_kernels`
@@ -39,14 +37,6 @@ def pick_device(name: str | torch.device) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device must be there, got {name!r}, but torch sees no CUDA device")
     return device
-
-
-def current_gpu(device: torch.device) -> Gpu | None:
-    """What tilings are chosen by; None where the device is no GPU."""
-    if device.type != "cuda":
-        return None
-    properties = torch.cuda.get_device_properties(device)
-    return Gpu(properties.name, (properties.major, properties.minor), properties.multi_processor_count)
 
 
 def kernels_available(device: torch.device) -> bool:

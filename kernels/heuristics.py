@@ -27,6 +27,7 @@ FAMILIES |= {(9, 0): "sm_90", (10, 0): "sm_100", (10, 3): "sm_100", (11, 0): "sm
 _POINTER = ConvConfig(128, 128, 32, 4, 4)
 _WIDE = ConvConfig(128, 128, 64, 8, 3)
 _NARROW = ConvConfig(128, 64, 64, 4, 3)
+_THIN = ConvConfig(128, 32, 32, 4, 4)  # for 96 channels, as `tiny` has: of 128 columns a quarter would be idle
 _SQUARE = ConvConfig(64, 64, 64, 4, 3)
 
 # Tilings by kind and family, the largest first: the first that keeps the SMs busy is taken, else the last. A family
@@ -37,9 +38,13 @@ DEFAULTS: dict[str, dict[str, tuple[ConvConfig, ...]]] = {
     "trunk": {
         "sm_80": (_POINTER, ConvConfig(64, 128, 64, 4, 4), _SQUARE),
         "sm_86": (_POINTER, ConvConfig(64, 128, 64, 4, 3)),
-        "sm_90": (ConvConfig(128, 256, 64, 8, 3, "tma"), ConvConfig(64, 128, 64, 4, 4, "tma")),
+        "sm_90": (
+            ConvConfig(128, 256, 64, 8, 3, "tma"),
+            ConvConfig(128, 128, 64, 4, 3, "tma"),  # two an SM
+            ConvConfig(64, 128, 64, 4, 4, "tma"),
+        ),
     },
-    "stem": {"sm_80": (_NARROW,), "sm_86": (_NARROW,), "sm_90": (_NARROW,), "sm_100": (_NARROW,)},
+    "stem": {"sm_80": (_NARROW,), "sm_86": (_NARROW,), "sm_90": (_NARROW,)},
     "down": {"sm_80": (_POINTER, _NARROW), "sm_86": (_NARROW,), "sm_90": (_POINTER, _NARROW)},
     "up": {"sm_80": (_POINTER, _NARROW), "sm_86": (_NARROW,), "sm_90": (_POINTER, _NARROW), "sm_100": (_NARROW,)},
     "head": {"sm_80": (_WIDE,), "sm_86": (ConvConfig(64, 128, 64, 4, 3),), "sm_90": (_WIDE,), "sm_100": (_NARROW,)},
@@ -55,7 +60,7 @@ DEFAULTS: dict[str, dict[str, tuple[ConvConfig, ...]]] = {
 DEFAULTS |= {"head.wgrad": DEFAULTS["stem.wgrad"]}
 # The gradient by a layer's input is a convolution of this kind
 ADJOINTS = {"down.dgrad": "up", "trunk.dgrad": "trunk", "up.dgrad": "down", "head.dgrad": "stem"}
-BUSY = 0.75  # share of the SMs' time
+BUSY = 0.86  # share of the SMs' time, below which smaller tiles are estimated to be faster
 PACKED = 64  # channels of the stem's taps, see ops.layers.stem_layer
 
 
@@ -76,15 +81,20 @@ def default_config(
     family = FAMILIES.get(capability) if capability else None
     if kind == "head" and (family is None or dtype not in HALF):
         return head_default(c_in, dtype)
-    tilings = DEFAULTS.get(ADJOINTS.get(kind, kind), {}).get(family or "", ())
+    product = ADJOINTS.get(kind, kind)
+    tilings = DEFAULTS.get(product, {}).get(family or "", ())
     if dtype not in HALF or not tilings:
         return None
     if kind.endswith(".wgrad"):
         return _weight_gradient(tilings[0], kind, c_in, c_out)
     c, columns, outputs = _product(kind, c_in, c_out, pixels)
-    fitted = [_fitted(tiling, c, columns) for tiling in tilings]
+    if family == "sm_100" and product == "up" and (columns or 0) > 64:
+        return None
+    if product == "trunk" and columns and columns > 64 and columns % 64 == 32:
+        tilings = (_THIN,) if family == "sm_86" else (_POINTER, _THIN)
+    fitted = _all_fitted(tilings, c, columns)
     if not all(_fills(tiling, c, columns) for tiling in fitted):
-        fitted = [_fitted(tiling, c, columns) for tiling in DEFAULTS["trunk"]["sm_80"]]
+        fitted = _all_fitted(DEFAULTS["trunk"]["sm_80"], c, columns)
     busy = (tiling for tiling in fitted if busy_share(programs(tiling, outputs, columns), sms) >= BUSY)
     return next(busy, fitted[-1])
 
@@ -126,6 +136,12 @@ def _weight_gradient(config: ConvConfig, kind: str, c_in: int, c_out: int) -> Co
     if config.form == "tma" and (rows % config.block_m or columns % config.block_n):
         config = _POINTER
     return _narrowed(replace(config, block_m=min(config.block_m, _power_of_two(rows))), columns)
+
+
+def _all_fitted(tilings: tuple[ConvConfig, ...], c: int, columns: int | None) -> list[ConvConfig]:
+    """Of tilings that fitting makes alike in pixels and columns, the last: it was meant for as few."""
+    fitted = [_fitted(tiling, c, columns) for tiling in tilings]
+    return list({(tiling.block_m, tiling.block_n): tiling for tiling in fitted}.values())
 
 
 def _fitted(config: ConvConfig, c: int, columns: int | None) -> ConvConfig:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
+import torch
+
 from deblurgan.kernels.config import ConvConfig, ConvShape, Gpu
 from deblurgan.kernels.heuristics import default_config, head_default, programs
 from deblurgan.kernels.rows import SHIPPED, Row, read, software, user_rows
@@ -25,6 +27,14 @@ class Choice(NamedTuple):
 
     config: ConvConfig | None  # None: cuDNN
     source: str
+
+
+def current_gpu(device: torch.device) -> Gpu | None:
+    """What tilings are chosen by; None where the device is no GPU."""
+    if device.type != "cuda":
+        return None
+    properties = torch.cuda.get_device_properties(device)
+    return Gpu(properties.name, (properties.major, properties.minor), properties.multi_processor_count)
 
 
 def quantized_config(channels: int) -> ConvConfig:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from deblurgan.kernels.config import ConvConfig
+from deblurgan.kernels.conv_wgrad import split_count, tiles
 from deblurgan.nn import Generator
 from deblurgan.spec import PRESETS, GeneratorSpec
 
@@ -18,15 +21,26 @@ ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "benchmarks"))  # where pytest finds the benchmarks' own imports, too
 
 from roofline import (  # noqa: E402
+    EXPOSED,
+    GPUS,
     H200,
     LAUNCH,
     Kernel,
     Rates,
+    conv_programs,
+    estimate,
     generator_kernels,
+    library_conv,
+    library_estimate,
+    main,
     net_floors,
+    notes,
     peer_floors,
     predict,
     predict_net,
+    predict_peers,
+    programs_per_sm,
+    shared_bytes,
     total,
 )
 
@@ -133,25 +147,156 @@ def test_floors_of_the_whole_pass(spec: GeneratorSpec, h: int, w: int, n: int, w
 
 @pytest.mark.parametrize("quantize", [False, True])
 def test_predictions_stay_above_the_floor(quantize: bool) -> None:
-    kernels = generator_kernels(PAPER, 256, 256, quantize=quantize)
+    kernels = generator_kernels(PAPER, 720, 1280, quantize=quantize)
     for kernel in kernels:
         span = predict(kernel)
         assert kernel.floor_s() < span.fast < span.slow
-    launches = 24 + 4 + 23 + 1  # convolutions, merges of many tiles, norm_act, packing
-    assert net_floors(kernels)["separate"] + launches * LAUNCH.fast < predict_net(kernels).fast
-    at_no_time = predict_net(kernels, Rates({2: 1e30, 1: 1e30}, 1e30))
-    assert at_no_time == pytest.approx((launches * LAUNCH.fast, launches * LAUNCH.slow))
+    assert (
+        sum(kernel.count * kernel.launches for kernel in kernels) == 24 + 23 + 19 + 2 * 4
+    )  # merges in one step or two
+    spans = [predict(kernel) for kernel in kernels for _ in range(kernel.count)]
+    assert predict_net(kernels).fast == pytest.approx(LAUNCH.fast + sum(span.fast for span in spans))
+    assert predict_net(kernels).slow == pytest.approx(LAUNCH.slow + sum(span.slow for span in spans))
 
 
-def test_predictions_meet_their_targets_at_720p() -> None:
-    kernels = generator_kernels(PAPER, 720, 1280)
-    slow = {kernel.name: predict(kernel).slow for kernel in kernels}
-    trunk, norm = (named(kernels)[name] for name in ("trunk", "norm inner"))
-    assert trunk.flops / (slow["trunk"] - LAUNCH.slow) >= 630e12
-    assert norm.bytes / (slow["norm inner"] - 2 * LAUNCH.slow) == pytest.approx(0.85 * H200.bytes)
-    assert slow["head"] <= 75e-6
-    launches = 1 + total(kernels, lambda kernel: kernel.launches)
-    assert launches == 24 + 23 + 1 + 19 + 2 * 4  # merges at a quarter, and in two steps at half and full resolution
+def test_a_pass_over_memory_is_a_share_of_a_copy() -> None:
+    norm = named(generator_kernels(PAPER, 720, 1280))["norm inner"]
+    assert norm.bytes / (predict(norm).slow - 2 * LAUNCH.slow) == pytest.approx(0.85 * H200.bytes)
+    small = named(generator_kernels(PAPER, 256, 256))["norm inner"]  # within half of L2
+    assert small.bytes / (predict(small).slow - LAUNCH.slow) == pytest.approx(0.85 * H200.l2_bytes)
+
+
+def test_every_gpu_s_pass_is_predicted_by_its_own_rates() -> None:
+    kernels = generator_kernels(PAPER, 256, 256)
+    times = {name: predict_net(kernels, gpu) for name, gpu in GPUS.items()}
+    assert times["H200"].fast < times["H100 PCIe"].fast < times["A100"].fast < times["RTX 3090"].fast
+    for gpu in GPUS.values():
+        peers = predict_peers(kernels, gpu)
+        assert peers["compile"].fast < peers["eager"].fast
+
+
+def test_notes_keep_what_the_program_predicts() -> None:
+    lines = (ROOT / "benchmarks" / "NOTES.md").read_text().splitlines()
+    kept = {line[: line.rindex("|", 0, -1) + 1] for line in lines if line.startswith("|") and line.endswith("|")}
+    for row in notes():
+        assert row in kept, "run python -m benchmarks.roofline --notes"
+
+
+POINTER, TMA = ConvConfig(128, 128, 32, 4, 4), ConvConfig(128, 128, 64, 4, 3, "tma")
+LAYERS = {"stem": (3, 64), "down": (64, 128), "trunk": (256, 256), "up": (128, 64), "head": (64, 3)}
+KINDS = [kind + gradient for kind in LAYERS for gradient in ("", ".dgrad", ".wgrad") if kind + gradient != "stem.dgrad"]
+
+
+def test_l2_binds_where_its_reads_take_longest() -> None:
+    # 450 tiles of pixels by 2 of channels, each 2304 deep; 7 programs on the busiest of 132 SMs
+    l2 = 900 * (128 + 128) * 2304 * 2 / 9.7e12
+    arithmetic = 7 * 2 * 128 * 128 * 2304 * 132 / 790e12
+    assert arithmetic / 0.9 < l2
+    span = estimate("trunk", 256, 256, 57600, TMA, H200)
+    assert span.fast == pytest.approx(l2 + LAUNCH.fast + EXPOSED["wgmma"].fast)
+    assert span.slow == pytest.approx(l2 / 0.85 + LAUNCH.slow + EXPOSED["wgmma"].slow)
+
+
+def test_the_busiest_sm_decides() -> None:
+    gpu = GPUS["A100"]
+
+    def time(tiles: int) -> float:
+        return estimate("trunk", 256, 256, 128 * tiles, POINTER, gpu).fast
+
+    each = 2 * 128 * 128 * 2304 * 108 / 270e12 / 0.93
+    assert time(108) == pytest.approx(2 * each + LAUNCH.fast + EXPOSED["mma"].fast)
+    assert time(109) == pytest.approx(time(162)) == pytest.approx(time(108) + each)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_more_pixels_never_take_less(kind: str) -> None:
+    channels = LAYERS[kind.partition(".")[0]]
+    for gpu in GPUS.values():
+        spans = [
+            (estimate(kind, *channels, pixels, POINTER, gpu), library_estimate(kind, *channels, pixels, gpu))
+            for pixels in (1024, 4096, 57600, 230400, 921600, 1500000)
+        ]
+        for one, more in pairwise(spans):
+            for before, after in zip(one, more, strict=True):
+                assert 0 < before.fast <= before.slow
+                assert before.fast <= after.fast and before.slow <= after.slow
+
+
+def test_programs_do_the_layers_work() -> None:
+    kernels = named(generator_kernels(PAPER, 720, 1280))
+    for name, (kind, channels, pixels) in {
+        "down.0": ("down", (64, 128), 230400),
+        "trunk": ("trunk", (256, 256), 57600),
+        "up.1": ("up", (128, 64), 921600),
+    }.items():
+        config = ConvConfig(128, 64, 64)
+        for which, wanted in ((kind, kernels[name]), (f"{kind}.dgrad", kernels[name])):
+            work = conv_programs(which, *channels, pixels, config)
+            assert work.count * work.flops == wanted.flops
+        assert conv_programs(kind, *channels, pixels, config).memory == kernels[name].bytes
+    stem = conv_programs("stem", 3, 64, 921600, POINTER)
+    assert stem.count * stem.flops == 2 * kernels["stem"].flops * (7 * 64) // (7 * 7 * 3)  # half of its columns
+
+
+def test_the_parts_of_a_weight_gradient_are_the_kernel_s() -> None:
+    dy = torch.empty(16, 64, 64, 256, device="meta")
+    work = conv_programs("trunk.wgrad", 256, 256, 16 * 64 * 64, POINTER)
+    assert work.count == tiles(256, 256, (3, 3), POINTER) * split_count(dy, 256, (3, 3), POINTER)
+
+
+def test_operands_take_the_shared_memory_of_the_compile_report() -> None:
+    gpus = {"sm_80": GPUS["A100"], "sm_90": H200, "sm_100": GPUS["B200"], "sm_120": GPUS["RTX 5090"]}
+    rows = json.loads((ROOT / "benchmarks" / "results" / "compile" / "triton.json").read_text())
+    seen = 0
+    for row in rows:
+        if row["dtype"] not in ("float16", "bfloat16") or row["kernel"] not in ("conv_stats", "flat_conv_stats"):
+            continue
+        form, shape, warps, stages = row["config"].split()
+        sizes = [int(side) for side in shape.split("x")]
+        config = ConvConfig(*sizes, int(warps[1:]), int(stages[1:]), form)
+        assert 0 <= row["shared_bytes"] - shared_bytes(config, gpus[row["arch"]]) <= 64, row
+        seen += 1
+    assert seen > 100
+
+
+def test_programs_that_share_an_sm() -> None:
+    assert programs_per_sm(POINTER, GPUS["RTX 4090"]) == 2  # 48 KB of 100 each
+    assert programs_per_sm(ConvConfig(128, 128, 64, 4, 3), GPUS["RTX 4090"]) == 1  # 64 KB
+    assert programs_per_sm(TMA, H200) == 2  # 96 KB of 228
+    assert programs_per_sm(ConvConfig(128, 256, 64, 8, 3, "tma"), H200) == 1
+
+
+def test_sums_in_fp16_pay_where_those_in_fp32_halve_the_rate() -> None:
+    def gain(gpu: str) -> float:
+        case = ("trunk", 256, 256, 57600, POINTER, GPUS[gpu])
+        return estimate(*case).fast / estimate(*case, fp16_sums=True).fast
+
+    assert gain("A100") < 1 and gain("L40S") < 1
+    assert 1.5 < gain("RTX 3090") < 2
+
+
+def test_the_library_reads_its_output_once_more() -> None:
+    y = 2 * 57600 * 256
+    for gpu in GPUS.values():
+        case = ("trunk", 256, 256, 57600, gpu)
+        passed = y / 0.92 / (gpu.l2_bytes if y <= gpu.l2_size / 2 else gpu.bytes) + LAUNCH.fast
+        assert library_estimate(*case).fast == pytest.approx(library_conv(*case).fast + passed)
+
+
+def test_the_command_compares_every_convolution_with_cudnn(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["roofline", "--gpu", "RTX 4090"])
+    main()
+    rows = [row.strip("| ").split(" | ") for row in capsys.readouterr().out.splitlines()[2:]]
+    assert len(rows) == 2 * 3 * (7 + 1)
+    (trunk,) = [row for row in rows if row[:3] == ["paper", "4000x6000", "trunk"]]
+    config = ConvConfig(128, 128, 32, 4, 4)
+    assert trunk[3] == "pointer 128x128x32/4/4"
+    ours = estimate("trunk", 256, 256, 1500000, config, GPUS["RTX 4090"])
+    library = library_estimate("trunk", 256, 256, 1500000, GPUS["RTX 4090"])
+    assert trunk[4].split(" ... ") == [f"{1e6 * ours.fast:.1f}", f"{1e6 * ours.slow:.1f}"]
+    assert float(trunk[6]) == pytest.approx(sum(library) / sum(ours), abs=0.005)
 
 
 def test_other_sides_are_refused() -> None:

@@ -17,11 +17,10 @@ import torch
 from torch import Tensor
 
 from deblurgan import reference
-from deblurgan.device import current_gpu
 from deblurgan.generator.graphs import CapturedCall
 from deblurgan.generator.quantization import input_levels
 from deblurgan.kernels.config import Border, ConvConfig, ConvShape, Dropout, NormActInputs, Quantized
-from deblurgan.kernels.table import PickConfig, Table, config_picker, head_config, quantized_config
+from deblurgan.kernels.table import PickConfig, Table, config_picker, current_gpu, head_config, quantized_config
 from deblurgan.ops.conv import conv_tiles, merge_tiles
 from deblurgan.ops.layers import QUANTIZED_DTYPES, Layer, Quantize, conv_shape, layer_of, quantize_weight
 from deblurgan.ops.norm import SLOPES

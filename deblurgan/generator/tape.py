@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from deblurgan.device import current_gpu
 from deblurgan.kernels.config import Border, Dropout, NormActInputs, PaddedGradient
-from deblurgan.kernels.table import PickConfig, config_picker, head_config
+from deblurgan.kernels.table import PickConfig, config_picker, current_gpu, head_config
 from deblurgan.ops import conv_grad
 from deblurgan.ops.conv import conv_memory, conv_stats
 from deblurgan.ops.conv_grad import Convolution, GradientConfigs

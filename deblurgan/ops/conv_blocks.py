@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from deblurgan import reference
-from deblurgan.device import current_gpu
 from deblurgan.kernels.config import ConvConfig, ConvShape, NormActInputs, PaddedGradient
-from deblurgan.kernels.table import config_picker
+from deblurgan.kernels.table import config_picker, current_gpu
 from deblurgan.ops import conv_grad
 from deblurgan.ops.autograd import differentiable, empty_gradients, spread
 from deblurgan.ops.common import (

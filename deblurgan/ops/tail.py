@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from deblurgan import reference
-from deblurgan.device import current_gpu
 from deblurgan.kernels.config import ConvShape
-from deblurgan.kernels.table import config_picker, head_config
+from deblurgan.kernels.table import config_picker, current_gpu, head_config
 from deblurgan.ops import conv_grad
 from deblurgan.ops.autograd import differentiable, empty_gradients, spread
 from deblurgan.ops.common import (
