@@ -21,8 +21,8 @@ wheels=${WHEELS:-.carry}
 rehearsal=${DEBLURGAN_REHEARSAL:-0}
 patience=$([[ $rehearsal == 1 ]] && echo 4 || echo 1) # a few cores compile and interpret slowly
 case $call in
-  1) deadline=$((300 * patience)) ;; # ending a step takes up to 10 s more
-  2) deadline=$((400 * patience)) ;;
+  1) deadline=$((300 * patience)) files=(smoke.jsonl parity.txt) ;; # ending a step takes up to 10 s more
+  2) deadline=$((400 * patience)) files=(table.json report.{jsonl,json,md,svg}) ;;
   *) echo "the call must be 1 or 2, got '$call'" >&2; exit 2 ;;
 esac
 out=${OUT:-build/first_gpu}
@@ -30,6 +30,7 @@ mkdir -p "$out"
 out=$(cd "$out" && pwd)
 log=$out/log-$call.txt
 summary=$out/summary-$call.txt
+(cd "$out" && rm -f "${files[@]}") # of an earlier call
 : >"$log" >"$summary"
 failed=0
 export PYTHONUNBUFFERED=1
@@ -103,9 +104,9 @@ parity() {
   if [[ $rehearsal == 1 ]]; then
     options+=(-k "kernel_stats or pack_image")
   fi
-  local files kernels='KERNEL_DEVICE|kernel_cases' # those first
-  mapfile -t files < <(grep -lE "$kernels" tests/test_*.py; grep -LE "$kernels" tests/test_*.py)
-  step parity "$deadline" "$out/parity.txt" "$python" -m pytest "${files[@]}" "${options[@]}"
+  local tests kernels='KERNEL_DEVICE|kernel_cases' # those first
+  mapfile -t tests < <(grep -lE "$kernels" tests/test_*.py; grep -LE "$kernels" tests/test_*.py)
+  step parity "$deadline" "$out/parity.txt" "$python" -m pytest "${tests[@]}" "${options[@]}"
 }
 
 tune() {

@@ -31,7 +31,7 @@ from torch import Tensor
 from deblurgan import Deblurrer
 from deblurgan.blur import MotionBlur
 from deblurgan.config import train_config
-from deblurgan.device import assume_kernels, current_gpu
+from deblurgan.device import assume_kernels
 from deblurgan.generator import tape
 from deblurgan.generator.engine import Engine
 from deblurgan.kernels.config import ConvConfig, ConvShape
@@ -110,8 +110,7 @@ def default_engine(preset: str, side: int, dtype: torch.dtype) -> Found:
 
 def forced(kind: str) -> Callable[[ConvShape], ConvConfig | None]:
     """Picks the largest tiling of one kind, and cuDNN for all others."""
-    gpu = current_gpu(DEVICE)
-    capability = gpu.capability if gpu else (9, 0)
+    capability = (9, 0) if REHEARSAL else torch.cuda.get_device_capability()
 
     def pick(shape: ConvShape) -> ConvConfig | None:
         if shape.kind != kind:
