@@ -59,7 +59,7 @@ def test_all_steps_in_order(call: int, wanted: list[str], machine: Path) -> None
 
 
 def test_a_failure_stops_nothing_and_shows(machine: Path) -> None:
-    program(machine, "python", "[[ $* == *smoke* ]] && exit 3 || exit 0")
+    program(machine, "python", "[[ $* == *benchmarks.smoke* ]] && exit 3 || exit 0")
     code, found = steps(1, machine)
     assert code == 1 and found["smoke"] == "FAILED with exit code 3" and found["parity"] == "ok"
 
