@@ -107,6 +107,7 @@ parity() {
   local tests kernels='KERNEL_DEVICE|kernel_cases' # those first
   mapfile -t tests < <(grep -lE "$kernels" tests/test_*.py; grep -LE "$kernels" tests/test_*.py)
   step parity "$deadline" "$out/parity.txt" "$python" -m pytest "${tests[@]}" "${options[@]}"
+  grep -hE '^(FAILED|ERROR) ' "$out/parity.txt" | cut -c 1-200 | head -n 20
 }
 
 tune() {
