@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -13,12 +14,14 @@ from peers import APPLICATIONS, PLAIN_PYTHON, rounded, torch_fft
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from deblurgan import reference
+from deblurgan import _C, reference
 from deblurgan.blur import MotionBlur, apply_psf, rasterize_psf
 
 DTYPES = {"uint8": torch.uint8, "fp32": torch.float32}
 TOLERANCE = {torch.uint8: 1e-3, torch.float32: 1e-5}  # uint8: a tie may be rounded either way
 BLUR = MotionBlur(exposure=1.0, anxiety=0.005)
+OURS = {"ours": _C.instruction_set(), **{f"ours, {name}": name for name in _C.instruction_sets()}}  # by path
+CPU_ONLY = {*OURS, *PLAIN_PYTHON, "scipy fftconvolve"} - {"ours"}
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,17 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
+@contextmanager
+def instruction_set(name: str) -> Iterator[None]:
+    """Within it the blur's inner loop on the CPU is the one for `name`."""
+    before = _C.instruction_set()
+    _C.use_instruction_set(name)
+    try:
+        yield
+    finally:
+        _C.use_instruction_set(before)
+
+
 def measure_blur(benchmark: BenchmarkFixture, pictures: Pictures, group: str, path: str) -> None:
     x = pictures.draw()
     blur = deepcopy(BLUR).to(x.device)
@@ -86,23 +100,22 @@ def measure_blur(benchmark: BenchmarkFixture, pictures: Pictures, group: str, pa
 
 
 def measure_application(benchmark: BenchmarkFixture, x: Tensor, psf: Tensor, group: str, path: str) -> None:
-    if x.is_cuda and path == "scipy fftconvolve":
-        pytest.skip("scipy works on the CPU")
-    apply = apply_psf if path == "ours" else APPLICATIONS[path]
-    measure(
-        benchmark,
-        lambda: apply(x, psf),
-        truth(x, psf),
-        group=group,
-        path=path,
-        tolerance=TOLERANCE[x.dtype],
-        **facts(x, psf),
-    )
+    if x.is_cuda and path in CPU_ONLY:
+        pytest.skip(f"{path} works on the CPU")
+    apply = apply_psf if path in OURS else APPLICATIONS[path]
+    with instruction_set(OURS.get(path, OURS["ours"])):
+        measure(
+            benchmark,
+            lambda: apply(x, psf),
+            truth(x, psf),
+            group=group,
+            path=path,
+            tolerance=TOLERANCE[x.dtype],
+            **facts(x, psf),
+        )
 
 
 def measure_plain_python(benchmark: BenchmarkFixture, pictures: Pictures, group: str, path: str) -> None:
-    if pictures.device != "cpu":
-        pytest.skip("plain Python works on the CPU")
     x, peer = pictures.draw(), PLAIN_PYTHON[path]
     psf = rasterize_psf(peer.paths(pictures.n), mode=peer.mode)
     measure(
@@ -116,11 +129,14 @@ def measure_plain_python(benchmark: BenchmarkFixture, pictures: Pictures, group:
     )
 
 
-@pytest.mark.parametrize("path", ["ours", *PLAIN_PYTHON])
+@pytest.mark.parametrize("path", [*OURS, *PLAIN_PYTHON])
 @pytest.mark.parametrize("pictures", ON_CPU + ON_CUDA, ids=str)
 def bench_blur(benchmark: BenchmarkFixture, pictures: Pictures, path: str) -> None:
-    measure_as = measure_blur if path == "ours" else measure_plain_python
-    measure_as(benchmark, pictures, f"blur {pictures}", path)
+    if pictures.device != "cpu" and path in CPU_ONLY:
+        pytest.skip(f"{path} works on the CPU")
+    measure_as = measure_blur if path in OURS else measure_plain_python
+    with instruction_set(OURS.get(path, OURS["ours"])):
+        measure_as(benchmark, pictures, f"blur {pictures}", path)
 
 
 @pytest.mark.parametrize("path", ["ours", *PLAIN_PYTHON])
@@ -137,7 +153,7 @@ def bench_kernels(benchmark: BenchmarkFixture, n: int, path: str) -> None:
         measure(benchmark, lambda: peer.kernels(n), wanted, group=f"kernels n={n}", path=path, tolerance=1e-5)
 
 
-@pytest.mark.parametrize("path", ["ours", *APPLICATIONS])
+@pytest.mark.parametrize("path", [*OURS, *APPLICATIONS])
 @pytest.mark.parametrize("pictures", ON_CPU + ON_CUDA, ids=str)
 def bench_application(benchmark: BenchmarkFixture, pictures: Pictures, path: str) -> None:
     x = pictures.draw()

@@ -38,7 +38,7 @@ from deblurgan.kernels.heuristics import default_config
 from deblurgan.kernels.table import PickConfig
 from deblurgan.nn import Generator
 from deblurgan.ops.critic_gradients import KernelNormAct
-from deblurgan.ops.layers import Quantize
+from deblurgan.ops.layers import QUANTIZED_CAPABILITY, Quantize
 from deblurgan.spec import PRESETS, GeneratorSpec, Stage
 
 Row = dict[str, Any]
@@ -50,15 +50,16 @@ USAGE = re.compile(
 OPCODE = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+\s+)?([A-Z0-9_]+)", re.M)
 COUNTED = {"hgmma": "HGMMA", "igmma": "IGMMA", "hmma": "HMMA", "imma": "IMMA", "tcgen05": "UTCHMMA"}  # by tensor cores
 COUNTED |= {"qgmma": "QGMMA", "qmma": "QMMA", "utcqmma": "UTCQMMA"}  # of fp8
+SUMS_IN_FP16 = re.compile(r"\bHMMA\.\d+\.F16\b")
 COUNTED |= {"tma": "UTMALDG", "ldl": "LDL", "stl": "STL"}
 
 GPUS = (  # whose defaults are compiled
     Gpu("A100", (8, 0), 108),
-    Gpu("RTX 3090", (8, 6), 82),
-    Gpu("RTX 4090", (8, 9), 128),
+    Gpu("GeForce RTX 3090", (8, 6), 82),
+    Gpu("GeForce RTX 4090", (8, 9), 128),
     Gpu("H200", (9, 0), 132),
     Gpu("B200", (10, 0), 148),
-    Gpu("RTX 5090", (12, 0), 170),
+    Gpu("GeForce RTX 5090", (12, 0), 170),
 )
 SIZES = ((256, 256), (720, 1280), (4000, 6000))
 GRADIENT_SIZES = ((256, 256), (1024, 1024))  # crops, one and as many pixels as 16 of them
@@ -174,7 +175,7 @@ def jobs() -> Iterator[Job]:
     channels["head"] = (found["head"].channels_in, 128)
     for arch, dtype in product(ARCHS, DTYPES):
         for name, stage in found.items():
-            if dtype in QUANTIZE and stage.kind != "trunk":
+            if dtype in QUANTIZE and (stage.kind != "trunk" or not multiplies(arch, QUANTIZE[dtype])):
                 continue
             kind = "trunk8" if dtype in QUANTIZE else stage.kind
             for config in candidates(kind, arch, *channels[name]):
@@ -211,6 +212,7 @@ def default_jobs() -> Iterator[Job]:
                         dtype=getattr(torch, dtype),
                         capability=gpu.capability,
                         sms=gpu.sms,
+                        geforce="GeForce" in gpu.name,
                     )
                     if config:
                         arch = 10 * gpu.capability[0] + gpu.capability[1]
@@ -219,6 +221,11 @@ def default_jobs() -> Iterator[Job]:
                         )
                         found[job] = None
     yield from found
+
+
+def multiplies(arch: int, quantize: Quantize) -> bool:
+    """Whether GPUs of an architecture have products of these 8 bits."""
+    return divmod(arch, 10) >= QUANTIZED_CAPABILITY[quantize]
 
 
 def gradient_channels(stage: Stage, channels: tuple[int, int]) -> dict[str, tuple[int, int]]:
@@ -327,8 +334,8 @@ def runs(job: Job) -> Iterator[tuple[str, Quantize | None, tuple[int, ...], torc
     if job.kernel and job.dtype == "float16":
         yield "article", None, PICTURE, torch.float32, False
         yield "tiny", None, PICTURE, torch.float32, False
-    if job.kernel == "norm_act" and job.dtype == "float16" and job.arch >= 90:
-        for quantize in QUANTIZE.values():
+    if job.kernel == "norm_act" and job.dtype == "float16":
+        for quantize in (quantize for quantize in QUANTIZE.values() if multiplies(job.arch, quantize)):
             yield "paper", quantize, PICTURE, torch.float32, False
             yield "article", quantize, PICTURE, torch.float32, False
 
@@ -361,13 +368,15 @@ def usage(cubin: bytes) -> Row:
         file.write(cubin)
         file.flush()
         used = USAGE.search(output(bundled("cuobjdump"), "-res-usage", file.name))
-        opcodes = Counter(OPCODE.findall(output(bundled("nvdisasm"), "-c", "-ndf", file.name)))
+        code = output(bundled("nvdisasm"), "-c", "-ndf", file.name)
+    opcodes = Counter(OPCODE.findall(code))
     assert used
     return {
         "registers": int(used["registers"]),
         "spill_bytes": int(used["stack"]) + int(used["local"]),
         "instructions": opcodes.total(),
         **{key: opcodes[opcode] for key, opcode in COUNTED.items()},
+        "hmma_fp16": len(SUMS_IN_FP16.findall(code)),  # of `hmma`, those whose sums are fp16
     }
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import roofline
+from benchmarks import defaults, roofline
 from deblurgan.spec import PRESETS
 
 ROOT = Path(__file__).parent.parent
@@ -73,6 +73,13 @@ each launch (`benchmarks/roofline.py`; reasons in `benchmarks/NOTES.md`, where o
 one picture of 720x1280. Measured: not run.
 """
 
+DEFAULTS = """## What runs where by default
+
+The way of each layer in half types, on GPUs that no table has rows for (`kernels/heuristics.py`; `python -m
+benchmarks.defaults`): pixels x channels x products a step of our kernel, or cuDNN where the roofline expects that to be
+faster. In fp32 the head alone is ours. `deblurgan tune` measures and replaces these. All not run.
+"""
+
 EXACTNESS = """## How exact the kernels are
 
 Relative error |result - truth| / |truth| against fp64, of our kernels in Triton's interpreter and of torch computing in
@@ -81,7 +88,7 @@ the same type. More, with gradients and loss curves, in `benchmarks/results/epyc
 
 COMPILED = """## What the compilers make of the kernels
 
-Every Triton configuration that `python -m benchmarks.tune` may choose, and every CUDA kernel of `csrc/`,
+Every Triton configuration that tuning may choose, those of the defaults for six GPUs, and every CUDA kernel of `csrc/`,
 compiled without a GPU. Registers, shared memory and instructions of each are in `benchmarks/results/compile/`.
 """
 
@@ -235,6 +242,10 @@ def floors() -> list[str]:
     return [FLOORS, roofline.markdown(half, eight_bit) + "\n"]
 
 
+def by_default() -> list[str]:
+    return [DEFAULTS, defaults.table() + "\n"]
+
+
 def exactness() -> list[str]:
     path = CPU / "agreement.json"
     rows = [[f["name"], f["dtype"], f"{f['kernels']:.1e}", f"{f['torch']:.1e}"] for f in load(path)["forward"]]
@@ -253,13 +264,17 @@ def compiled() -> list[str]:
         return [title, str(len(found)), ", ".join(architectures), str(spilled), name_of(path)]
 
     compile_results = RESULTS / "compile"
-    rows = [row("Triton", compile_results / "triton.json"), row("CUDA, csrc/", compile_results / "cuda.json")]
+    rows = [
+        row("Triton, candidates", compile_results / "triton.json"),
+        row("Triton, defaults", compile_results / "defaults.json"),
+        row("CUDA, csrc/", compile_results / "cuda.json"),
+    ]
     return [COMPILED, table(["kernels", "compiled forms", "for", "bytes spilled, all together", "source"], rows)]
 
 
 def markdown() -> str:
     """The page."""
-    sections = (quality, blur, generator, training, floors, exactness, compiled)
+    sections = (quality, blur, generator, training, floors, by_default, exactness, compiled)
     return "\n".join([INTRO, *(part for section in sections for part in section())])
 
 

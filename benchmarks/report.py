@@ -23,7 +23,8 @@ from pytest_benchmark.utils import get_commit_info
 from benchmarks.harness import machine
 
 TABLES = ["blur", "kernels", "application", "scaling", "generator", "layer", "training", "anatomy", "penalty", "data"]
-BASELINE = "eager fp32 NCHW"  # what a generator is run as by those who do nothing about it
+# What a generator is run as by those who do nothing about it, and DeblurGAN's own blur
+BASELINES = ("eager fp32 NCHW", "released")
 Figure = dict[str, Any]
 
 
@@ -127,10 +128,11 @@ def in_order(figures: list[Figure]) -> list[Figure]:
 def add_ratios(figures: list[Figure]) -> None:
     """Each peer's time over ours in the same job: `over_ours` of the peer, `peers` of ours; and the baseline's."""
     ours = {f["group"]: f for f in figures if f["path"] == "ours"}
-    baseline = {f["group"]: f["median_s"] for f in figures if f["path"] == BASELINE}
+    baseline = {f["group"]: f for f in figures if f["path"] in BASELINES}
     for f in figures:
         if f["group"] in baseline:
-            f["baseline_over"] = baseline[f["group"]] / f["median_s"]
+            f["baseline"] = baseline[f["group"]]["path"]
+            f["baseline_over"] = baseline[f["group"]]["median_s"] / f["median_s"]
         mine = ours.get(f["group"])
         if mine is not None and f is not mine:
             f["over_ours"] = f["median_s"] / mine["median_s"]
@@ -165,7 +167,10 @@ COLUMNS: dict[str, Callable[[Figure], str]] = {
     "median ms": lambda f: number(f["median_s"], 1e3),
     "min ms": lambda f: number(f["min_s"], 1e3),
     "times ours": lambda f: number(f.get("over_ours")),
-    f"{BASELINE} / this": lambda f: number(f.get("baseline_over")),
+    **{
+        f"{name} / this": lambda f, name=name: number(f["baseline_over"]) if f.get("baseline") == name else ""
+        for name in BASELINES
+    },
     "pictures/s": lambda f: rate(f, "pictures", 1),
     "batches in a step of 2.5 ms": lambda f: number(f.get("batches_per_step")),
     "taps": lambda f: f"{f['taps']:.0f}" if "taps" in f else "",

@@ -20,7 +20,6 @@ import torch
 
 from deblurgan.kernels.config import ConvConfig
 from deblurgan.kernels.heuristics import default_config
-from deblurgan.kernels.table import quantized_config
 from deblurgan.spec import PRESETS, GeneratorSpec, Stage
 
 Kind = Literal["stem", "down", "trunk", "trunk8", "up", "head", "norm"]
@@ -329,12 +328,17 @@ def conv_programs(
         rows, columns, taps = math.ceil(pixels / lines * m / (m - 6)), n, 6 + lines
     depth = taps * math.ceil(channels / k) * k
     weights = (9 if layer == "up" else taps) * channels * columns
-    return Programs(
+    work = Programs(
         math.ceil(rows / m) * math.ceil(columns / n),
         2 * m * n * depth,
         (overlap * m + n) * depth * operand,
         operand * (read + weights) + max(operand, 2) * pixels * c_out,
     )
+    if config.form != "pairs":
+        return work
+    # Two phases of a row in a program: 3 of their 4.5 taps' pixels, in the mean, and each tap's weights
+    loads = (3 * m + 4.5 * n) * math.ceil(channels / k) * k * operand
+    return work._replace(count=math.ceil(work.count / 2), flops=2 * work.flops, loads=loads)
 
 
 def _weight_programs(layer: str, c_in: int, c_out: int, pixels: int, config: ConvConfig, sms: int) -> Programs:
@@ -360,13 +364,15 @@ def _weight_programs(layer: str, c_in: int, c_out: int, pixels: int, config: Con
 def shared_bytes(config: ConvConfig, gpu: GpuRates, operand: int = 2) -> int:
     """Of a program's operands. mma.sync reads registers, so the stage that it multiplies is not among them."""
     stages = config.stages - (gpu.family == "mma")
-    return stages * (config.block_m + config.block_n) * config.block_k * operand
+    rows = 2 * config.block_m + 3 * config.block_n if config.form == "pairs" else config.block_m + config.block_n
+    return stages * rows * config.block_k * operand
 
 
 def programs_per_sm(config: ConvConfig, gpu: GpuRates, operand: int = 2) -> int:
     """How many fit an SM, by shared memory and by registers: the sums and about 96 a thread."""
     threads = 32 * config.warps
-    registers = min(255, 96 + config.block_m * config.block_n // threads)
+    sums = config.block_m * config.block_n * (2 if config.form == "pairs" else 1)
+    registers = min(255, 96 + sums // threads)
     return max(1, min(gpu.shared // (shared_bytes(config, gpu, operand) + KB), 65536 // (threads * registers)))
 
 
@@ -403,7 +409,6 @@ def estimate(
     gpu: GpuRates,
     *,
     operand: int = 2,
-    fp16_sums: bool = False,
 ) -> Span:
     """The time expected of our kernel with its statistics; kind, channels and output pixels as in config.ConvShape.
 
@@ -411,9 +416,9 @@ def estimate(
     other program of its SM hides.
     """
     work = conv_programs(kind, c_in, c_out, pixels, config, operand, gpu.sms)
-    share = SHARES[gpu.family, config.form]
+    share = SHARES[gpu.family, "tma" if config.form == "tma" else "pointer"]
     flops = gpu.flops[operand]
-    if fp16_sums:
+    if config.accumulate == "fp16":
         flops = gpu.fp16_flops
         share = Span(share.fast * FP16_SUMS, share.slow * FP16_SUMS)
     launches = 2 if kind.endswith(".wgrad") else 1  # and the sum of its parts
@@ -508,11 +513,15 @@ def l2_s(kernel: Kernel, config: ConvConfig, gpu: GpuRates) -> float:
 def tiling(kernel: Kernel, gpu: GpuRates) -> ConvConfig | None:
     """Of a convolution, where nobody has measured one; None is cuDNN."""
     kind, c_in, c_out, pixels = kernel.convolution
-    if kernel.kind == "trunk8":
-        return quantized_config(c_in)
-    dtype = torch.float16 if kernel.operand == 2 else torch.float32
     return default_config(
-        kind, c_in=c_in, c_out=c_out, pixels=pixels, dtype=dtype, capability=gpu.capability, sms=gpu.sms
+        kind,
+        c_in=c_in,
+        c_out=c_out,
+        pixels=pixels,
+        dtype={4: torch.float32, 2: torch.float16, 1: torch.int8}[kernel.operand],
+        capability=gpu.capability,
+        sms=gpu.sms,
+        geforce=gpu.fp16_flops > gpu.flops[2],
     )
 
 

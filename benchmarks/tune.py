@@ -468,7 +468,8 @@ def write(path: Path, rows: list[Row]) -> None:
 
 
 def label(config: ConvConfig) -> str:
-    return f"{config.form} {config.block_m}x{config.block_n}x{config.block_k} w{config.warps} s{config.stages}"
+    sums = " fp16" if config.accumulate == "fp16" else ""
+    return f"{config.form} {config.block_m}x{config.block_n}x{config.block_k} w{config.warps} s{config.stages}{sums}"
 
 
 HEADINGS = ["layer", "picture", "type", "ours", "us", "TFLOP/s", "of the floor", "cuDNN us", "cuDNN / ours"]

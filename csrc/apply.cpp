@@ -101,9 +101,37 @@ DEBLURGAN_CLONES void to_signed(float* x, int64_t n, float white) {
   for (int64_t i = 0; i < n; ++i) x[i] = signed_value(x[i], white);
 }
 
-// Noise for elements first, first + 1, ... of a picture.
-DEBLURGAN_CLONES void add_noise(float* x, int64_t n, float deviation, uint64_t seed, uint64_t index, uint64_t first) {
-  for (int64_t i = 0; i < n; ++i) x[i] += deviation * pixel_noise(seed, index, first + static_cast<uint64_t>(i));
+// Turns the order of pixels round; kGroup is the number of a pixel's elements, known to the compiler unless it is 0.
+template <int64_t kGroup>
+DEBLURGAN_INLINE void mirror(const float* from, float* to, int64_t pixels, int64_t group) {
+  if (kGroup > 0) group = kGroup;
+  for (int64_t j = 0; j < pixels; ++j)
+    for (int64_t k = 0; k < group; ++k) to[j * group + k] = from[(pixels - 1 - j) * group + k];
+}
+
+DEBLURGAN_CLONES void mirror(const float* from, float* to, int64_t pixels, int64_t group) {
+  if (group == 1) return mirror<1>(from, to, pixels, group);
+  if (group == 3) return mirror<3>(from, to, pixels, group);
+  if (group == 4) return mirror<4>(from, to, pixels, group);
+  mirror<0>(from, to, pixels, group);
+}
+
+// Noise for the elements of pairs first, first + 1, ... of a picture, two a pair.
+DEBLURGAN_CLONES void draw_noise(float* noise, int64_t pairs, float deviation, uint64_t seed, uint64_t index,
+                                 uint64_t first) {
+  for (int64_t i = 0; i < pairs; ++i) {
+    const Complex normal = noise_pair(seed, index, first + static_cast<uint64_t>(i));
+    noise[2 * i] = deviation * normal.re;
+    noise[2 * i + 1] = deviation * normal.im;
+  }
+}
+
+// Adds noise to every `stride`th element.
+DEBLURGAN_CLONES void add(float* x, int64_t stride, const float* noise, int64_t n) {
+  if (stride == 1)
+    for (int64_t i = 0; i < n; ++i) x[i] += noise[i];
+  else
+    for (int64_t i = 0; i < n; ++i) x[i * stride] += noise[i];
 }
 
 void load(DType type, const void* from, int64_t offset, float* to, int64_t n) {
@@ -132,17 +160,29 @@ void store(DType type, const float* from, void* to, int64_t offset, int64_t n) {
   }
 }
 
+// The light of each level of a uint8 picture: looked up it takes a third of the time of a power for each pixel. Empty
+// where no powers are taken of such a picture.
+std::vector<float> light_of_levels(const ApplyArgs& a) {
+  if (a.image_type != DType::kUint8 || a.gamma == 1.0f || a.linear) return {};
+  std::vector<float> light(256);
+  for (int64_t level = 0; level < 256; ++level) light[level] = static_cast<float>(level);
+  to_power(light.data(), 256, 1.0f / a.white, a.gamma, 1.0f);
+  return light;
+}
+
 // Memory that a thread uses for one strip of output rows after another.
 struct StripBuffers {
-  std::vector<float> source, sums, row;
+  std::vector<float> source, sums, row, noise;
 };
 
 // One plane of the output: a channel, or `group` interleaved ones.
 class Plane {
  public:
-  Plane(const ApplyArgs& args, const BlurPlan& plan, int64_t picture, int64_t channel, int64_t group)
+  Plane(const ApplyArgs& args, const BlurPlan& plan, const std::vector<float>& light, int64_t picture, int64_t channel,
+        int64_t group)
       : a(args),
         plan(plan),
+        light(light),
         extent(plan.extent),
         picture(picture),
         channel(channel),
@@ -175,21 +215,30 @@ class Plane {
         std::fill_n(to, plan.pitch, 0.0f);
         continue;
       }
-      load(a.image_type, a.image, address(a.image_stride, y, inner_left), to + (inner_left - left) * group,
-           (inner_right - inner_left) * group);
-      for (int64_t x = left; x < inner_left; ++x) stage_border(to, left, x, y);
-      for (int64_t x = std::max(left, inner_right); x < right; ++x) stage_border(to, left, x, y);
-      if (a.gamma != 1.0f && !a.linear) to_power(to, (right - left) * group, 1.0f / a.white, a.gamma, 1.0f);
+      float* inner = to + (inner_left - left) * group;
+      load_pixels(y, inner_left, inner, inner_right - inner_left);
+      const auto border = [&](int64_t x) {
+        float* pixel = to + (x - left) * group;
+        const int64_t from = border_index(x, a.w, a.padding);
+        if (from < 0)
+          std::fill_n(pixel, group, 0.0f);
+        else if (from >= inner_left && from < inner_right)  // most have been loaded already
+          for (int64_t k = 0; k < group; ++k) pixel[k] = inner[(from - inner_left) * group + k];
+        else
+          load_pixels(y, from, pixel, 1);
+      };
+      for (int64_t x = left; x < inner_left; ++x) border(x);
+      for (int64_t x = std::max(left, inner_right); x < right; ++x) border(x);
+      if (a.gamma != 1.0f && !a.linear && light.empty())
+        to_power(to, (right - left) * group, 1.0f / a.white, a.gamma, 1.0f);
     }
   }
 
-  // The pixel at column x, which lies past the picture's border.
-  void stage_border(float* to, int64_t left, int64_t x, int64_t y) const {
-    const int64_t from = border_index(x, a.w, a.padding);
-    if (from < 0)
-      std::fill_n(to + (x - left) * group, group, 0.0f);
-    else
-      load(a.image_type, a.image, address(a.image_stride, y, from), to + (x - left) * group, group);
+  void load_pixels(int64_t y, int64_t x, float* to, int64_t pixels) const {
+    const int64_t from = address(a.image_stride, y, x);
+    if (light.empty()) return load(a.image_type, a.image, from, to, pixels * group);
+    const uint8_t* levels = static_cast<const uint8_t*>(a.image) + from;
+    for (int64_t i = 0; i < pixels * group; ++i) to[i] = light[levels[i]];
   }
 
   // Undoes gamma, mirrors, adds noise and stores one row of sums.
@@ -197,24 +246,22 @@ class Plane {
     if (a.gamma != 1.0f) to_power(x, plan.width, 1.0f, 1.0f / a.gamma, a.white);
     if (window.flip) {
       strip.row.resize(plan.width);
-      for (int64_t j = 0; j < a.out_w; ++j)
-        std::copy_n(x + (a.out_w - 1 - j) * group, group, strip.row.data() + j * group);
+      mirror(x, strip.row.data(), a.out_w, group);
       x = strip.row.data();
     }
-    if (a.noise) {
-      const float deviation = a.noise[picture] * a.white;
-      const uint64_t seed = a.draws.the_seed(), index = a.draws.index(picture);
-      const uint64_t first = static_cast<uint64_t>((channel * a.out_h + row) * a.out_w);
-      if (group == 1)
-        add_noise(x, plan.width, deviation, seed, index, first);
-      else
-        for (int64_t k = 0; k < group; ++k)
-          for (int64_t j = 0; j < a.out_w; ++j)
-            x[j * group + k] +=
-                deviation * pixel_noise(seed, index, first + static_cast<uint64_t>(k * a.out_h * a.out_w + j));
-    }
+    if (a.noise)
+      for (int64_t k = 0; k < group; ++k) add_noise(strip.noise, x + k, ((channel + k) * a.out_h + row) * a.out_w);
     if (a.is_signed) to_signed(x, plan.width, a.white);
     store(a.out_type, x, a.out, address(a.out_stride, row, 0), plan.width);
+  }
+
+  // Adds to a channel's row the noise of elements first, first + 1, ...
+  void add_noise(std::vector<float>& noise, float* x, int64_t first) const {
+    const int64_t skipped = first & 1, pairs = (skipped + a.out_w + 1) / 2;
+    noise.resize(2 * pairs);
+    draw_noise(noise.data(), pairs, a.noise[picture] * a.white, a.draws.the_seed(), a.draws.index(picture),
+               static_cast<uint64_t>(first) >> 1);
+    add(x, group, noise.data() + skipped, a.out_w);
   }
 
   int64_t address(const int64_t* stride, int64_t y, int64_t x) const {
@@ -223,10 +270,21 @@ class Plane {
 
   const ApplyArgs& a;
   const BlurPlan& plan;
+  const std::vector<float>& light;
   const TapExtent& extent;
   const int64_t picture, channel, group;
   const Window window;
 };
+
+constexpr double kPlanCost = 4000.0;  // ns, of a plan
+
+// About how many ns of work an element of the output is, with AVX2.
+double element_cost(const ApplyArgs& a) {
+  int64_t taps = 0;
+  for (int64_t i = 0; i < a.n; ++i) taps += taps_of(a, i);
+  const double multiply_adds = static_cast<double>(taps) / static_cast<double>(a.n);
+  return 0.025 * multiply_adds + 0.5 + (a.gamma != 1.0f ? 3.0 : 0.0) + (a.noise ? 4.0 : 0.0);
+}
 
 }  // namespace
 
@@ -234,13 +292,14 @@ void apply_psf_cpu(const ApplyArgs& a, int64_t threads) {
   const bool interleaved = a.c > 1 && a.image_stride[1] == 1;
   const int64_t planes = interleaved ? 1 : a.c, group = interleaved ? a.c : 1;
   std::vector<BlurPlan> plans(a.n);
-  parallel_for<NoScratch>(a.n, std::min(threads, a.n / 16),
-                          [&](NoScratch&, int64_t i) { plans[i] = plan_of(a, i, group); });
+  const std::vector<float> light = light_of_levels(a);
+  parallel_for<NoScratch>(a.n, kPlanCost, threads, [&](NoScratch&, int64_t i) { plans[i] = plan_of(a, i, group); });
   const int64_t strips = (a.out_h + kStrip - 1) / kStrip;
-  parallel_for<StripBuffers>(a.n * planes * strips, threads, [&](StripBuffers& strip, int64_t task) {
+  const double strip_cost = element_cost(a) * static_cast<double>(std::min(kStrip, a.out_h) * a.out_w * group);
+  parallel_for<StripBuffers>(a.n * planes * strips, strip_cost, threads, [&](StripBuffers& strip, int64_t task) {
     const int64_t plane = task / strips, row = task % strips * kStrip;
     const int64_t picture = plane / planes;
-    Plane(a, plans[picture], picture, plane % planes, group).blur(strip, row, std::min(kStrip, a.out_h - row));
+    Plane(a, plans[picture], light, picture, plane % planes, group).blur(strip, row, std::min(kStrip, a.out_h - row));
   });
 }
 

@@ -4,7 +4,7 @@
 // Taps and windows are in px; pixel values are in [0, white], white 255 for uint8_t and 1 for floats. The order is
 // gamma, blur, gamma undone, mirroring, noise, [-1, 1].
 //
-// apply_psf_cpu takes the number of threads; apply_psf_cuda works on the memory of `device`, is queued on its CUDA
+// apply_psf_cpu takes the most threads to use; apply_psf_cuda works on the memory of `device`, is queued on its CUDA
 // stream `stream`, never waits for it, and throws std::runtime_error where CUDA refuses.
 #pragma once
 #include <cstdint>

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "blur.h"
+#include "convolve.h"
 
 namespace py = pybind11;
 using namespace deblurgan;
@@ -145,6 +146,10 @@ PYBIND11_MODULE(_C, m) {
     args.is_signed = is_signed;
     run(args, target, apply_psf_cpu, DEBLURGAN_GPU(apply_psf));
   });
+
+  m.def("instruction_sets", &instruction_sets);
+  m.def("instruction_set", &instruction_set);
+  m.def("use_instruction_set", &use_instruction_set);
 
 #ifdef DEBLURGAN_WITH_CUDA
   m.attr("built_with_cuda") = true;

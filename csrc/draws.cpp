@@ -8,8 +8,9 @@
 namespace deblurgan {
 namespace {
 
-constexpr int64_t kWorthAThread = 4096;  // draws that take as long as starting a thread
-constexpr int64_t kGroups = 4096;        // draws of four elements that a task makes
+constexpr double kDrawCost = 15.0;  // ns
+constexpr int64_t kGroups = 4096;   // draws of four elements that a task makes
+constexpr double kGroupCost = 5.0;  // ns, as vector code
 
 // One flag an element, drawn into an array before it is stored, so that drawing becomes vector code.
 struct KeptFlags {
@@ -28,21 +29,21 @@ DEBLURGAN_CLONES void draw_flags(const DropoutArgs& a, uint64_t seed, uint64_t i
 }  // namespace
 
 void uniforms_cpu(const UniformsArgs& a, int64_t threads) {
-  parallel_for<NoScratch>(a.n, std::min(threads, a.n / kWorthAThread), [&](NoScratch&, int64_t i) {
+  parallel_for<NoScratch>(a.n, kDrawCost, threads, [&](NoScratch&, int64_t i) {
     const Words words = philox(a.draws.the_seed(), a.draws.index(i), 0, kUniforms);
     for (int k = 0; k < 4; ++k) a.out[4 * i + k] = uniform(words.v[k]);
   });
 }
 
 void random_windows_cpu(const WindowsArgs& a, int64_t threads) {
-  parallel_for<NoScratch>(a.n, std::min(threads, a.n / kWorthAThread), [&](NoScratch&, int64_t i) {
+  parallel_for<NoScratch>(a.n, kDrawCost, threads, [&](NoScratch&, int64_t i) {
     a.out[i] = draw_window(a.draws.the_seed(), a.draws.index(i), a.h, a.w, a.out_h, a.out_w, a.flip);
   });
 }
 
 void dropout_mask_cpu(const DropoutArgs& a, int64_t threads) {
   const int64_t parts = (a.groups() + kGroups - 1) / kGroups;
-  parallel_for<KeptFlags>(a.n * parts, threads, [&](KeptFlags& flags, int64_t task) {
+  parallel_for<KeptFlags>(a.n * parts, kGroups * kGroupCost, threads, [&](KeptFlags& flags, int64_t task) {
     const int64_t picture = task / parts, first = task % parts * kGroups;
     const int64_t count = std::min(kGroups, a.groups() - first);
     draw_flags(a, a.draws.the_seed(), a.draws.index(picture), first, count, flags);

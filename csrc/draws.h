@@ -2,7 +2,7 @@
 //
 // Philox4x32-10 (Salmon et al. 2011) gives four random words for each (seed, picture index, draw, RNG stream), so a
 // draw does not depend on the batch or the number of threads, and CPU and CUDA give the same bytes. Windows are in px.
-// *_cpu functions take the number of threads; *_cuda functions work on the memory of `device`, are queued on its CUDA
+// *_cpu functions take the most threads to use; *_cuda functions work on the memory of `device`, are queued on its CUDA
 // stream `stream`, never wait for it, and throw std::runtime_error where CUDA refuses.
 #pragma once
 #include <cstdint>

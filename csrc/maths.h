@@ -5,7 +5,7 @@
 // (-ffp-contract=off, -fmad=false). Nothing branches on data, so that loops over these functions become vector code.
 //
 // Sources: Philox is Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"; the normal deviates are Box and
-// Muller's (1958). DEBLURGAN_INLINE marks a function for host and device alike.
+// Muller's (1958). DEBLURGAN_INLINE marks a function for host and device alike, which is always inlined on the host.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -13,6 +13,8 @@
 
 #ifdef __CUDACC__
 #define DEBLURGAN_INLINE __host__ __device__ inline
+#elif defined(__GNUC__)
+#define DEBLURGAN_INLINE inline __attribute__((always_inline))
 #else
 #define DEBLURGAN_INLINE inline
 #endif

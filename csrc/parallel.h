@@ -3,6 +3,7 @@
 #pragma once
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <exception>
 #include <mutex>
@@ -14,10 +15,19 @@ namespace deblurgan {
 
 struct NoScratch {};  // for tasks that need no memory of their own
 
-// Calls task(scratch, i) for i in [0, count) on up to `threads` threads, each with a Scratch of its own; the first
-// exception is thrown again here.
+// What one more thread costs the caller, in ns: 7000 to start it, the rest until it runs and for the join.
+constexpr double kThreadCost = 16000.0;
+
+// How many threads, at most `threads`, end `work` ns of work soonest. They start one after another, so that t threads
+// take work / t + t kThreadCost, which is least at sqrt(work / kThreadCost).
+inline int64_t worthwhile_threads(int64_t threads, double work) {
+  return std::min(threads, static_cast<int64_t>(std::sqrt(work / kThreadCost)));
+}
+
+// Calls task(scratch, i) for i in [0, count), each about `cost` ns of work, on up to `threads` threads, each with a
+// Scratch of its own; the first exception is thrown again here.
 template <class Scratch, class Task>
-void parallel_for(int64_t count, int64_t threads, const Task& task) {
+void parallel_for(int64_t count, double cost, int64_t threads, const Task& task) {
   std::atomic<int64_t> next{0};
   std::exception_ptr failure;
   std::mutex failure_lock;
@@ -31,9 +41,10 @@ void parallel_for(int64_t count, int64_t threads, const Task& task) {
       next = count;
     }
   };
+  const int64_t worthwhile = worthwhile_threads(std::min(threads, count), static_cast<double>(count) * cost);
   std::vector<std::thread> helpers;
   try {
-    for (int64_t i = 1; i < std::min(threads, count); ++i) helpers.emplace_back(work);
+    for (int64_t i = 1; i < worthwhile; ++i) helpers.emplace_back(work);
   } catch (const std::system_error&) {
     // no more threads to be had: those there are do all the work
   }

@@ -43,7 +43,8 @@ DEBLURGAN_INLINE void from_float(float value, float& out) { out = value; }
 // To the nearest level, halves up; NaN gives 0.
 DEBLURGAN_INLINE void from_float(float value, uint8_t& out) {
   const float level = value + 0.5f;
-  out = static_cast<uint8_t>(static_cast<int32_t>(level > 0.0f ? (level < 255.0f ? level : 255.0f) : 0.0f));
+  const float bounded = level > 0.0f ? level : 0.0f;  // first, so that both bounds become one instruction
+  out = static_cast<uint8_t>(static_cast<int32_t>(bounded < 255.0f ? bounded : 255.0f));
 }
 
 // Rounds to the nearest, ties to even; from_float to Half does too.
@@ -85,12 +86,17 @@ DEBLURGAN_INLINE int64_t border_index(int64_t i, int64_t n, Padding padding) {
   return i < n ? i : period - i;
 }
 
-// A standard normal number for element e = (channel * height + row) * width + column of picture `index`.
-DEBLURGAN_INLINE float pixel_noise(uint64_t seed, uint64_t index, uint64_t e) {
-  const uint64_t pair = e >> 1;
+// Standard normal numbers for elements 2 pair and 2 pair + 1 of picture `index`; element e is that of
+// e = (channel * height + row) * width + column.
+DEBLURGAN_INLINE Complex noise_pair(uint64_t seed, uint64_t index, uint64_t pair) {
   const uint32_t rng_stream = static_cast<uint32_t>(kNoise) | static_cast<uint32_t>(pair >> 32) << 8;
   const Words words = philox(seed, index, static_cast<uint32_t>(pair), rng_stream);
-  const Complex normal = normal_pair(words.v[0], words.v[1]);
+  return normal_pair(words.v[0], words.v[1]);
+}
+
+// One of them, for element e.
+DEBLURGAN_INLINE float pixel_noise(uint64_t seed, uint64_t index, uint64_t e) {
+  const Complex normal = noise_pair(seed, index, e >> 1);
   return (e & 1) ? normal.im : normal.re;
 }
 

@@ -9,6 +9,8 @@
 namespace deblurgan {
 namespace {
 
+constexpr double kSampleCost = 10.0, kCellCost = 0.6;  // ns, of a path's sample and of a canvas's cell
+
 // What is added to a path's positions, in px, to put it on the canvas.
 struct Shift {
   double x, y;
@@ -68,7 +70,8 @@ void rasterize_psf(const PsfArgs& a, int64_t i, std::vector<int64_t>& canvas) {
 }  // namespace
 
 void rasterize_psf_cpu(const PsfArgs& a, int64_t threads) {
-  parallel_for<std::vector<int64_t>>(a.n, threads,
+  const double cost = kSampleCost * static_cast<double>(a.steps) + kCellCost * static_cast<double>(a.size * a.size);
+  parallel_for<std::vector<int64_t>>(a.n, cost, threads,
                                      [&](std::vector<int64_t>& canvas, int64_t i) { rasterize_psf(a, i, canvas); });
 }
 
@@ -82,7 +85,8 @@ int64_t max_taps_cpu(const float* psf, int64_t n, int64_t size) {
 }
 
 void psf_taps_cpu(const TapsArgs& a, int64_t threads) {
-  parallel_for<NoScratch>(a.n, std::min(threads, a.n / 16), [&](NoScratch&, int64_t i) {
+  const double cost = kCellCost * static_cast<double>(a.size * a.size);
+  parallel_for<NoScratch>(a.n, cost, threads, [&](NoScratch&, int64_t i) {
     const float* psf = a.psf + i * a.size * a.size;
     int64_t count = 0;
     for (int64_t p = 0; p < a.size; ++p)

@@ -3,7 +3,7 @@
 // Canvases add up integers, so the result does not depend on the order of the sums: every number of threads and every
 // device gives the same bytes. Mode "released" follows generate_PSF.py of the released DeblurGAN code.
 //
-// *_cpu functions take the number of threads; *_cuda functions work on the memory of `device`, are queued on its CUDA
+// *_cpu functions take the most threads to use; *_cuda functions work on the memory of `device`, are queued on its CUDA
 // stream `stream`, never wait for it, and throw std::runtime_error where CUDA refuses.
 #pragma once
 #include <cmath>

@@ -9,6 +9,7 @@ namespace deblurgan {
 namespace {
 
 constexpr int64_t kKicks = 256;
+constexpr double kStepCost = 20.0;  // ns
 
 // The kicks of kKicks steps, one array for each number of a kick, so that drawing them becomes vector code.
 struct Kicks {
@@ -49,7 +50,8 @@ void random_trajectory(const TrajectoryArgs& a, int64_t i, Kicks& kicks) {
 }  // namespace
 
 void random_trajectories_cpu(const TrajectoryArgs& a, int64_t threads) {
-  parallel_for<Kicks>(a.n, threads, [&](Kicks& kicks, int64_t i) { random_trajectory(a, i, kicks); });
+  const double cost = kStepCost * static_cast<double>(a.steps);
+  parallel_for<Kicks>(a.n, cost, threads, [&](Kicks& kicks, int64_t i) { random_trajectory(a, i, kicks); });
 }
 
 }  // namespace deblurgan

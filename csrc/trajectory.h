@@ -7,7 +7,7 @@
 // 2 e^(i (pi +- 0.5)), else 0. The spring pulls to the starting point. The first velocity has modulus `anxiety`, or
 // `step` where anxiety is 0, as in the released code.
 //
-// random_trajectories_cpu takes the number of threads; random_trajectories_cuda works on the memory of `device`, is
+// random_trajectories_cpu takes the most threads to use; random_trajectories_cuda works on the memory of `device`, is
 // queued on its CUDA stream `stream`, never waits for it, and throws std::runtime_error where CUDA refuses.
 #pragma once
 #include <cmath>

@@ -361,7 +361,7 @@ class DeblurConfig(Options):
     device: str = "auto"
     dtype: Precision = "auto"
     quantize: Literal["int8", "fp8"] | None = None
-    """Compute the residual blocks in 8 bits, on a GPU of compute capability 9.0 or newer."""
+    """Compute the residual blocks in 8 bits, on a GPU of compute capability 8.0 (int8) or 8.9 (fp8) or newer."""
     stochastic: bool = False
     """Dropout at inference, as in the paper."""
     seed: int = 0

@@ -34,7 +34,7 @@ def info() -> str:
         "dtype": f"auto is {dtype}: {why}",
         "generator": generator_path(generator, device, DTYPES[dtype]),
         "training": _training_path(device),
-        "blur": f"C++ on the CPU, {on_cuda} on CUDA; fp64 is applied by plain torch",
+        "blur": f"C++ on the CPU ({_instruction_set()}), {on_cuda} on CUDA; fp64 is applied by plain torch",
         "default weights": _described(DEFAULT_WEIGHTS, generator),
     }
     return "\n".join(f"{name + ':':20}{value}" for name, value in lines.items())
@@ -78,6 +78,11 @@ def _native_line() -> str:
     if _C.built_with_cuda:
         return f"C++ and CUDA kernels; the CUDA runtime sees {_C.cuda_device_count()} devices"
     return "C++ only (no CUDA toolkit when it was built)"
+
+
+def _instruction_set() -> str:
+    """Raises ValueError where DEBLURGAN_CPU_ISA names one that this CPU does not have."""
+    return f"{_C.instruction_set()} of {', '.join(_C.instruction_sets())}; DEBLURGAN_CPU_ISA names another"
 
 
 def _training_path(device: torch.device) -> str:

@@ -73,8 +73,8 @@ class Generator(nn.Module):
     On CUDA our kernels take over: the engine (generator/engine.py) in inference, the tape (generator/tape.py) where a
     gradient is needed; that gradient cannot be differentiated again. They compute in autocast's type where that is
     active. `generator.backend = "reference"` switches back to plain torch, and `why_reference(x)` tells why that is
-    used. `generator.quantize = "int8"` or "fp8" runs the engine's residual blocks in 8 bits, on compute capability 9.0
-    and newer.
+    used. `generator.quantize = "int8"` or "fp8" runs the engine's residual blocks in 8 bits, on compute capability 8.0
+    or 8.9 and newer.
 
     Args:
         preset: "paper", the network of the published numbers and the released weights (two convolutions a block,

@@ -32,7 +32,9 @@ class ConvConfig:
     """How a convolution is cut into tiles.
 
     A program makes block_m pixels by block_n channels and sums over block_k products at a time. `form` is "pointer" or,
-    for 3x3 of stride 1 on sm_90 and newer, "tma".
+    for 3x3 of stride 1 on sm_90 and newer, "tma"; "pairs" are transposed convolutions where a program makes two such
+    tiles, of pixels side by side. `accumulate` "fp16" sums each block_k products of fp16 in fp16, and these sums in
+    fp32: GeForce GPUs multiply so at twice the rate.
     """
 
     block_m: int = 128
@@ -40,15 +42,25 @@ class ConvConfig:
     block_k: int = 32
     warps: int = 4
     stages: int = 3
-    form: Literal["pointer", "tma"] = "pointer"
+    form: Literal["pointer", "tma", "pairs"] = "pointer"
+    accumulate: Literal["fp32", "fp16"] = "fp32"
 
-    def launch_options(self, tf32: bool) -> dict[str, Any]:
-        """The tiling as a kernel's constants and launch options; fp32 numbers are multiplied as tf32 or exactly."""
+    def launch_options(self, dtype: torch.dtype, tf32: bool) -> dict[str, Any]:
+        """The tiling as a kernel's constants and launch options; fp32 operands are multiplied as tf32 or exactly.
+
+        Raises ValueError where `accumulate` is "fp16" for other operands, or for sums of more than 64 products.
+        """
+        narrow = self.accumulate == "fp16"
+        if narrow and (dtype != torch.float16 or self.block_k > 64):
+            raise ValueError(
+                f'accumulate must be "fp32" unless operands are torch.float16 and block_k at most 64, got "fp16" for '
+                f"{dtype} and {self.block_k}"
+            )
         return {
             "BLOCK_M": self.block_m,
             "BLOCK_N": self.block_n,
             "BLOCK_K": self.block_k,
-            "PRECISION": "tf32" if tf32 else "ieee",
+            "PRECISION": "fp16" if narrow else "tf32" if tf32 else "ieee",
             "num_warps": self.warps,
             "num_stages": self.stages,
         }

@@ -24,6 +24,41 @@ from deblurgan.kernels.config import ConvConfig, Gate, PackedWeight, TileStats
 
 
 @triton.jit
+def add_product(acc, a, b, PRECISION: tl.constexpr):
+    """acc + a b^T, with a [BLOCK_M, BLOCK_K] and b [BLOCK_N, BLOCK_K]; "fp16" sums these BLOCK_K products in fp16."""
+    if PRECISION == "fp16":
+        acc += tl.dot(a, tl.trans(b), out_dtype=tl.float16)
+    else:
+        acc = tl.dot(a, tl.trans(b), acc, input_precision=PRECISION, out_dtype=acc.dtype)
+    return acc
+
+
+@triton.jit
+def load_pixels(rows, offset, k, C: tl.constexpr, BLOCK_K: tl.constexpr):
+    """Channels k [BLOCK_K] of the pixels at rows [BLOCK_M] + offset, and zeros past C."""
+    at = rows[:, None] + offset + k[None, :]  # [BLOCK_M, BLOCK_K]; added in another order it takes more registers
+    return tl.load(at) if C % BLOCK_K == 0 else tl.load(at, mask=(k < C)[None, :], other=0.0)
+
+
+@triton.jit
+def load_weight(
+    weight,  # [COUT, K]
+    columns,
+    offset,  # of the tap in a column
+    k,
+    K: tl.constexpr,
+    C: tl.constexpr,
+    COUT: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Channels k [BLOCK_K] of one tap of a weight's columns [BLOCK_N], and zeros past C and COUT."""
+    at = weight + columns[:, None] * K + offset + k[None, :]  # [BLOCK_N, BLOCK_K]
+    whole: tl.constexpr = C % BLOCK_K == 0 and COUT % BLOCK_N == 0
+    return tl.load(at) if whole else tl.load(at, mask=(k < C)[None, :] & (columns < COUT)[:, None], other=0.0)
+
+
+@triton.jit
 def matrix_product(
     rows,  # pointers [BLOCK_M], the first element that each output pixel reads
     weight,  # [COUT, TAPS_Y * TAPS_X * C]
@@ -39,24 +74,33 @@ def matrix_product(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """sum over taps (i, j) and channels k of x[i, j, k] weight[., i, j, k]: fp32 [BLOCK_M, BLOCK_N]."""
+    """sum over taps (i, j) and channels k of x[i, j, k] weight[., i, j, k]: fp32, of int8 int32 [BLOCK_M, BLOCK_N]."""
     STEPS: tl.constexpr = (C + BLOCK_K - 1) // BLOCK_K
     K: tl.constexpr = TAPS_Y * TAPS_X * C
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.int32 if weight.dtype.element_ty == tl.int8 else tl.float32)
     for step in range(TAPS_Y * TAPS_X * STEPS):
         tap = step // STEPS
         k = (step % STEPS) * BLOCK_K + tl.arange(0, BLOCK_K)
         offset = (tap // TAPS_X) * row_stride + (tap % TAPS_X) * pixel_stride
-        a_at = rows[:, None] + offset + k[None, :]  # [BLOCK_M, BLOCK_K]
-        b_at = weight + columns[:, None] * K + tap * C + k[None, :]  # [BLOCK_N, BLOCK_K]
-        if C % BLOCK_K == 0 and COUT % BLOCK_N == 0:
-            a = tl.load(a_at)
-            b = tl.load(b_at)
-        else:
-            inner = (k < C)[None, :]
-            a = tl.load(a_at, mask=inner, other=0.0)
-            b = tl.load(b_at, mask=inner & (columns < COUT)[:, None], other=0.0)
-        acc = tl.dot(a, tl.trans(b), acc, input_precision=PRECISION)
+        a = load_pixels(rows, offset, k, C, BLOCK_K)
+        b = load_weight(weight, columns, tap * C, k, K, C, COUT, BLOCK_N, BLOCK_K)
+        acc = add_product(acc, a, b, PRECISION)
+    return acc
+
+
+@triton.jit
+def dequantize(
+    acc,  # [BLOCK_M, BLOCK_N]
+    scales,  # 8 bits: fp32 [COUT], what a step of x times a step of weight stands for; else None
+    offsets,  # int8: int32 [COUT], added to the sum, since x's zero is not 0; else None
+    columns,
+    COUT: tl.constexpr,
+):
+    """(acc + offsets) * scales, fp32."""
+    if offsets is not None:
+        acc += tl.load(offsets + columns, mask=columns < COUT)[None, :]
+    if scales is not None:
+        acc = acc.to(tl.float32) * tl.load(scales + columns, mask=columns < COUT)[None, :]
     return acc
 
 
@@ -101,6 +145,8 @@ def conv_stats_kernel(
     x,  # the pixel that tap (0, 0) of output pixel (0, 0) reads
     weight,  # [COUT, TAPS_Y * TAPS_X * C]
     y,  # output pixel (0, 0)
+    scales,  # see `dequantize`
+    offsets,
     partials,  # fp32 [n, tiles, 2, COUT], see `store_with_stats`
     counts,  # STATS: fp32 [tiles]
     gate,
@@ -139,6 +185,7 @@ def conv_stats_kernel(
     acc = matrix_product(
         rows, weight, columns, row, X_PIXEL, C, COUT, TAPS_Y, TAPS_X, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION
     )
+    acc = dequantize(acc, scales, offsets, columns, COUT)
     count = tl.minimum(BLOCK_M, h * w - tile * BLOCK_M).to(tl.float32)
     if STATS and tl.program_id(1) == 0:
         tl.store(counts + tile, count)
@@ -173,14 +220,17 @@ def up_conv_stats_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
+    PAIRS: tl.constexpr,
 ):
     """y[2 a + u, 2 b + v] = sum over i <= u, j <= v of weight_uv[i, j] x[a + i, b + j]: 3x3, stride 2, transposed.
 
-    Programs of phase (1, 1), with its four taps, come first.
+    Programs of phase (1, 1), with its four taps, come first. PAIRS: a program makes phases (u, 0) and (u, 1), which
+    read the same pixels.
     """
     ACROSS: tl.constexpr = (COUT + BLOCK_N - 1) // BLOCK_N
     STEPS: tl.constexpr = (C + BLOCK_K - 1) // BLOCK_K
-    phase = 3 - tl.program_id(0) // (part * ACROSS)
+    turn = tl.program_id(0) // (part * ACROSS)
+    phase = 2 - 2 * turn if PAIRS else 3 - turn  # the first of a pair
     u, v = phase // 2, phase % 2
     program = tl.program_id(0) % (part * ACROSS)
     tile = program // ACROSS
@@ -193,28 +243,34 @@ def up_conv_stats_kernel(
     taps = (1 + u) * (1 + v)
     weight += (2 * phase - (phase > 0)) * C  # past the 0, 1, 3 or 5 taps of the phases before
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    odd = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)  # PAIRS: of phase (u, 1)
     for step in range(taps * STEPS):
         tap = step // STEPS
         k = (step % STEPS) * BLOCK_K + tl.arange(0, BLOCK_K)
         offset = (tap >> v) * x_row + (tap & v) * x_pixel
-        a_at = rows[:, None] + offset + k[None, :]
-        b_at = weight + columns[:, None] * (9 * C) + tap * C + k[None, :]
-        if C % BLOCK_K == 0 and COUT % BLOCK_N == 0:
-            left = tl.load(a_at)
-            right = tl.load(b_at)
-        else:
-            inner = (k < C)[None, :]
-            left = tl.load(a_at, mask=inner, other=0.0)
-            right = tl.load(b_at, mask=inner & (columns < COUT)[:, None], other=0.0)
-        acc = tl.dot(left, tl.trans(right), acc, input_precision=PRECISION)
+        a = load_pixels(rows, offset, k, C, BLOCK_K)
+        b = load_weight(weight, columns, tap * C, k, 9 * C, C, COUT, BLOCK_N, BLOCK_K)
+        acc = add_product(acc, a, b, PRECISION)
+        if PAIRS:
+            beside = (taps + 2 * tap) * C
+            b = load_weight(weight, columns, beside, k, 9 * C, C, COUT, BLOCK_N, BLOCK_K)
+            odd = add_product(odd, a, b, PRECISION)
+            a = load_pixels(rows, offset + x_pixel, k, C, BLOCK_K)
+            b = load_weight(weight, columns, beside + C, k, 9 * C, C, COUT, BLOCK_N, BLOCK_K)
+            odd = add_product(odd, a, b, PRECISION)
     count = tl.minimum(BLOCK_M, h * w - tile * BLOCK_M).to(tl.float32)
     tile += phase * part
-    if STATS and tl.program_id(1) == 0:
-        tl.store(counts + tile, count)
     at = image * y_image + u * y_row + v * y_pixel
     at += (m // w).to(tl.int64) * (2 * y_row) + (m % w).to(tl.int64) * (2 * y_pixel)
     here = image * 4 * part + tile
+    if STATS and tl.program_id(1) == 0:
+        tl.store(counts + tile, count)
+        if PAIRS:
+            tl.store(counts + tile + part, count)
     store_with_stats(acc, y, at, inside, count, columns, partials, here, gate, dropout_scale, COUT, STATS)
+    if PAIRS:
+        at, here = at + y_pixel, here + part
+        store_with_stats(odd, y, at, inside, count, columns, partials, here, gate, dropout_scale, COUT, STATS)
 
 
 @triton.jit(do_not_specialize=["h", "w", "pitch", "x_image", "y_image", "tiles"])
@@ -222,8 +278,8 @@ def flat_conv_stats_kernel(
     x,  # descriptor of all its pixels, borders included, [., C], box [BLOCK_M, BLOCK_K]
     weight,  # descriptor of [COUT, 9 * C], box [BLOCK_N, BLOCK_K]
     y,  # pixel (0, 0)
-    scales,  # QUANTIZED: fp32 [COUT], what a step of x times a step of weight stands for
-    offsets,  # int8: int32 [COUT], added to the sum, since x's zero is not 0
+    scales,  # see `dequantize`
+    offsets,
     partials,
     counts,
     gate,
@@ -241,7 +297,6 @@ def flat_conv_stats_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
-    QUANTIZED: tl.constexpr,  # 1: x and weight are int8, 2: fp8
 ):
     """3x3, stride 1: with the pitch of the bordered picture, nine products of one matrix with itself shifted.
 
@@ -254,14 +309,13 @@ def flat_conv_stats_kernel(
     image = tl.program_id(1)
     first = tile * BLOCK_M
     start = image * x_image + first  # row of the matrix; below 2^31, which the launcher checks
-    SUM: tl.constexpr = tl.int32 if QUANTIZED == 1 else tl.float32
-    acc = tl.zeros((BLOCK_M, BLOCK_N), SUM)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32 if offsets is None else tl.int32)
     for step in range(9 * STEPS):
         tap = step // STEPS
         k = (step % STEPS) * BLOCK_K
         a = x.load([start + (tap // 3) * pitch + tap % 3, k])
         b = weight.load([column, tap * C + k])
-        acc = tl.dot(a, b.T, acc, input_precision=PRECISION, out_dtype=SUM)
+        acc = add_product(acc, a, b, PRECISION)
     m = first + tl.arange(0, BLOCK_M)
     inside = (m < h * pitch) & (m % pitch < w)
     last = tl.minimum(first + BLOCK_M, h * pitch)
@@ -272,10 +326,7 @@ def flat_conv_stats_kernel(
     at = (image.to(tl.int64) * y_image + m) * COUT
     here = image.to(tl.int64) * tiles + tile
     columns = column + tl.arange(0, BLOCK_N)
-    if QUANTIZED == 1:
-        acc += tl.load(offsets + columns)[None, :]
-    if QUANTIZED > 0:
-        acc = acc.to(tl.float32) * tl.load(scales + columns)[None, :]
+    acc = dequantize(acc, scales, offsets, columns, COUT)
     count = tl.maximum(count, 1.0)
     store_with_stats(acc, y, at, inside, count, columns, partials, here, gate, dropout_scale, COUT, STATS)
 
@@ -313,14 +364,11 @@ def conv_stats(
     """Fills y [n, h, w, cout], and `stats` or the partials of `gate`, where there is one.
 
     x and y are views of bordered pictures: x [n, ., ., c] begins at the pixel that tap (0, 0) of y's first reads. In
-    the "tma" form their rows are equally far apart, and x's pixels follow each other through all pictures. 8-bit x and
-    weight need that form.
+    the "tma" form their rows are equally far apart, and x's pixels follow each other through all pictures.
     """
     if config.form == "tma":
         _flat_conv_stats(x, weight, y, stats, gate, config, tf32)
         return
-    if weight.scales is not None:
-        raise ValueError("8-bit convolutions have the form 'tma' only, got 'pointer'")
     n, h, w, cout = y.shape
     partials, counts, activations = _epilogue(y, stats, gate)
     pixel = x.stride(2)
@@ -328,6 +376,8 @@ def conv_stats(
         x,
         weight.rows,
         y,
+        weight.scales,
+        weight.offsets,
         partials,
         counts,
         activations,
@@ -345,7 +395,7 @@ def conv_stats(
         TAPS_Y=weight.taps[0],
         TAPS_X=weight.taps[1],
         STRIDE=weight.stride,
-        **config.launch_options(tf32),
+        **config.launch_options(x.dtype, tf32),
     )
 
 
@@ -394,8 +444,7 @@ def _flat_conv_stats(
         C=weight.channels,
         COUT=cout,
         STATS=counts is not None,
-        QUANTIZED=0 if weight.scales is None else 1 if weight.offsets is not None else 2,
-        **config.launch_options(tf32),
+        **config.launch_options(x.dtype, tf32),
     )
 
 
@@ -418,7 +467,8 @@ def up_conv_stats(
     h, w = rows // 2, columns // 2
     partials, counts, activations = _epilogue(y, stats, gate)
     phase_tiles = tile_count(h, w, config)
-    up_conv_stats_kernel[4 * phase_tiles * triton.cdiv(cout, config.block_n), n](
+    pairs = config.form == "pairs"
+    up_conv_stats_kernel[(2 if pairs else 4) * phase_tiles * triton.cdiv(cout, config.block_n), n](
         x,
         weight.rows,
         y,
@@ -434,5 +484,6 @@ def up_conv_stats(
         C=weight.channels,
         COUT=cout,
         STATS=counts is not None,
-        **config.launch_options(tf32),
+        PAIRS=pairs,
+        **config.launch_options(x.dtype, tf32),
     )

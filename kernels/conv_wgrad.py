@@ -185,7 +185,7 @@ def conv_wgrad(
             TAPS_Y=taps[0],
             TAPS_X=taps[1],
             STRIDE=stride,
-            **config.launch_options(tf32),
+            **config.launch_options(x.dtype, tf32),
         )
         return
     from triton.tools.tensor_descriptor import TensorDescriptor
@@ -204,5 +204,5 @@ def conv_wgrad(
         steps,
         C=c,
         COUT=cout,
-        **config.launch_options(tf32),
+        **config.launch_options(x.dtype, tf32),
     )

@@ -8,12 +8,14 @@ What the tilings go by, for operands of half types (M x N x K / warps / stages):
   stages takes 48 KB, so that two programs share an SM: one multiplies while the other takes statistics and stores.
 - sm_90 multiplies from shared memory that TMA fills: 128x256x64 has the fewest bytes for a product that its registers
   allow. A 3x3 convolution of stride 1 can be read that way, see conv_stats.
+- GeForce GPUs multiply fp16 twice as fast where sums are fp16 too: those of 64 products are, at most, and theirs fp32.
 - Where channels are fewer than a block's, the block shrinks to the next power of two.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -28,6 +30,7 @@ _POINTER = ConvConfig(128, 128, 32, 4, 4)
 _WIDE = ConvConfig(128, 128, 64, 8, 3)
 _NARROW = ConvConfig(128, 64, 64, 4, 3)
 _THIN = ConvConfig(128, 32, 32, 4, 4)  # for 96 channels, as `tiny` has: of 128 columns a quarter would be idle
+_PAIRS = ConvConfig(128, 64, 32, 4, 3, "pairs")  # reads the picture less often; with more columns the weights more
 _SQUARE = ConvConfig(64, 64, 64, 4, 3)
 
 # Tilings by kind and family, the largest first: the first that keeps the SMs busy is taken, else the last. A family
@@ -73,30 +76,65 @@ def default_config(
     dtype: torch.dtype,
     capability: tuple[int, int] | None,
     sms: int,
+    geforce: bool = False,
 ) -> ConvConfig | None:
     """The tiling of a layer's convolution or gradient, see `config.ConvShape`; None leaves it to cuDNN.
 
-    `capability` and `sms` are the GPU's; without one `capability` is None. The head has a tiling in any case.
+    `capability` and `sms` are the GPU's; without one `capability` is None. `geforce`: it multiplies fp16 with sums in
+    fp32 at half its rate. The head has a tiling in any case, and so have the residual blocks in 8 bits.
     """
     family = FAMILIES.get(capability) if capability else None
+    if kind == "trunk" and dtype.itemsize == 1:
+        return quantized_config(c_in, family, pixels, sms)
     if kind == "head" and (family is None or dtype not in HALF):
         return head_default(c_in, dtype)
-    product = ADJOINTS.get(kind, kind)
-    tilings = DEFAULTS.get(product, {}).get(family or "", ())
-    if dtype not in HALF or not tilings:
+    if dtype not in HALF or family is None:
         return None
     if kind.endswith(".wgrad"):
-        return _weight_gradient(tilings[0], kind, c_in, c_out)
-    c, columns, outputs = _product(kind, c_in, c_out, pixels)
-    if family == "sm_100" and product == "up" and (columns or 0) > 64:
-        return None
-    if product == "trunk" and columns and columns > 64 and columns % 64 == 32:
+        return _weight_gradient(kind, family, c_in, c_out)
+    config = _convolution(kind, family, *_product(kind, c_in, c_out, pixels), sms)
+    if config and geforce and dtype == torch.float16 and "." not in kind:
+        return replace(config, accumulate="fp16")
+    return config
+
+
+def _convolution(kind: str, family: str, c: int, columns: int | None, outputs: int, sms: int) -> ConvConfig | None:
+    """Of c channels at each tap to so many columns, None for the head's, and pixels."""
+    product = ADJOINTS.get(kind, kind)
+    tilings = DEFAULTS.get(product, {}).get(family, ())
+    if columns and product == "up" and columns <= 64 and family in ("sm_80", "sm_90"):
+        tilings = (_PAIRS,)
+    elif columns and product == "up" and columns > 64 and family == "sm_100":
+        tilings = ()
+    elif columns and product == "trunk" and columns > 64 and columns % 64 == 32 and tilings:
         tilings = (_THIN,) if family == "sm_86" else (_POINTER, _THIN)
+    if not tilings:
+        return None
     fitted = _all_fitted(tilings, c, columns)
     if not all(_fills(tiling, c, columns) for tiling in fitted):
         fitted = _all_fitted(DEFAULTS["trunk"]["sm_80"], c, columns)
-    busy = (tiling for tiling in fitted if busy_share(programs(tiling, outputs, columns), sms) >= BUSY)
-    return next(busy, fitted[-1])
+    return _first_busy(fitted, outputs, columns, sms)
+
+
+def _first_busy(tilings: Sequence[ConvConfig], outputs: int, columns: int | None, sms: int) -> ConvConfig:
+    busy = (tiling for tiling in tilings if busy_share(programs(tiling, outputs, columns), sms) >= BUSY)
+    return next(busy, tilings[-1])
+
+
+def quantized_config(channels: int, family: str | None = None, pixels: int = 0, sms: int = 1) -> ConvConfig:
+    """How a trunk convolution of so many channels runs in 8 bits, which cuDNN does not offer.
+
+    Raises ValueError where its channels are not a multiple of 32, the least that a product of 8 bits sums over.
+    """
+    if channels % 32:
+        raise ValueError(f"quantize must be None unless channels are a multiple of 32, got {channels} channels")
+    block = max(size for size in (32, 64, 128) if channels % size == 0)
+    if family not in ("sm_80", "sm_86"):
+        return ConvConfig(128, block, block, 8, 4, "tma")
+    tilings = [ConvConfig(128, block, min(block, 64), 4, 4)]
+    if block == 128:
+        tilings.append(ConvConfig(64, 128, 128, 4, 3))
+    return _first_busy(tilings, pixels, channels, sms)
 
 
 def head_default(c_in: int, dtype: torch.dtype) -> ConvConfig:
@@ -128,8 +166,11 @@ def _product(kind: str, c_in: int, c_out: int, pixels: int) -> tuple[int, int | 
     return c_in, None if kind == "head" else c_out, pixels
 
 
-def _weight_gradient(config: ConvConfig, kind: str, c_in: int, c_out: int) -> ConvConfig:
+def _weight_gradient(kind: str, family: str, c_in: int, c_out: int) -> ConvConfig | None:
     """block_m of a layer's results by block_n of its inputs, of a transposed one the other way about."""
+    if family not in DEFAULTS[kind]:
+        return None
+    config = DEFAULTS[kind][family][0]
     rows, columns = (c_in, c_out) if kind in ("up.wgrad", "head.wgrad") else (c_out, c_in)
     if kind in ("stem.wgrad", "head.wgrad"):
         columns = PACKED
@@ -156,7 +197,7 @@ def _fitted(config: ConvConfig, c: int, columns: int | None) -> ConvConfig:
 
 def _fills(config: ConvConfig, c: int, columns: int | None) -> bool:
     """Whether channels and columns are whole blocks where the form needs that."""
-    return config.form == "pointer" or (c % config.block_k == 0 and (columns or 0) % config.block_n == 0)
+    return config.form != "tma" or (c % config.block_k == 0 and (columns or 0) % config.block_n == 0)
 
 
 def _narrowed(config: ConvConfig, columns: int) -> ConvConfig:

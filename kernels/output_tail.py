@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from deblurgan.kernels.config import ConvConfig
+from deblurgan.kernels.conv_stats import add_product
 
 
 @triton.jit(do_not_specialize=["h"])
@@ -75,7 +76,7 @@ def output_tail_kernel(
         else:
             a = tl.load(a_at, mask=(k < C)[None, :], other=0.0)
             b = tl.load(b_at, mask=(k < C)[None, :], other=0.0)
-        acc = tl.dot(a, tl.trans(b), acc, input_precision=PRECISION)
+        acc = add_product(acc, a, b, PRECISION)
 
     neighbour = tl.minimum(m[:, None] + columns[None, :] // RESULTS, BLOCK_M - 1)
     result = tl.arange(0, RESULTS)
@@ -155,5 +156,5 @@ def output_tail(
         LINES=rows,
         EIGHT_BIT=out.dtype == torch.uint8,
         SAVE=saved is not None,
-        **config.launch_options(tf32),
+        **config.launch_options(x.dtype, tf32),
     )

@@ -118,7 +118,8 @@ def _launches(config: ConvConfig) -> bool:
         all(power_of_two(side, 16, 256) for side in blocks)
         and power_of_two(config.warps, 1, 16)
         and stages
-        and config.form in ("pointer", "tma")
+        and config.form in ("pointer", "tma", "pairs")
+        and config.accumulate in ("fp32", "fp16")
     )
 
 

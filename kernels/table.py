@@ -37,17 +37,6 @@ def current_gpu(device: torch.device) -> Gpu | None:
     return Gpu(properties.name, (properties.major, properties.minor), properties.multi_processor_count)
 
 
-def quantized_config(channels: int) -> ConvConfig:
-    """How a trunk convolution of so many channels runs in 8 bits where the table has no row that fits.
-
-    Raises ValueError where its channels are not a multiple of 32, the least that a product of 8 bits sums over.
-    """
-    if channels % 32:
-        raise ValueError(f"quantize must be None unless channels are a multiple of 32, got {channels} channels")
-    block = max(size for size in (32, 64, 128) if channels % size == 0)
-    return ConvConfig(128, block, block, 8, 4, "tma")
-
-
 def head_config(pick_config: PickConfig, shape: ConvShape) -> ConvConfig:
     """The last convolution's. It is fused with all that follows it, so cuDNN is no choice."""
     return pick_config(shape) or head_default(shape.c_in, shape.dtype)
@@ -102,8 +91,17 @@ def _by_capability(gpu: Gpu) -> str:
 
 def _default(shape: ConvShape, gpu: Gpu | None) -> ConvConfig | None:
     kind, c_in, c_out, pixels, dtype = shape
-    capability, sms = (gpu.capability, gpu.sms) if gpu else (None, 1)
-    return default_config(kind, c_in=c_in, c_out=c_out, pixels=pixels, dtype=dtype, capability=capability, sms=sms)
+    name, capability, sms = gpu or ("", None, 1)
+    return default_config(
+        kind,
+        c_in=c_in,
+        c_out=c_out,
+        pixels=pixels,
+        dtype=dtype,
+        capability=capability,
+        sms=sms,
+        geforce="GeForce" in name,
+    )
 
 
 def alike(one: str, other: str) -> bool:

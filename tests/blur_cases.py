@@ -90,12 +90,12 @@ def drawn_noise(n: int, draws: Draws, device: str) -> Tensor:
     return ops.apply_psf(x, psf, "reflect", 2.2, windows, [20, 30], noise, *draws)
 
 
-# As many as keep eight threads busy.
+# As many as are worth three threads.
 DRAWN: dict[str, tuple[int, Callable[[int, Draws, str], Tensor]]] = {
     "uniforms": (40_000, drawn_uniforms),
     "random_windows": (40_000, drawn_windows),
-    "random_trajectories": (16, drawn_paths),
-    "rasterize_psf": (16, drawn_psfs),
-    "psf_taps": (150, drawn_taps),
+    "random_trajectories": (32, drawn_paths),
+    "rasterize_psf": (64, drawn_psfs),
+    "psf_taps": (1200, drawn_taps),
 }
 ALL_DRAWN = DRAWN | {"apply_psf": (8, drawn_noise)}

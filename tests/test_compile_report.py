@@ -48,9 +48,23 @@ def test_the_kept_table_is_of_these_kernels() -> None:
     check(rows)
 
 
-SHARED_KB = {"sm_80": 163, "sm_90": 227, "sm_100": 227, "sm_120": 99}  # the most that a program may have
+SHARED_KB = {
+    "sm_80": 163,
+    "sm_86": 99,
+    "sm_89": 99,
+    "sm_90": 227,
+    "sm_100": 227,
+    "sm_120": 99,
+}  # the most that a program may have
 CONVOLUTIONS = {"conv_stats", "flat_conv_stats", "up_conv_stats", "output_tail", "conv_wgrad", "flat_conv_wgrad"}
-TENSOR_CORE = {"sm_80": "hmma", "sm_90": "hgmma", "sm_100": "tcgen05", "sm_120": "hmma"}
+TENSOR_CORE = {
+    "sm_80": "hmma",
+    "sm_86": "hmma",
+    "sm_89": "hmma",
+    "sm_90": "hgmma",
+    "sm_100": "tcgen05",
+    "sm_120": "hmma",
+}
 EIGHT_BIT_CORE = {
     "int8": {"sm_90": "igmma", "sm_100": "imma", "sm_120": "imma"},
     "float8_e4m3fn": {"sm_90": "qgmma", "sm_100": "utcqmma", "sm_120": "qmma"},
@@ -89,6 +103,22 @@ def test_triton_compiles_the_trunk_well(tmp_path: Path) -> None:
     check_triton(rows)
 
 
+def test_sums_in_fp16_are_those_of_tensor_cores() -> None:
+    pytest.importorskip("triton")
+    program = """
+import json
+from dataclasses import astuple
+from benchmarks.compile_report import Job, triton_rows
+from deblurgan.kernels.config import ConvConfig
+config = astuple(ConvConfig(64, 128, 64, 4, 3, accumulate="fp16"))
+print(json.dumps(triton_rows([Job(89, "float16", layer="trunk", kind="trunk", config=config)])))
+"""
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    (row,) = json.loads(ran.stdout)
+    assert row["hmma_fp16"] == row["hmma"] > 0 == row["spill_bytes"]
+
+
 def test_the_kept_triton_table_is_of_all_candidates() -> None:
     pytest.importorskip("triton")
     from benchmarks.compile_report import jobs
@@ -98,6 +128,17 @@ def test_the_kept_triton_table_is_of_all_candidates() -> None:
     found = {(row["arch"], row["dtype"], row["layer"] or row["kernel"], row["config"]) for row in rows}
     wanted = {(f"sm_{job.arch}", job.dtype, job.layer or job.kernel, job.label) for job in jobs()}
     assert found == wanted
+    assert {arch for arch, *_ in found} == {"sm_80", "sm_90", "sm_100", "sm_120"}
+
+
+def test_the_kept_table_of_defaults_is_of_them_all() -> None:
+    pytest.importorskip("triton")
+    from benchmarks.compile_report import default_jobs
+
+    rows = json.loads((ROOT / "benchmarks" / "results" / "compile" / "defaults.json").read_text())
+    check_triton(rows)
+    found = {(row["arch"], row["dtype"], row["layer"], row["config"], row.get("preset", "paper")) for row in rows}
+    assert found == {(f"sm_{job.arch}", job.dtype, job.layer, job.label, job.preset) for job in default_jobs()}
     assert {arch for arch, *_ in found} == set(SHARED_KB)
 
 

@@ -53,8 +53,10 @@ def test_every_default_can_be_launched() -> None:
             assert side & (side - 1) == 0, case
         assert config.warps in (4, 8), case
         buffers = config.stages if gpu in ((9, 0), (10, 0), (10, 3)) else config.stages - 1
-        shared = 2 * buffers * (config.block_m + config.block_n) * config.block_k
+        rows = 2 * config.block_m + 3 * config.block_n if config.form == "pairs" else config.block_m + config.block_n
+        shared = 2 * buffers * rows * config.block_k
         assert shared + 1024 <= 1024 * SHARED_KB.get(gpu, 99), case
+        assert config.form != "pairs" or kind in ("up", "down.dgrad"), case
         if config.form == "tma":
             assert gpu == (9, 0), case
             assert kind.startswith("trunk"), case
@@ -86,7 +88,7 @@ def test_the_head_alone_has_a_tiling_everywhere(gpu: tuple[int, int] | None) -> 
         for width in (3, 24, 64):
             config = default_config("head", c_in=width, c_out=3, pixels=64, dtype=dtype, capability=gpu, sms=1)
             assert config, (dtype, width)
-            assert config.form == "pointer"
+            assert (config.form, config.accumulate) == ("pointer", "fp32")
             assert config.block_n >= 8 * 3, "columns for the taps of a row, of three results"
     if gpu not in FAMILIES:
         assert default_config("trunk", c_in=64, c_out=64, pixels=64, dtype=torch.half, capability=gpu, sms=1) is None
@@ -116,6 +118,35 @@ def test_large_tiles_where_they_keep_the_gpu_busy(gpu: tuple[int, int], pixels: 
     config = default("trunk", 256, 256, pixels, gpu)
     assert config
     assert (config.block_m, config.block_n) == block
+
+
+def test_geforce_gpus_sum_fp16_in_fp16() -> None:
+    """The forward pass, not its gradients; bf16 cannot, and other GPUs gain nothing."""
+
+    def sums(kind: str, dtype: torch.dtype, geforce: bool) -> str:
+        config = default_config(
+            kind, c_in=256, c_out=256, pixels=57600, dtype=dtype, capability=(8, 9), sms=128, geforce=geforce
+        )
+        assert config
+        return config.accumulate
+
+    for kind in ("stem", "down", "trunk", "up", "head"):
+        assert [sums(kind, torch.float16, geforce) for geforce in (True, False)] == ["fp16", "fp32"], kind
+        assert sums(kind, torch.bfloat16, True) == "fp32", kind
+    for kind in ("trunk.dgrad", "trunk.wgrad", "up.dgrad"):
+        assert sums(kind, torch.float16, True) == "fp32", kind
+
+
+@pytest.mark.parametrize("channels", [32, 64, 96, 256])
+def test_residual_blocks_in_8_bits_have_a_tiling_everywhere(channels: int) -> None:
+    for gpu, dtype, pixels in itertools.product([*GPUS, None], (torch.int8, torch.float8_e4m3fn), PIXELS):
+        config = default("trunk", channels, channels, pixels, gpu, dtype)
+        assert config
+        assert channels % config.block_n == channels % config.block_k == 0
+        assert config.form == ("pointer" if gpu and gpu[0] in (8, 12) else "tma")
+        assert config.block_k >= 32
+    with pytest.raises(ValueError, match="a multiple of 32, got 48 channels"):
+        default("trunk", 48, 48, 64, (9, 0), torch.int8)
 
 
 def test_busy_share_counts_whole_rounds() -> None:

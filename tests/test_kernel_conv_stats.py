@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
@@ -19,7 +20,8 @@ from deblurgan.kernels.config import (
     PackedWeight,
     TileStats,
 )
-from deblurgan.ops.layers import up_layer
+from deblurgan.ops.conv import launch_conv
+from deblurgan.ops.layers import conv_layer, up_layer
 from kernel_cases import (
     Launches,
     assert_stats,
@@ -176,6 +178,34 @@ def test_up_conv_stats(n: int, h: int, w: int, c: int, k: int, config: ConvConfi
     assert untouched(memory, y)
 
 
+@each_dtype
+@pytest.mark.parametrize(("c", "k", "block_k"), [(32, 24, 16), (24, 48, 32)], ids=["whole blocks", "part of a block"])
+def test_pairs_are_the_phases(c: int, k: int, block_k: int, dtype: torch.dtype) -> None:
+    """To the last bit where no sum is rounded, with statistics or without."""
+    x, weight = whole_numbers(2, 5, 6, c, dtype=dtype), whole_numbers(c, k, 3, 3, dtype=dtype)
+    layer, config = up_layer(weight, dtype), pointer(16, 32, block_k)
+    results = []
+    for form in (config, replace(config, form="pairs")):
+        _, _, y = bordered(2, 6, 8, k, 1, torch.float32)
+        tiles = tile_count(3, 4, config)
+        stats = TileStats(poison(2, 4 * tiles, 2, k), poison(4 * tiles))
+        up_conv_stats(x[:, 1:, 1:], layer.weight, y, stats, config=form)
+        alone = torch.empty_like(y)
+        up_conv_stats(x[:, 1:, 1:], layer.weight, alone, config=form)
+        assert torch.equal(alone, y)
+        results.append((y, *stats))
+    for single, paired in zip(*results, strict=True):
+        assert torch.equal(single, paired)
+
+
+def test_forms_that_a_layer_lacks_mean_cudnn() -> None:
+    up, trunk = up_layer(normal(32, 16, 3, 3), torch.float32), conv_layer("trunk", normal(16, 32, 3, 3), torch.float32)
+    single, flattened = pointer(16, 16, 32), flat(16, 16, 32)
+    pairs = replace(single, form="pairs")
+    assert [up.fitting(config) for config in (single, flattened, pairs)] == [single, None, pairs]
+    assert [trunk.fitting(config) for config in (single, flattened, pairs)] == [single, flattened, None]
+
+
 @pytest.mark.parametrize("config", [pointer(16, 16, 16), flat(16, 16, 16)], ids=lambda config: config.form)
 @pytest.mark.parametrize(
     ("dtype", "ratio"),
@@ -221,6 +251,41 @@ def test_constant_planes_normalise_to_zero(config: ConvConfig, dtype: torch.dtyp
     assert counts.sum() == case.h * case.w
     norm_act(NormActInputs(y, merge(partials, counts), 1.0), y, border=Border("reflect", 1))
     assert not whole.any()
+
+
+FP16_SUMS = {
+    "pointer": ("trunk", ConvConfig(16, 16, 64, accumulate="fp16")),
+    "pointer, half the channels": ("trunk", ConvConfig(16, 16, 32, accumulate="fp16")),
+    "tma": ("trunk", ConvConfig(16, 16, 64, form="tma", accumulate="fp16")),
+    "transposed": ("up", ConvConfig(16, 16, 64, accumulate="fp16")),
+}
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.parametrize(("kind", "config"), FP16_SUMS.values(), ids=FP16_SUMS.keys())
+def test_sums_in_fp16_are_of_block_k_products(kind: str, config: ConvConfig) -> None:
+    """Exact where those are whole numbers below 2048, whatever the whole sum; infinite above 65504, and never wrong."""
+    supported(config)
+    weight = torch.randint(1, 4, (16, 64, 3, 3)).to(KERNEL_DEVICE).half()
+    layer = up_layer(weight.transpose(0, 1), weight.dtype) if kind == "up" else conv_layer(kind, weight, weight.dtype)
+    x = torch.randint(3, 10, (1, 4, 5, 64)).to(KERNEL_DEVICE).half()
+    side = 2 if kind == "up" else 1
+    _, _, y = bordered(1, 2 * side, 3 * side, 16, 1, torch.float32)
+    launch_conv(layer, x, y, config=config)
+    wanted = F.conv2d(nchw(x).double(), weight.double())
+    if kind == "up":  # of which conv_stats reads a border above and to the left, and cuts what lies past the output
+        whole = F.conv_transpose2d(nchw(x)[..., 1:, 1:].double(), layer.library.double(), stride=2, padding=1)
+        wanted = whole[..., :4, :6]
+    assert torch.equal(nchw(y).double(), wanted)
+    launch_conv(layer, x * 300, y, config=config)
+    assert y.isinf().all()
+
+
+@pytest.mark.parametrize(("dtype", "block_k"), [(torch.bfloat16, 64), (torch.float32, 32), (torch.float16, 128)])
+def test_sums_in_fp16_are_refused(dtype: torch.dtype, block_k: int) -> None:
+    message = f'"fp32" unless operands are torch.float16 and block_k at most 64, got "fp16" for {dtype} and {block_k}'
+    with pytest.raises(ValueError, match=message):
+        ConvConfig(16, 16, block_k, accumulate="fp16").launch_options(dtype, tf32=False)
 
 
 @pytest.mark.parametrize(

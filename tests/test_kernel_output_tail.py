@@ -24,6 +24,7 @@ from kernel_cases import (
     pointer,
     poison,
     untouched,
+    whole_numbers,
 )
 
 pytest.importorskip("triton", reason="triton is not installed")
@@ -128,6 +129,19 @@ def test_output_tail_without_a_residual_returns_the_picture(dtype: torch.dtype) 
     out = torch.full_like(levels, 77).contiguous()
     run_tail(x, weight, bias, levels, out, pointer(64, 32, 16))
     assert torch.equal(out, levels)
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid")
+def test_sums_in_fp16_of_few_whole_numbers_are_exact() -> None:
+    x, weight = whole_numbers(1, 8, 10, 24, dtype=torch.float16), whole_numbers(3, 24, 7, 7, dtype=torch.float16)
+    bias, image = normal(3), normal(1, 3, 2, 4).clamp(-1, 1)
+    results = [poison(1, 3, 2, 4) for _ in range(2)]
+    for accumulate, saved in zip(("fp32", "fp16"), results, strict=True):
+        config = ConvConfig(16, 32, 32, accumulate=accumulate)
+        run_tail(x, weight * 2**-10, bias, image, torch.empty_like(image), config, saved)
+    assert torch.equal(*results)
+    run_tail(x * 2048, weight * 2048, bias, image, torch.empty_like(image), config, results[1])
+    assert results[1].isnan().any(), "infinities of either sign are no picture"
 
 
 @pytest.mark.filterwarnings("ignore:overflow")

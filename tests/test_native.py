@@ -1,4 +1,4 @@
-"""csrc/ under sanitizers, as programs of its own; the CUDA kernels too, on the host."""
+"""csrc/ as programs of its own: under sanitizers, the CUDA kernels too, on the host; and for another processor."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ import deblurgan
 ROOT = Path(__file__).parent.parent
 CSRC = ROOT / "csrc"
 LIBRARY = sorted(path for path in CSRC.glob("*.cpp") if path.name != "bindings.cpp")
+FUSED = {"avx512", "avx2", "neon"}  # instruction sets that round a product and its sum once, and so give the same bytes
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def compiler() -> str:
     found = shutil.which(os.environ.get("CXX", "g++"))
     if found is None:
@@ -49,6 +50,38 @@ def test_native_program_is_clean(program: str, sanitizers: str, compiler: str, t
     assert built.returncode == 0, built.stderr
     ran = subprocess.run([str(tmp_path / program)], capture_output=True, text=True, timeout=300)
     assert (ran.returncode, ran.stdout) == (0, "clean\n"), ran.stdout + ran.stderr
+
+
+def blur_hashes(compiler: str, folder: Path, *flags: str, emulator: tuple[str, ...] = ()) -> dict[str, str]:
+    """By instruction set, a hash of what native/blur_bytes.cpp makes; it also holds the blur against direct sums."""
+    program = folder / "blur_bytes"
+    sources = [ROOT / "tests" / "native" / "blur_bytes.cpp", *LIBRARY]
+    optimised = ["-std=c++17", "-O2", "-ffp-contract=off", "-pthread", "-Wno-psabi", *flags]
+    command = [compiler, *optimised, f"-I{CSRC}", *map(str, sources), "-o", str(program)]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    ran = subprocess.run([*emulator, str(program)], capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return dict(line.split() for line in ran.stdout.splitlines())  # type: ignore[misc]
+
+
+@pytest.fixture(scope="module")
+def fused_hash(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The one hash of this CPU's instruction sets with fma."""
+    hashes = blur_hashes(compiler, tmp_path_factory.mktemp("here"))
+    fused = {hashes[name] for name in FUSED & hashes.keys()}
+    if not fused:
+        pytest.skip(f"this CPU has no fma, only {', '.join(hashes)}")
+    assert len(fused) == 1, hashes
+    return fused.pop()
+
+
+def test_neon_gives_the_bytes_of_this_cpu(fused_hash: str, tmp_path: Path) -> None:
+    compiler = shutil.which("aarch64-linux-gnu-g++")
+    emulator = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
+    if compiler is None or emulator is None:
+        pytest.skip("no aarch64-linux-gnu-g++" if compiler is None else "no qemu-aarch64")
+    assert blur_hashes(compiler, tmp_path, "-static", emulator=(emulator,)) == {"neon": fused_hash}
 
 
 @pytest.mark.parametrize("header", sorted(path.name for path in CSRC.glob("*.h")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -268,8 +269,8 @@ def test_programs_that_share_an_sm() -> None:
 
 def test_sums_in_fp16_pay_where_those_in_fp32_halve_the_rate() -> None:
     def gain(gpu: str) -> float:
-        case = ("trunk", 256, 256, 57600, POINTER, GPUS[gpu])
-        return estimate(*case).fast / estimate(*case, fp16_sums=True).fast
+        case, narrow = ("trunk", 256, 256, 57600), replace(POINTER, accumulate="fp16")
+        return estimate(*case, POINTER, GPUS[gpu]).fast / estimate(*case, narrow, GPUS[gpu]).fast
 
     assert gain("A100") < 1 and gain("L40S") < 1
     assert 1.5 < gain("RTX 3090") < 2
@@ -291,7 +292,7 @@ def test_the_command_compares_every_convolution_with_cudnn(
     rows = [row.strip("| ").split(" | ") for row in capsys.readouterr().out.splitlines()[2:]]
     assert len(rows) == 2 * 3 * (7 + 1)
     (trunk,) = [row for row in rows if row[:3] == ["paper", "4000x6000", "trunk"]]
-    config = ConvConfig(128, 128, 32, 4, 4)
+    config = ConvConfig(128, 128, 32, 4, 4, accumulate="fp16")
     assert trunk[3] == "pointer 128x128x32/4/4"
     ours = estimate("trunk", 256, 256, 1500000, config, GPUS["RTX 4090"])
     library = library_estimate("trunk", 256, 256, 1500000, GPUS["RTX 4090"])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from blur_cases import (
     DTYPES,
+    ONE,
     picture,
     same,
 )
@@ -59,3 +60,11 @@ def test_a_window_of_the_blur_is_the_blur_s_window(dtype: torch.dtype, gamma: fl
         assert (got == wanted).double().mean() > 0.999
     else:
         assert_matches(got, wanted)
+
+
+@pytest.mark.parametrize("c", [1, 2, 3, 4, 5])
+def test_a_mirrored_crop_is_the_crop_turned_round(c: int, device: torch.device) -> None:
+    x, windows = picture(1, c, 5, 37).to(device), torch.tensor([[0, 0, 1]], device=device)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        got = apply_psf(x.contiguous(memory_format=layout), ONE.to(device), windows=windows, size=(5, 37))
+        assert same(got, x.flip(-1))

@@ -20,9 +20,18 @@ from deblurgan import reference
 from deblurgan.generator.graphs import CapturedCall
 from deblurgan.generator.quantization import input_levels
 from deblurgan.kernels.config import Border, ConvConfig, ConvShape, Dropout, NormActInputs, Quantized
-from deblurgan.kernels.table import PickConfig, Table, config_picker, current_gpu, head_config, quantized_config
+from deblurgan.kernels.heuristics import quantized_config
+from deblurgan.kernels.table import PickConfig, Table, config_picker, current_gpu, head_config
 from deblurgan.ops.conv import conv_tiles, merge_tiles
-from deblurgan.ops.layers import QUANTIZED_DTYPES, Layer, Quantize, conv_shape, layer_of, quantize_weight
+from deblurgan.ops.layers import (
+    QUANTIZED_CAPABILITY,
+    QUANTIZED_DTYPES,
+    Layer,
+    Quantize,
+    conv_shape,
+    layer_of,
+    quantize_weight,
+)
 from deblurgan.ops.norm import SLOPES
 from deblurgan.spec import GeneratorSpec, Stage
 
@@ -114,9 +123,10 @@ class Engine:
         tf32: bool = False,
     ) -> None:
         device = state["head.weight"].device
-        if quantize and device.type == "cuda" and torch.cuda.get_device_capability(device) < (9, 0):
-            name = torch.cuda.get_device_name(device)
-            raise ValueError(f'quantize must be None below compute capability 9.0, got "{quantize}" on {name}')
+        least = QUANTIZED_CAPABILITY[quantize] if quantize else (0, 0)
+        if device.type == "cuda" and torch.cuda.get_device_capability(device) < least:
+            name, wanted = torch.cuda.get_device_name(device), ".".join(map(str, least))
+            raise ValueError(f'quantize must be None below compute capability {wanted}, got "{quantize}" on {name}')
         self.spec, self.stages, self.dtype, self.quantize, self.tf32 = spec, spec.stages, dtype, quantize, tf32
         self.pick_config = pick_config or config_picker(current_gpu(device))
         self._levels = input_levels(spec.stages, quantize)

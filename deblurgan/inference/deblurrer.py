@@ -57,8 +57,9 @@ class Deblurrer:
         stochastic: dropout at inference, as in the paper. Every call draws the same masks, those of `seed`.
         seed: of the dropout masks; without `stochastic` it has no effect.
         quantize: None, or "int8" or "fp8" to compute the residual blocks in 8 bits. It needs a GPU of compute
-            capability 9.0 or newer and a network whose width is a multiple of 8. Trained networks have planes with a
-            few very large values: there fp8 is more exact than int8, and less exact on planes without them.
+            capability 8.0 (int8) or 8.9 (fp8) or newer and a network whose width is a multiple of 8. Trained networks
+            have planes with a few very large values: there fp8 is more exact than int8, and less exact on planes
+            without them.
         compile: runs the network through torch.compile, in place of the engine on CUDA. It pays on a CPU, and needs a
             C++ compiler there. The first picture takes half a minute, and so does each of the first four that differ
             in size. A process can hold 8 compiled forms of the network; torch raises for a ninth.

@@ -13,6 +13,7 @@ from deblurgan.spec import Stage
 
 Quantize = Literal["int8", "fp8"]
 QUANTIZED_DTYPES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
+QUANTIZED_CAPABILITY: dict[Quantize, tuple[int, int]] = {"int8": (8, 0), "fp8": (8, 9)}  # that a GPU has at least
 
 # The taps of each axis that phase 0 or 1 of a transposed convolution reads, of its mirrored 3x3 weight
 PHASE_TAPS = (slice(1, 2), slice(None, None, 2))
@@ -41,9 +42,12 @@ class Layer:
         return self.weight.channels, self.weight.rows.shape[0]
 
     def fitting(self, config: ConvConfig | None) -> ConvConfig | None:
-        """The tiling, or None, which means cuDNN, where "tma" needs channels that fill its blocks and 3x3 taps."""
-        if config is None or config.form != "tma":
+        """The tiling where the layer has its form and, for "tma", 3x3 taps and channels that fill its blocks; else
+        None, which means cuDNN."""
+        if config is None or config.form == "pointer":
             return config
+        if self.transposed or config.form == "pairs":
+            return config if self.transposed and config.form == "pairs" else None
         c, cout = self.channels
         whole = c % config.block_k == 0 and cout % config.block_n == 0
         return config if whole and self.weight.taps == (3, 3) and self.weight.stride == 1 else None

@@ -1,10 +1,12 @@
-// Runs the CPU functions of csrc/ over odd sizes, borders and extreme draws; built with sanitizers, which end it on any fault.
+// Runs the CPU functions of csrc/ over odd sizes, borders and extreme draws, in each instruction set by turns; built
+// with sanitizers, which end it on any fault.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <vector>
 
 #include "blur.h"
+#include "convolve.h"
 
 using namespace deblurgan;
 
@@ -12,6 +14,12 @@ namespace {
 
 constexpr int64_t kPictures = 6, kSamples = 2000, kChannels = 2, kSize = 65;
 constexpr uint64_t kLast = ~uint64_t{0} >> 1;  // the largest seed and index there are
+
+void use_the_next_instruction_set() {
+  static const std::vector<std::string> sets = instruction_sets();
+  static size_t turn = 0;
+  use_instruction_set(sets[turn++ % sets.size()]);
+}
 
 // Whether a picture of 200 everywhere, blurred with each PSF, is one still.
 template <class T>
@@ -32,6 +40,7 @@ bool flat_stays_flat(const TapsArgs& taps, int64_t h, int64_t w, Padding padding
   args.capacity = taps.capacity;
   args.padding = padding;
   args.white = args.gamma = 1.0f;
+  use_the_next_instruction_set();
   apply_psf_cpu(args, 3);
   if (padding == Padding::kZero) return true;
   for (const T value : out)

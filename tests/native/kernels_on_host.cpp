@@ -3,15 +3,19 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <memory>
+#include <set>
+#include <stdexcept>
 #include <string>
 
 // clang-format off
 #include "cuda_on_host.h"  // before what it stands in for
 #include "blur_kernels.cuh"
+#include "parallel.h"
 // clang-format on
 
 using namespace deblurgan;
@@ -31,6 +35,33 @@ void expect(bool good, const std::string& what) {
 template <class T>
 bool same_bytes(const std::vector<T>& a, const std::vector<T>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+}
+
+// Every task is done once, by more than one thread only where there is work for them.
+void test_threads() {
+  for (const double work : {1e3, 1e9}) {
+    std::vector<int> done(100);
+    std::set<std::thread::id> workers;
+    std::mutex lock;
+    parallel_for<NoScratch>(100, work / 100, 4, [&](NoScratch&, int64_t i) {
+      ++done[i];
+      std::this_thread::sleep_for(std::chrono::microseconds(work > 1e6 ? 200 : 0));  // the helpers get their turn
+      const std::lock_guard<std::mutex> guard(lock);
+      workers.insert(std::this_thread::get_id());
+    });
+    expect(done == std::vector<int>(100, 1), "the number of times that tasks are done");
+    expect((workers.size() > 1) == (work > 1e6) && workers.size() <= 4, "the number of threads");
+  }
+  expect(worthwhile_threads(64, 0.8e6) == 7 && worthwhile_threads(2, 0.8e6) == 2, "how many threads are worthwhile");
+  std::string caught;
+  try {
+    parallel_for<NoScratch>(9, 1e9, 3, [](NoScratch&, int64_t i) {
+      if (i == 5) throw std::runtime_error("task 5");
+    });
+  } catch (const std::runtime_error& error) {
+    caught = error.what();
+  }
+  expect(caught == "task 5", "a task's exception");
 }
 
 void test_draws() {
@@ -266,6 +297,7 @@ void test_apply_far_away(const Taps& taps, int64_t capacity) {
 }  // namespace
 
 int main() {
+  test_threads();
   test_draws();
   test_dropout();
   for (const int64_t steps : {2, 257}) test_trajectories(steps);
