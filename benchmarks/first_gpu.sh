@@ -146,7 +146,7 @@ if [[ $call == 1 ]]; then
   versions
   words=()
   if [[ $rehearsal == 1 ]]; then
-    words=("8x8" replay training threads blur "forced trunk" "forced stem")
+    words=("8x8" "engine in" replay training threads blur "forced trunk" "forced stem")
   fi
   step smoke 130 "$out/smoke.jsonl" "$python" -m benchmarks.smoke "${words[@]}"
   grep -h '"ok": false' "$out/smoke.jsonl" | cut -c 1-400

@@ -37,6 +37,7 @@ from deblurgan.generator.engine import Engine
 from deblurgan.kernels.config import ConvConfig, ConvShape
 from deblurgan.kernels.heuristics import DEFAULTS, default_config
 from deblurgan.nn import Critic, Generator, PerceptualFeatures
+from deblurgan.ops.layers import QUANTIZED_CAPABILITY, Quantize
 from deblurgan.training import LOSSES, Networks, Step
 
 torch.backends.cudnn.allow_tf32 = False  # fp32 is to mean fp32
@@ -48,6 +49,7 @@ SIDES = (8, 16) if REHEARSAL else (64, 256)
 SMALL: dict[str, Any] = {"width": 8, "blocks": 1} if REHEARSAL else {}
 NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 8e-2, torch.float32: 1e-4}  # of what a network adds to the picture
+EIGHT_BITS: dict[Quantize, float] = {"int8": 0.1, "fp8": 0.3}  # the same of nets whose blocks are in 8 bits
 CALLS = 2 if REHEARSAL else 5  # of the same shape, so that the last are replays
 LONGEST = 90 * (5 if REHEARSAL else 1)  # seconds of a check before its process is ended
 
@@ -106,6 +108,17 @@ def default_engine(preset: str, side: int, dtype: torch.dtype) -> Found:
     if why is not None:
         raise AssertionError(f"plain torch runs in place of the engine: {why}")
     return Found(worst(relative_error(net(x) - x, wanted - x) for _ in range(CALLS)), TOLERANCE[dtype])
+
+
+@torch.no_grad()
+def eight_bits(quantize: Quantize) -> Found:
+    """Residual blocks in 8 bits, which cost more than rounding."""
+    if not REHEARSAL and torch.cuda.get_device_capability() < QUANTIZED_CAPABILITY[quantize]:
+        raise Skipped(f"this GPU is older than {quantize} needs")
+    net, x = network("paper"), picture(SIDES[0])
+    wanted = truth(net, x)
+    net.half().quantize = quantize
+    return Found(worst(relative_error(net(x) - x, wanted - x) for _ in range(CALLS)), EIGHT_BITS[quantize])
 
 
 def forced(kind: str) -> Callable[[ConvShape], ConvConfig | None]:
@@ -230,6 +243,7 @@ CHECKS: dict[str, Callable[[], Found]] = {
     f"engine {preset} {side}x{side} {NAMES[dtype]}": partial(default_engine, preset, side, dtype)
     for preset, side, dtype in [*HALF_AT_EACH, *(("paper", SIDES[0], dtype) for dtype in list(NAMES)[1:])]
 }
+CHECKS |= {f"engine in {quantize}": partial(eight_bits, quantize) for quantize in EIGHT_BITS}
 CHECKS |= {"graph replay": graph_replay, "training step": training_step, "two threads": two_threads, "blur": blur}
 CHECKS |= {f"forced {kind}": partial(forced_forward, kind) for kind in FORWARD}
 CHECKS |= {f"forced {kind}": partial(forced_gradient, kind) for kind in GRADIENTS}
