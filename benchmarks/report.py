@@ -67,7 +67,8 @@ def run(expressions: list[str], lines: Lines, folder: Path) -> int:
     lines.append(run={"date": date, "machine": machine(), "commit": commit()})
     codes = []
     for expression in expressions:
-        options = ["-q", "-p", "no:cacheprovider", "--benchmark-only", "--benchmark-columns=min,median,rounds"]
+        options = ["-q", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
+        options += ["--benchmark-only", "--benchmark-columns=min,median,rounds"]
         codes.append(pytest.main([str(folder), *options, "-k", expression], plugins=[lines]))
         if codes[-1] == pytest.ExitCode.INTERRUPTED:
             break
