@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from harness import measure
 from pytest_benchmark.fixture import BenchmarkFixture
-from roofline import H200
+from roofline import H200, generator_kernels
 from torch import Tensor
 
 from deblurgan import reference
+from deblurgan.kernels.candidates import candidates, label
+from deblurgan.kernels.table import current_gpu
 from deblurgan.spec import PRESETS
-
-sys.path.append(str(Path(__file__).parent.parent))  # where benchmarks.tune is found
+from deblurgan.tuning.problems import Size, Work, make_problem
 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device("cuda")
@@ -61,26 +60,23 @@ def configs(kind: str) -> list[Any]:
     """cuDNN, as None, and the configurations that our kernel may take for a layer of `paper` on this GPU."""
     if not CUDA:
         return [None]
-    from benchmarks.tune import candidates
+    gpu = current_gpu(DEVICE)
+    assert gpu
+    return [None, *candidates(work("blocks.0.conv1" if kind == "trunk" else kind).shape, gpu)]
 
-    major, minor = torch.cuda.get_device_capability()
-    c, cout = (256, 256) if kind == "trunk" else (64, 3)
-    return [None, *candidates(kind, 10 * major + minor, c, cout)]
+
+def work(layer: str) -> Work:
+    return Work("paper", layer, "", Size(*SIZE), DTYPE)
 
 
 def name(config: Any) -> str:
-    if config is None:
-        return "cuDNN"
-    from benchmarks.tune import label
-
-    return f"ours {label(config)}"
+    return "cuDNN" if config is None else f"ours {label(config)}"
 
 
 def measure_layer(benchmark: BenchmarkFixture, layer: str, config: Any) -> None:
-    from benchmarks.tune import problems
-
-    problem = next(p for p in problems(PRESETS["paper"], SIZE, DTYPE, DEVICE) if p.case.kernel.name == layer)
-    kernel = problem.case.kernel
+    torch.manual_seed(0)
+    problem = make_problem(work("blocks.0.conv1" if layer == "trunk" else layer), DEVICE)
+    kernel = next(kernel for kernel in generator_kernels(PRESETS["paper"], H, W, N) if kernel.name == layer)
     measure_kernel(
         benchmark,
         lambda: problem.run(config),

@@ -1,7 +1,7 @@
 """python -m benchmarks.compile_report [cuda | triton | defaults]: what the compilers made of the GPU kernels.
 
 cuda: the machine code inside the built extension. triton: each kernel of the generator's forward pass, in each
-configuration that `benchmarks.tune` may choose. defaults: each convolution and gradient of two networks as
+configuration that `deblurgan tune` may choose. defaults: each convolution and gradient of two networks as
 kernels.heuristics tiles it. The latter two are compiled for GPUs that need not be there; Triton's cache keeps them.
 All are read with cuobjdump, of a CUDA toolkit or of Triton.
 """
@@ -21,25 +21,25 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import astuple
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest import mock
 
 import torch
 
 from deblurgan import _C
 from deblurgan.generator import tape
 from deblurgan.generator.engine import Engine
-from deblurgan.kernels.config import ConvConfig, Gpu
+from deblurgan.kernels.candidates import label, listed
+from deblurgan.kernels.config import ConvConfig, ConvShape, Gpu
 from deblurgan.kernels.heuristics import default_config
 from deblurgan.kernels.table import PickConfig
 from deblurgan.nn import Generator
 from deblurgan.ops.critic_gradients import KernelNormAct
 from deblurgan.ops.layers import QUANTIZED_CAPABILITY, Quantize
 from deblurgan.spec import PRESETS, GeneratorSpec, Stage
+from deblurgan.tuning.compiling import compiling
 
 Row = dict[str, Any]
 
@@ -81,31 +81,13 @@ class Job(NamedTuple):
     dtype: str
     kernel: str = ""
     layer: str = ""
-    kind: str = ""  # of tune.CANDIDATES
+    kind: str = ""  # of kernels.candidates.CANDIDATES
     config: tuple[Any, ...] = ()
     label: str = ""
     preset: str = "paper"
 
     def __str__(self) -> str:
         return " ".join(filter(None, (f"sm_{self.arch}", self.dtype, self.kernel, self.layer, self.label)))
-
-
-class Absent:
-    """Triton's driver of a GPU that is not there."""
-
-    def __init__(self, arch: int) -> None:
-        self.arch = arch
-
-    def get_current_target(self) -> Any:
-        from triton.backends.compiler import GPUTarget
-
-        return GPUTarget("cuda", self.arch, 32)
-
-    def get_current_device(self) -> int:
-        return self.arch  # a number of its own for what Triton keeps by device
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
 
 
 def find_cuobjdump() -> str | None:
@@ -167,37 +149,29 @@ def representatives(spec: GeneratorSpec) -> dict[str, Stage]:
 
 def jobs() -> Iterator[Job]:
     """All that a generator of width 64 may launch."""
-    from benchmarks.tune import candidates, label
-
-    generator = engine("paper", Job(0, "float16"))
-    found = representatives(generator.spec)
-    channels = {name: generator.layers[stage.name].channels for name, stage in found.items() if name != "head"}
-    channels["head"] = (found["head"].channels_in, 128)
+    found = representatives(PRESETS["paper"])
     for arch, dtype in product(ARCHS, DTYPES):
         for name, stage in found.items():
             if dtype in QUANTIZE and (stage.kind != "trunk" or not multiplies(arch, QUANTIZE[dtype])):
                 continue
             kind = "trunk8" if dtype in QUANTIZE else stage.kind
-            for config in candidates(kind, arch, *channels[name]):
+            for config in listed_for(stage, stage.kind, arch, dtype):
                 yield Job(arch, dtype, layer=name, kind=kind, config=astuple(config), label=label(config))
         for kernel in () if dtype in QUANTIZE else OTHERS:
             if dtype == "float16" or kernel != "merge_stats":  # which knows no half types
                 yield Job(arch, dtype, kernel)
     for arch in ARCHS:
         for name, stage in found.items():
-            for which, shape in gradient_channels(stage, channels[name]).items():
-                for config in candidates(f"{stage.kind}.{which}", arch, *shape):
-                    yield Job(
-                        arch, "bfloat16", "", f"{name}.{which}", f"{stage.kind}.{which}", astuple(config), label(config)
-                    )
+            for which in gradients(stage):
+                kind = f"{stage.kind}.{which}"
+                for config in listed_for(stage, kind, arch, "bfloat16"):
+                    yield Job(arch, "bfloat16", "", f"{name}.{which}", kind, astuple(config), label(config))
         for kernel in GRADIENTS + CRITIC:
             yield Job(arch, "bfloat16", kernel)
 
 
 def default_jobs() -> Iterator[Job]:
     """Every tiling that a layer or gradient of `paper` and `tiny` has by default on one of GPUS, at some size."""
-    from benchmarks.tune import label
-
     found: dict[Job, None] = {}
     works = (("", "float16", SIZES), (".dgrad", "bfloat16", GRADIENT_SIZES), (".wgrad", "bfloat16", GRADIENT_SIZES))
     for gpu, preset in product(GPUS, ("paper", "tiny")):
@@ -228,13 +202,17 @@ def multiplies(arch: int, quantize: Quantize) -> bool:
     return divmod(arch, 10) >= QUANTIZED_CAPABILITY[quantize]
 
 
-def gradient_channels(stage: Stage, channels: tuple[int, int]) -> dict[str, tuple[int, int]]:
-    """Channels that the gradients' products go from and to. Those left out compile what another stage's do."""
-    c, cout = channels
-    inputs = {"stem": None, "head": (c, c), "up": (cout, c) if stage.name == "up.0" else None}
-    found = {"dgrad": inputs.get(stage.kind, (cout, c))}
-    found["wgrad"] = (cout, c) if stage.kind in ("stem", "down", "trunk") else None
-    return {which: shape for which, shape in found.items() if shape}
+def listed_for(stage: Stage, kind: str, arch: int, dtype: str) -> list[ConvConfig]:
+    shape = ConvShape(kind, stage.channels_in, stage.channels_out, PICTURE[2] * PICTURE[3], getattr(torch, dtype))
+    return listed(shape, divmod(arch, 10))
+
+
+def gradients(stage: Stage) -> Iterator[str]:
+    """Those of a stage's gradients that compile what no other stage's do."""
+    if stage.kind != "stem" and stage.name != "up.1":
+        yield "dgrad"
+    if stage.kind in ("stem", "down", "trunk"):
+        yield "wgrad"
 
 
 def engine(preset: str, job: Job, quantize: Quantize | None = None) -> Engine:
@@ -273,28 +251,6 @@ def penalise() -> None:
         y, norm_act = KernelNormAct.make(z)
         (signal, signal_sums), (tangent, tangent_sums) = norm_act.signal(y), norm_act.tangent(y)
         norm_act.adjoint(y, signal, signal_sums, tangent, tangent_sums)
-
-
-@contextmanager
-def compiling(arch: int, names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """Within it a launch of a kernel in `names` compiles it, as for its arguments it would be, and ends there.
-
-    Other launches do nothing. Gives the kernels by hash.
-    """
-    from triton.runtime import driver
-    from triton.runtime.jit import JITFunction
-
-    found = {}
-    run = JITFunction.run
-
-    def compile_only(function: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
-        if function.__name__ in names:
-            kernel = run(function, *args, grid=grid, warmup=True, **options)
-            found[kernel.hash] = kernel
-
-    driver.set_active(Absent(arch))
-    with mock.patch.object(JITFunction, "run", compile_only):
-        yield found
 
 
 def compile_job(job: Job) -> list[Row]:

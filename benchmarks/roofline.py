@@ -294,8 +294,8 @@ class Programs(NamedTuple):
     memory: float  # bytes of all tensors, each read and written once
 
 
-RUN = 64  # channels that the stem's taps have: 8 pixels of 8
-RUN_OVERLAP = 0.41  # of its loads reach L2: a warp's four pixels have 6.5 sectors of 32 bytes in common for 16
+RUN = 32  # channels that the stem's taps have: 8 pixels of 4
+RUN_OVERLAP = 0.14  # of its loads reach L2: those of 8 bytes pass through L1, and 128 pixels have 34 sectors for 256
 SPLIT_WARPS = 8  # for each SM, as kernels/conv_wgrad.py launches them
 
 
@@ -320,7 +320,7 @@ def conv_programs(
     rows, columns, taps, channels, overlap = pixels, c_out, 9.0, c_in, 1.0
     read = {"down": 4.0, "up": 0.25}.get(layer, 1.0) * pixels * c_in
     if layer == "stem":
-        taps, channels, overlap, read = 7, RUN, RUN_OVERLAP, 8 * pixels
+        taps, channels, overlap, read = 7, RUN, RUN_OVERLAP, 4 * pixels
     elif layer == "up":
         taps = 9 / 4  # the mean of its phases
     elif layer == "head":  # `lines` rows of results are columns of one product, the last 6 pixels neighbours only

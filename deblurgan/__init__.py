@@ -10,13 +10,14 @@ if TYPE_CHECKING:
     from deblurgan import blur, data, images, losses, metrics, nn, ops, reference
     from deblurgan.blur import MotionBlur
     from deblurgan.checkpoint import load_generator, save_generator, save_released
-    from deblurgan.config import TrainConfig
+    from deblurgan.config import TrainConfig, TuneConfig
     from deblurgan.diagnosis import info
     from deblurgan.evaluation import Report, evaluate
     from deblurgan.images import ImageError
     from deblurgan.inference import Deblurrer
     from deblurgan.nn import Critic, Generator, PerceptualFeatures
     from deblurgan.training import Trainer, TrainResult, train
+    from deblurgan.tuning import tune
 
 __version__ = "0.1.0"
 
@@ -33,12 +34,14 @@ _NAMES = {
     "TrainConfig": "config",
     "TrainResult": "training",
     "Trainer": "training",
+    "TuneConfig": "config",
     "evaluate": "evaluation",
     "info": "diagnosis",
     "load_generator": "checkpoint",
     "save_generator": "checkpoint",
     "save_released": "checkpoint",
     "train": "training",
+    "tune": "tuning",
 }
 
 __all__ = [
@@ -52,6 +55,7 @@ __all__ = [
     "TrainConfig",
     "TrainResult",
     "Trainer",
+    "TuneConfig",
     "blur",
     "data",
     "evaluate",
@@ -67,6 +71,7 @@ __all__ = [
     "save_generator",
     "save_released",
     "train",
+    "tune",
 ]
 
 

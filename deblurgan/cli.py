@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from deblurgan import config
-from deblurgan.config import BlurConfig, DeblurConfig, DemoConfig, EvaluateConfig, InfoConfig, TrainConfig
+from deblurgan.config import BlurConfig, DeblurConfig, DemoConfig, EvaluateConfig, InfoConfig, TrainConfig, TuneConfig
 
 if TYPE_CHECKING:
     from deblurgan.images import FilesReport
@@ -309,6 +309,13 @@ def _info(options: InfoConfig) -> int:
     return 0
 
 
+def _tune(options: TuneConfig) -> int:
+    from deblurgan.tuning import tune
+
+    tune(options, log=_log(options))
+    return 0
+
+
 COMMANDS = {
     "train": Command(TrainConfig, _train),
     "deblur": Command(DeblurConfig, _deblur),
@@ -316,4 +323,5 @@ COMMANDS = {
     "evaluate": Command(EvaluateConfig, _evaluate),
     "demo": Command(DemoConfig, _demo),
     "info": Command(InfoConfig, _info),
+    "tune": Command(TuneConfig, _tune),
 }

@@ -465,6 +465,63 @@ class InfoConfig(Options):
     """Say which path each part takes on this machine, and why."""
 
 
+@dataclass(frozen=True)
+class TuneConfig(Options):
+    """Measure which tilings of the convolutions' kernels are the fastest on this GPU."""
+
+    budget: float = 90.0
+    """Seconds after which no further layer is measured, above 0. Those already in the table come last, so that another
+    run goes on."""
+    preset: tuple[Preset, ...] = ("paper", "tiny")
+    """Networks whose layers are measured."""
+    dtype: Literal["fp16", "bf16", "int8", "fp8"] | None = None
+    """Of the operands; if not given, fp16 in layers and bf16 in gradients. int8 and fp8 are for the residual blocks'
+    convolutions alone."""
+    forward_only: bool = False
+    """Leave out the gradients."""
+    gradients_only: bool = False
+    """Leave out the layers themselves."""
+    sizes: tuple[str, ...] = ("256x256", "720x1280")
+    """Pictures to restore, HEIGHTxWIDTH or HEIGHTxWIDTHxNUMBER, sides multiples of 4 and at least 8."""
+    crops: tuple[str, ...] = ("256x256",)
+    """Pictures to train on, which the gradients are measured with."""
+    table: Annotated[Path | None, option("-o")] = None
+    """File of the rows. If not given, the one that is looked up: $DEBLURGAN_TABLE, or one in the cache folder."""
+    any_software: bool = False
+    """Write rows that count whatever torch, Triton, cuDNN and kernels are used, as those that ship with the package."""
+    json: Path | None = None
+    """A file for every time that was measured."""
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.budget <= 0:
+            raise ValueError(f"budget must be positive, got {self.budget}")
+        if self.forward_only and self.gradients_only:
+            raise ValueError("forward_only=True and gradients_only=True contradict each other")
+        if self.gradients_only and self.dtype in ("int8", "fp8"):
+            raise ValueError(f"dtype must be fp16 or bf16 with gradients_only=True, got {self.dtype}")
+        for name in ("preset", "sizes", "crops"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must hold at least one, got none")
+        for name in ("sizes", "crops"):
+            for text in getattr(self, name):
+                parsed_size(name, text)
+
+
+def parsed_size(name: str, text: str) -> tuple[int, int, int]:
+    """The number of pictures, height and width in HEIGHTxWIDTH or HEIGHTxWIDTHxNUMBER. Raises ValueError."""
+    parts = text.split("x")
+    if len(parts) not in (2, 3) or not all(part.isdecimal() and part.isascii() for part in parts):
+        raise ValueError(f"{name} must be like 720x1280 or 256x256x16, got {text!r}")
+    height, width, number = (*map(int, parts), 1)[:3]
+    if min(height, width) < 8 or height % 4 or width % 4:
+        raise ValueError(f"{name} must have sides that are multiples of 4 and at least 8, got {text!r}")
+    if number < 1:
+        raise ValueError(f"{name} must be for 1 picture or more, got {text!r}")
+    return number, height, width
+
+
 class Untyped(str):
     """Text whose type the option decides, as YAML's: 1e-4 is a number to lr and a folder's name to out."""
 

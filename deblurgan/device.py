@@ -6,7 +6,9 @@ import importlib.util
 import os
 import shutil
 import sys
+import textwrap
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -16,6 +18,10 @@ import torch
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _kernels_assumed: bool | None = None  # by `assume_kernels`
+
+# By `_why_no_start`: what came of the trial on each CUDA device
+_trials = threading.Lock()
+_tried: dict[int, str | None] = {}
 
 # By `torch_defaults`: how many calls are within it, in all threads, and the default dtype to restore after them
 _defaults = threading.Lock()
@@ -54,7 +60,45 @@ def why_no_kernels(device: torch.device) -> str | None:
         return "triton is not installed"
     if torch.cuda.get_device_capability(device) < (8, 0):
         return "it needs a GPU of compute capability 8.0 or newer"
+    return _why_no_start(device)
+
+
+def _why_no_start(device: torch.device) -> str | None:
+    """Why Triton cannot start on a CUDA device; None where it does. The first call launches a kernel to see.
+
+    A launch needs a C compiler, a driver library that loads and a Triton that knows the GPU. None, too, while a stream
+    is captured, which allows no trial.
+    """
+    index = torch.cuda.current_device() if device.index is None else device.index
+    if index not in _tried and torch.cuda.is_current_stream_capturing():
+        return None
+    with _trials:
+        if index not in _tried:
+            _tried[index] = why = _trial(index)
+            if why is not None:
+                warnings.warn(f"plain torch runs on cuda:{index} in place of our kernels: {why}", stacklevel=2)
+        return _tried[index]
+
+
+def _trial(index: int) -> str | None:
+    """The error of a tiny kernel's launch in one line; None where there is none."""
+    try:
+        _launch_tiny_kernel(index)
+    except Exception as error:  # whatever a compiler, a driver or an import can raise
+        return textwrap.shorten(f"Triton cannot start: {type(error).__name__}: {error}", 200, placeholder=" ...")
     return None
+
+
+def _launch_tiny_kernel(index: int) -> None:
+    import triton
+    import triton.language as tl
+
+    @triton.jit
+    def tiny(out):  # type: ignore[no-untyped-def]
+        tl.store(out, 1)
+
+    with torch.cuda.device(index):
+        tiny[(1,)](torch.empty(1, dtype=torch.int32, device="cuda"))
 
 
 def why_no_compile(device: torch.device) -> str | None:

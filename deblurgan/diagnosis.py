@@ -12,6 +12,9 @@ import deblurgan
 from deblurgan.checkpoint import DEFAULT_WEIGHTS, load_generator
 from deblurgan.device import DTYPES, auto_dtype, pick_device, pick_precision, why_no_kernels
 from deblurgan.generator import engine
+from deblurgan.kernels.config import Gpu
+from deblurgan.kernels.rows import software, user_table
+from deblurgan.kernels.table import config_picker, current_gpu
 from deblurgan.limits import free_memory
 from deblurgan.nn import Generator
 from deblurgan.ops.native import _C
@@ -37,6 +40,9 @@ def info() -> str:
         "blur": f"C++ on the CPU ({_instruction_set()}), {on_cuda} on CUDA; fp64 is applied by plain torch",
         "default weights": _described(DEFAULT_WEIGHTS, generator),
     }
+    gpu = current_gpu(device)
+    if gpu is not None and why_no_kernels(device) is None:
+        lines["tilings"] = tilings_line(gpu)
     return "\n".join(f"{name + ':':20}{value}" for name, value in lines.items())
 
 
@@ -52,13 +58,27 @@ def generator_path(generator: Generator, device: torch.device, dtype: torch.dtyp
 
 
 def stages_line(stages: Sequence[Stage], paths: Mapping[str, str]) -> str:
-    """An engine's path for each stage, by name, in one line; the residual blocks are listed as one."""
-    ways: dict[str, set[str]] = {}
+    """An engine's path for each stage, by who says so, in one line; the residual blocks are listed as one."""
+    groups: dict[str, dict[str, set[str]]] = {}  # source, name, ways
     for stage in stages:
         name = "blocks" if stage.kind == "trunk" else stage.name
-        way = paths[stage.name].split()[0].rstrip(":")  # "Triton" or "cuDNN", without the details
-        ways.setdefault(name, set()).add(way)
-    return "engine: " + ", ".join(f"{name} {'/'.join(sorted(way))}" for name, way in ways.items())
+        way, _, source = paths[stage.name].partition(": ")
+        kernel = way.split()[0]  # "Triton" or "cuDNN", without the tiling
+        groups.setdefault(source, {}).setdefault(name, set()).add(kernel)
+    parts = []
+    for source, ways in groups.items():
+        names = ", ".join(f"{name} {'/'.join(sorted(kernels))}" for name, kernels in ways.items())
+        parts.append(f"{names} ({source})")
+    return "engine: " + "; ".join(parts)
+
+
+def tilings_line(gpu: Gpu) -> str:
+    """The user's table of tilings, how many of its rows are for this GPU and software, and what to do where none is."""
+    path, mine = user_table(), [row for row in config_picker(gpu).user if row.gpu == gpu]
+    count = sum(row.software == software() for row in mine)
+    found = f"{path}: {count} rows for this GPU, {len(mine) - count} stale" if path.exists() else ""
+    hint = "" if count else "`deblurgan tune` measures which are the fastest on this GPU"
+    return "; ".join(filter(None, (found, hint)))
 
 
 def _device_line() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,8 @@ from deblurgan.ops.layers import Quantize
 from deblurgan.spec import PRESETS, Stage
 
 Backend = Literal["auto", "reference"]
+
+_packing = threading.Lock()  # so that threads which share a generator share its engine, too
 
 
 class ConvNormReLU(nn.Conv2d):
@@ -137,12 +140,7 @@ class Generator(nn.Module):
         alone stands for (seed, 0). Raises ValueError for other shapes.
         """
         _check_picture(x)
-        multiple = self.spec.size_multiple
-        if min(x.shape[2:]) < self.MIN_SIZE or x.shape[2] % multiple or x.shape[3] % multiple:
-            raise ValueError(
-                f"picture sides must be multiples of {multiple} and at least {self.MIN_SIZE}, got "
-                f"{tuple(x.shape[2:])}: Deblurrer takes any size"
-            )
+        self._check_sides(x)
         counter = self._counter(x, seed, counter)
         if self.why_reference(x) is not None:
             return self._reference(x, counter)
@@ -150,6 +148,26 @@ class Generator(nn.Module):
             parameters = dict(self.named_parameters())
             return tape.restore(self.spec, parameters, x, dtype=self._compute_type(), counter=counter)
         return self._packed_engine()(x, counter)
+
+    def restore(self, x: Tensor, *, seed: int | None = None) -> tuple[Tensor, Tensor]:
+        """The engine's result for x, which may be uint8 (v stands for 2 v / 255 - 1), without gradients; and int32 [1],
+        1 where one of its values was not finite before the clamp, else 0. For x with `why_reference(x)` None.
+        """
+        self._check_sides(x)
+        return self._packed_engine().restore(x, self._counter(x, seed, None))
+
+    def kept_bytes(self, n: int, h: int, w: int) -> int:
+        """What the engine keeps of earlier calls and a call on pictures [n, 3, h, w] will use again, in bytes."""
+        packed = self._engine
+        return 0 if packed is None else packed[1].kept_bytes(n, h, w)
+
+    def _check_sides(self, x: Tensor) -> None:
+        multiple = self.spec.size_multiple
+        if min(x.shape[2:]) < self.MIN_SIZE or x.shape[2] % multiple or x.shape[3] % multiple:
+            raise ValueError(
+                f"picture sides must be multiples of {multiple} and at least {self.MIN_SIZE}, got "
+                f"{tuple(x.shape[2:])}: Deblurrer takes any size"
+            )
 
     def _reference(self, x: Tensor, counter: Tensor | None) -> Tensor:
         """In plain torch."""
@@ -223,10 +241,11 @@ class Generator(nn.Module):
             dtype,
             *((p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.parameters()),
         ]
-        if self._engine is None or self._engine[0] != key:
-            state = dict(self.named_parameters())
-            self._engine = key, engine.Engine(self.spec, state, dtype=dtype, quantize=self.quantize)
-        return self._engine[1]
+        with _packing:
+            if self._engine is None or self._engine[0] != key:
+                state = dict(self.named_parameters())
+                self._engine = key, engine.Engine(self.spec, state, dtype=dtype, quantize=self.quantize)
+            return self._engine[1]
 
     def config(self) -> dict[str, Any]:
         """The spec as plain values: `Generator(**config)` builds the same network."""
@@ -270,7 +289,7 @@ class Critic(nn.Module):
         On CUDA `ops.norm_act` normalises, in channels_last, but torch.compile sees plain torch.
         """
         _check_picture(x)
-        kernels = kernels_available(x.device) and not torch.compiler.is_compiling()
+        kernels = not torch.compiler.is_compiling() and kernels_available(x.device)
         if kernels:
             x = x.contiguous(memory_format=torch.channels_last)
         last = len(self.convs) - 1

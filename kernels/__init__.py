@@ -1,6 +1,9 @@
 """The networks' Triton kernels: functions that launch, on tensors that the caller has allocated; no autograd.
 
-    config, table   how a convolution is cut into tiles, and the bundles of tensors that kernels take; no Triton
+    config          how a convolution is cut into tiles, and the bundles of tensors that kernels take; no Triton
+    table           which convolutions run in our kernels, and how: by rows that were measured, else by heuristics
+    candidates      what `deblurgan tune` measures for such rows
+    launch          how kernels follow one another
 
     pack_image      the picture as the first convolution reads it
     conv_stats      convolution and the statistics of its tiles
@@ -19,7 +22,6 @@ Sizes and numbers of pixels or tiles are not specialised (do_not_specialize), or
 compile kernels anew. Strides in elements are, and the width of the caller's own picture, since wide loads depend on
 their divisibility.
 
-The kernels need Triton, so nothing here is imported before a GPU needs it. `table.json` says which convolutions run in
-conv_stats, and how, by GPU and size; `python -m benchmarks.tune` makes its rows. Installed as deblurgan.kernels: import
-it by that name.
+The kernels need Triton, so nothing here is imported before a GPU needs it. Installed as deblurgan.kernels: import it by
+that name.
 """

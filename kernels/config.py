@@ -27,6 +27,10 @@ class ConvShape(NamedTuple):
     dtype: torch.dtype  # of the products
 
 
+PACKED_CHANNELS = 4  # of a picture as the first convolution reads it, see pack_image
+PACKED_TAP = (8, PACKED_CHANNELS)  # pixels of a row, and channels of each, that are one tap of it
+
+
 @dataclass(frozen=True)
 class ConvConfig:
     """How a convolution is cut into tiles.

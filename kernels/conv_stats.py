@@ -21,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from deblurgan.kernels.config import ConvConfig, Gate, PackedWeight, TileStats
+from deblurgan.kernels.launch import launch_early, wait_for_previous
 
 
 @triton.jit
@@ -159,7 +160,7 @@ def conv_stats_kernel(
     y_row,
     y_pixel,
     tiles,
-    X_PIXEL: tl.constexpr,  # a constant, since wide loads need to know that the stem's is 8
+    X_PIXEL: tl.constexpr,  # a constant, since wide loads need to know that the stem's is 4
     C: tl.constexpr,
     COUT: tl.constexpr,
     TAPS_Y: tl.constexpr,
@@ -170,8 +171,10 @@ def conv_stats_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """y[oy, ox] = sum over i, j of weight[i, j] x[oy STRIDE + i, ox STRIDE + j], any kernel and stride."""
+    wait_for_previous(PDL)
     ACROSS: tl.constexpr = (COUT + BLOCK_N - 1) // BLOCK_N
     tile = tl.program_id(0) // ACROSS
     columns = (tl.program_id(0) % ACROSS) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -221,12 +224,14 @@ def up_conv_stats_kernel(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
     PAIRS: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """y[2 a + u, 2 b + v] = sum over i <= u, j <= v of weight_uv[i, j] x[a + i, b + j]: 3x3, stride 2, transposed.
 
     Programs of phase (1, 1), with its four taps, come first. PAIRS: a program makes phases (u, 0) and (u, 1), which
     read the same pixels.
     """
+    wait_for_previous(PDL)
     ACROSS: tl.constexpr = (COUT + BLOCK_N - 1) // BLOCK_N
     STEPS: tl.constexpr = (C + BLOCK_K - 1) // BLOCK_K
     turn = tl.program_id(0) // (part * ACROSS)
@@ -297,11 +302,13 @@ def flat_conv_stats_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """3x3, stride 1: with the pitch of the bordered picture, nine products of one matrix with itself shifted.
 
     Row m of the product is pixel m of the pitch; those from w on fall on the border and count for nothing.
     """
+    wait_for_previous(PDL)
     ACROSS: tl.constexpr = COUT // BLOCK_N
     STEPS: tl.constexpr = C // BLOCK_K
     tile = tl.program_id(0) // ACROSS
@@ -392,6 +399,7 @@ def conv_stats(
         C=weight.channels,
         COUT=cout,
         STATS=counts is not None,
+        **launch_early(),
         TAPS_Y=weight.taps[0],
         TAPS_X=weight.taps[1],
         STRIDE=weight.stride,
@@ -444,6 +452,7 @@ def _flat_conv_stats(
         C=weight.channels,
         COUT=cout,
         STATS=counts is not None,
+        **launch_early(),
         **config.launch_options(x.dtype, tf32),
     )
 
@@ -484,6 +493,7 @@ def up_conv_stats(
         C=weight.channels,
         COUT=cout,
         STATS=counts is not None,
+        **launch_early(),
         PAIRS=pairs,
         **config.launch_options(x.dtype, tf32),
     )

@@ -20,7 +20,7 @@ from dataclasses import replace
 
 import torch
 
-from deblurgan.kernels.config import ConvConfig
+from deblurgan.kernels.config import PACKED_TAP, ConvConfig
 
 HALF = (torch.float16, torch.bfloat16)
 FAMILIES = {(8, 0): "sm_80", (8, 7): "sm_80", (8, 6): "sm_86", (8, 9): "sm_86", (12, 0): "sm_86", (12, 1): "sm_86"}
@@ -32,6 +32,7 @@ _NARROW = ConvConfig(128, 64, 64, 4, 3)  # for 64 channels, or twice the program
 _THIN = ConvConfig(128, 32, 32, 4, 4)  # for 96 channels, as `tiny` has: of 128 columns a quarter would be idle
 _PAIRS = ConvConfig(128, 64, 32, 4, 3, "pairs")  # reads the picture less often; with more columns the weights more
 _SQUARE = ConvConfig(64, 64, 64, 4, 3)
+_RUNS = ConvConfig(128, 64, 32, 4, 4)  # a tap of the stem has 32 channels
 
 # Tilings by kind and family, the largest first: the first that keeps the SMs busy is taken, else the last. A family
 # without a tiling leaves the layer to cuDNN, as benchmarks.roofline estimates: on sm_100 two programs that share their
@@ -47,7 +48,7 @@ DEFAULTS: dict[str, dict[str, tuple[ConvConfig, ...]]] = {
             ConvConfig(64, 128, 64, 4, 4, "tma"),
         ),
     },
-    "stem": {"sm_80": (_NARROW,), "sm_86": (_NARROW,), "sm_90": (_NARROW,)},
+    "stem": {"sm_80": (_RUNS,), "sm_86": (_RUNS,), "sm_90": (_RUNS,)},
     "down": {"sm_80": (_POINTER, _NARROW), "sm_86": (_NARROW,), "sm_90": (_POINTER, _NARROW)},
     "up": {"sm_80": (_POINTER, _NARROW), "sm_86": (_NARROW,), "sm_90": (_POINTER, _NARROW), "sm_100": (_NARROW,)},
     "head": {"sm_80": (_WIDE,), "sm_86": (ConvConfig(64, 128, 64, 4, 3),), "sm_90": (_WIDE,), "sm_100": (_NARROW,)},
@@ -64,7 +65,7 @@ DEFAULTS |= {"head.wgrad": DEFAULTS["stem.wgrad"]}
 # The gradient by a layer's input is a convolution of this kind
 ADJOINTS = {"down.dgrad": "up", "trunk.dgrad": "trunk", "up.dgrad": "down", "head.dgrad": "stem"}
 BUSY = 0.86  # share of the SMs' time, below which smaller tiles are estimated to be faster
-PACKED = 64  # channels of the stem's taps, see ops.layers.stem_layer
+PACKED = math.prod(PACKED_TAP)  # channels of the stem's taps, see ops.layers.stem_layer
 
 
 def default_config(
@@ -91,7 +92,8 @@ def default_config(
     if dtype not in HALF or family is None:
         return None
     if kind.endswith(".wgrad"):
-        return _weight_gradient(kind, family, c_in, c_out)
+        tilings = DEFAULTS[kind].get(family)
+        return _weight_gradient(tilings[0], kind, c_in, c_out) if tilings else None
     config = _convolution(kind, family, *_product(kind, c_in, c_out, pixels), sms)
     if config and geforce and dtype == torch.float16 and "." not in kind:
         return replace(config, accumulate="fp16")
@@ -148,6 +150,15 @@ def head_default(c_in: int, dtype: torch.dtype) -> ConvConfig:
     return _fitted(ConvConfig(64, 64, 32) if dtype == torch.float32 else _WIDE, c_in, None)
 
 
+def fitted(config: ConvConfig, kind: str, c_in: int, c_out: int) -> ConvConfig | None:
+    """The tiling in blocks no wider than a layer's channels need; None where its form needs whole blocks of them."""
+    if kind.endswith(".wgrad"):
+        return _weight_gradient(config, kind, c_in, c_out)
+    c, columns, _ = _product(kind, c_in, c_out, pixels=1)
+    config = _fitted(config, c, columns)
+    return config if _fills(config, c, columns) else None
+
+
 def programs(config: ConvConfig, pixels: int, columns: int | None) -> int:
     """How many make a result of so many pixels and columns, None for one block of them. At least one."""
     return max(1, math.ceil(pixels / config.block_m)) * (math.ceil(columns / config.block_n) if columns else 1)
@@ -172,11 +183,8 @@ def _product(kind: str, c_in: int, c_out: int, pixels: int) -> tuple[int, int | 
     return c_in, None if kind == "head" else c_out, pixels
 
 
-def _weight_gradient(kind: str, family: str, c_in: int, c_out: int) -> ConvConfig | None:
+def _weight_gradient(config: ConvConfig, kind: str, c_in: int, c_out: int) -> ConvConfig:
     """block_m of a layer's results by block_n of its inputs, of a transposed one the other way about."""
-    if family not in DEFAULTS[kind]:
-        return None
-    config = DEFAULTS[kind][family][0]
     rows, columns = (c_in, c_out) if kind in ("up.wgrad", "head.wgrad") else (c_out, c_in)
     if kind in ("stem.wgrad", "head.wgrad"):
         columns = PACKED

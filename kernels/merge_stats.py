@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from deblurgan.kernels.config import TileStats
+from deblurgan.kernels.launch import launch_early, wait_for_previous
 
 BLOCK_TILES, BLOCK_C = 256, 8  # many programs of few steps: each step waits for memory
 
@@ -25,11 +26,13 @@ def merge_stats_kernel(
     FINAL: tl.constexpr,
     BLOCK_TILES: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """mean = m_0 + sum count_t (m_t - m_0) / N,   M2 = sum (M2_t + count_t (m_t - mean)^2),   N = sum count_t.
 
     About m_0 a constant plane keeps its value to the last bit, and a large mean costs no digits.
     """
+    wait_for_previous(PDL)
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     first = tl.program_id(1) * group
     last = tl.minimum(first + group, tiles)
@@ -73,7 +76,7 @@ def merge_stats(tiles: TileStats, stats: Tensor, *, eps: float) -> None:
     partials, counts = tiles
     n, total, _, c = partials.shape
     across = triton.cdiv(c, BLOCK_C)
-    shape = {"C": c, "BLOCK_TILES": BLOCK_TILES, "BLOCK_C": BLOCK_C}
+    shape = {"C": c, "BLOCK_TILES": BLOCK_TILES, "BLOCK_C": BLOCK_C, **launch_early()}
     if total > 4 * BLOCK_TILES:
         groups = triton.cdiv(total, BLOCK_TILES)
         group_partials = torch.empty(n, groups, 2, c, dtype=torch.float32, device=partials.device)

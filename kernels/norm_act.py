@@ -9,6 +9,7 @@ from torch import Tensor
 
 from deblurgan.kernels.config import Border, NormActInputs, Quantized, TileStats
 from deblurgan.kernels.dropout import keep_mask, keep_threshold
+from deblurgan.kernels.launch import launch_early, wait_for_previous
 
 BORDER_MODES = {"reflect": 1, "zero": 2}
 MOST_TILES = 64  # more are merged by a launch of `merge_stats`
@@ -66,16 +67,15 @@ def store_bordered(
 
 
 @triton.jit
-def merge_tiles(
+def load_tiles(
     partials,  # fp32 [tiles, 2, C]: mean, M2
     counts,  # fp32 [tiles]
     tiles,
     c,
-    eps,
     C: tl.constexpr,
     TILES: tl.constexpr,  # a power of two
 ):
-    """mean and 1 / std of channels c, each [BLOCK_C]; the formula is that of `merge_stats`."""
+    """count [TILES], m and M2 [TILES, BLOCK_C] of channels c, and m_0 [BLOCK_C]."""
     t = tl.arange(0, TILES)
     here = (t < tiles)[:, None] & (c < C)[None, :]
     at = partials + t[:, None] * 2 * C + c[None, :]
@@ -83,7 +83,12 @@ def merge_tiles(
     m = tl.load(at, mask=here, other=0.0)
     part = tl.load(at + C, mask=here, other=0.0)
     pivot = tl.load(partials + c, mask=c < C, other=0.0)
-    pixels = tl.sum(count, 0)
+    return count, m, part, pivot
+
+
+@triton.jit
+def merge_tiles(count, m, part, pivot, pixels, eps):
+    """mean and 1 / std, each [BLOCK_C], of what `load_tiles` gives; the formula is that of `merge_stats`."""
     mean = pivot + tl.sum(count[:, None] * (m - pivot[None, :]), 0) / pixels
     m2 = tl.sum(part + count[:, None] * (m - mean[None, :]) * (m - mean[None, :]), 0)
     return mean, 1.0 / tl.sqrt(m2 / pixels + eps)
@@ -125,6 +130,7 @@ def norm_act_kernel(
     TILES: tl.constexpr,  # at least the tiles to merge; 0 where stats are merged already
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """out = residual + mask dropout_scale act((y - mean) / std), in fp32, rounded once;
     quantized = out inverse_step + ZERO, clamped to its type.
@@ -132,8 +138,10 @@ def norm_act_kernel(
     act(v) = max(v, SLOPE v).
 
     A program has BLOCK_P pixels of one row. Those within WIDTH of an edge also write the border pixels that mirror
-    them, so that in place no pixel is read after it has changed.
+    them, so that in place no pixel is read after it has changed. All is read before tiles are merged, whose sums wait
+    for one another.
     """
+    wait_for_previous(PDL)
     ACROSS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
     first = (tl.program_id(0) // ACROSS) * BLOCK_P
     channel = (tl.program_id(0) % ACROSS) * BLOCK_C
@@ -142,12 +150,19 @@ def norm_act_kernel(
     image = tl.program_id(2).to(tl.int64)
     here = (x < w)[:, None] & (c < C)[None, :]
     if TILES > 0:
-        mean, scale = merge_tiles(stats + image * tiles * 2 * C, counts, tiles, c, eps, C, TILES)
+        count, m, part, pivot = load_tiles(stats + image * tiles * 2 * C, counts, tiles, c, C, TILES)
     else:
         mean = tl.load(stats + image * 2 * C + c, mask=c < C, other=0.0)
         scale = tl.load(stats + image * 2 * C + C + c, mask=c < C, other=0.0)
     y_at = y + image * y_image + row.to(tl.int64) * y_row + x[:, None] * C + c[None, :]
-    value = (tl.load(y_at, mask=here, other=0.0).to(tl.float32) - mean[None, :]) * scale[None, :]
+    value = tl.load(y_at, mask=here, other=0.0)
+    if RESIDUAL:
+        r_at = residual + image * r_image + row.to(tl.int64) * r_row + x[:, None] * C + c[None, :]
+        added = tl.load(r_at, mask=here, other=0.0)
+    if TILES > 0:
+        tl.debug_barrier()  # behind which loads would be moved, to wait for memory after the merge's sums have
+        mean, scale = merge_tiles(count, m, part, pivot, (h * w).to(tl.float32), eps)
+    value = (value.to(tl.float32) - mean[None, :]) * scale[None, :]
     if SLOPE != 1:
         low = value * SLOPE if SLOPE > 0 else 0.0
         value = tl.maximum(value, low, propagate_nan=tl.PropagateNan.ALL)
@@ -155,8 +170,7 @@ def norm_act_kernel(
         mask = keep_mask(counter, image, row, x, channel, w, rng_stream, C, THRESHOLD, BLOCK_C)
         value *= tl.where(mask, dropout_scale, 0.0)
     if RESIDUAL:
-        r_at = residual + image * r_image + row.to(tl.int64) * r_row + x[:, None] * C + c[None, :]
-        value += tl.load(r_at, mask=here, other=0.0).to(tl.float32)
+        value += added.to(tl.float32)
     if WRITE:
         result = value.to(out.dtype.element_ty)
         store_bordered(out + image * o_image, o_row, result, row, first, x, c, h, w, C, BORDER, WIDTH, BLOCK_P, 0)
@@ -235,4 +249,5 @@ def norm_act(
         BLOCK_P=block_p,
         BLOCK_C=block_c,
         num_warps=4,
+        **launch_early(),
     )

@@ -65,9 +65,9 @@ def fold_reflected_border(
 @triton.jit
 def act_backward(
     value,  # fp32 [BLOCK_P, BLOCK_C], of pixels x of `row`
-    y,  # pixel (0, 0) of this picture
-    y_row,
-    stats,  # fp32 [2, C]: mean, 1 / std
+    raw,  # y there
+    mean,  # [BLOCK_C]
+    scale,  # [BLOCK_C], 1 / std
     counter,
     image,
     row,
@@ -83,10 +83,7 @@ def act_backward(
 ):
     """g' = value mask dropout_scale (1 if xhat > 0 else SLOPE), the gradient by xhat = (y - mean) / std."""
     here = ((x >= 0) & (x < w))[:, None] & (c < C)[None, :]
-    mean = tl.load(stats + c, mask=c < C, other=0.0)
-    scale = tl.load(stats + C + c, mask=c < C, other=0.0)
-    raw = tl.load(y + row.to(tl.int64) * y_row + x[:, None] * C + c[None, :], mask=here, other=0.0).to(tl.float32)
-    xhat = tl.where(here, (raw - mean[None, :]) * scale[None, :], 0.0)
+    xhat = tl.where(here, (raw.to(tl.float32) - mean[None, :]) * scale[None, :], 0.0)
     if THRESHOLD > 0:
         mask = keep_mask(counter, image, row, x, 0, w, rng_stream, C, THRESHOLD, BLOCK_C)
         value *= tl.where(mask, dropout_scale, 0.0)
@@ -134,23 +131,27 @@ def norm_act_reduce_kernel(
     here = (x < w)[:, None] & (c < C)[None, :]
     with_one = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     with_xhat = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+    mean = tl.load(stats + image * 2 * C + c, mask=c < C, other=0.0)
+    scale = tl.load(stats + image * 2 * C + C + c, mask=c < C, other=0.0)
+    at = x[:, None] * C + c[None, :]
     start = tl.program_id(1) * rows
     for step in range(tl.minimum(rows, h - start)):
         row = start + step
-        value = fold_reflected_border(g + image * g_image, g_row, row, first, x, c, h, w, C, WIDTH, BLOCK_P)
-        at = x[:, None] * C + c[None, :]
+        raw = tl.load(y + image * y_image + row.to(tl.int64) * y_row + at, mask=here, other=0.0)
         if EXTRA:
-            line = extra + image * e_image + row.to(tl.int64) * e_row
-            value += tl.load(line + at, mask=here, other=0.0).to(tl.float32)
+            added = tl.load(extra + image * e_image + row.to(tl.int64) * e_row + at, mask=here, other=0.0)
+        value = fold_reflected_border(g + image * g_image, g_row, row, first, x, c, h, w, C, WIDTH, BLOCK_P)
+        if EXTRA:
+            value += added.to(tl.float32)
         if TOTAL:
             result = value.to(total.dtype.element_ty)
             tl.store(total + image * t_image + row.to(tl.int64) * t_row + at, result, mask=here)
             value = result.to(tl.float32)  # which the second pass reads
         value, xhat = act_backward(
             value,
-            y + image * y_image,
-            y_row,
-            stats + image * 2 * C,
+            raw,
+            mean,
+            scale,
             counter,
             image,
             row,
@@ -211,12 +212,20 @@ def norm_act_grad_kernel(
     c = tl.arange(0, BLOCK_C)
     value = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     if (row >= 0) & (row < h):
+        here = ((x >= 0) & (x < w))[:, None] & (c < C)[None, :]
+        mean = tl.load(stats + image * 2 * C + c, mask=c < C, other=0.0)
+        scale = tl.load(stats + image * 2 * C + C + c, mask=c < C, other=0.0)
+        pixels = tl.cast(h * w, tl.float32)
+        with_one = tl.load(sums + image * 2 * C + c, mask=c < C, other=0.0) / pixels
+        with_xhat = tl.load(sums + image * 2 * C + C + c, mask=c < C, other=0.0) / pixels
+        y_at = y + image * y_image + row.to(tl.int64) * y_row + x[:, None] * C + c[None, :]
+        raw = tl.load(y_at, mask=here, other=0.0)
         value = fold_reflected_border(g + image * g_image, g_row, row, first, x, c, h, w, C, WIDTH, BLOCK_P)
         value, xhat = act_backward(
             value,
-            y + image * y_image,
-            y_row,
-            stats + image * 2 * C,
+            raw,
+            mean,
+            scale,
             counter,
             image,
             row,
@@ -230,10 +239,6 @@ def norm_act_grad_kernel(
             THRESHOLD,
             BLOCK_C,
         )
-        pixels = tl.cast(h * w, tl.float32)
-        with_one = tl.load(sums + image * 2 * C + c, mask=c < C, other=0.0) / pixels
-        with_xhat = tl.load(sums + image * 2 * C + C + c, mask=c < C, other=0.0) / pixels
-        scale = tl.load(stats + image * 2 * C + C + c, mask=c < C, other=0.0)
         value = (value - with_one[None, :] - xhat * with_xhat[None, :]) * scale[None, :]
         value = tl.where(((x >= 0) & (x < w))[:, None], value, 0.0)
     mine = (tl.program_id(1) < rows) | (image == tl.num_programs(2) - 1)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from deblurgan.kernels.config import ConvConfig
 from deblurgan.kernels.conv_stats import add_product
+from deblurgan.kernels.launch import launch_early, wait_for_previous
 
 
 @triton.jit(do_not_specialize=["h"])
@@ -26,6 +27,7 @@ def output_tail_kernel(
     image,  # [n, OUT, h, w], any strides
     out,  # [n, OUT, h, w], any strides
     saved,  # SAVE: fp32 [n, OUT, h, w], contiguous
+    not_finite,  # FLAG: int32 [1]
     h,
     w,
     x_image,
@@ -44,16 +46,20 @@ def output_tail_kernel(
     LINES: tl.constexpr,  # rows of results
     EIGHT_BIT: tl.constexpr,
     SAVE: tl.constexpr,
+    FLAG: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,  # 8 taps of LINES * OUT results, padded
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """out = clamp(image + tanh(sum over i, j of weight[i, j] x[y + i, x + j] + bias), -1, 1).
 
     A program reads BLOCK_M pixels of each row of x; the last TAPS - 1 of them only as neighbours. EIGHT_BIT: image and
-    out are uint8, v for 2 v / 255 - 1; rounded to nearest. SAVE: tanh goes into `saved`.
+    out are uint8, v for 2 v / 255 - 1; rounded to nearest, halfway up. SAVE: tanh goes into `saved`. FLAG: `not_finite`
+    becomes 1 where a value before the clamp is not finite, of which 8 bits show nothing; else it stays.
     """
+    wait_for_previous(PDL)
     STEPS: tl.constexpr = (C + BLOCK_K - 1) // BLOCK_K
     ROWS: tl.constexpr = TAPS - 1 + LINES
     OWN: tl.constexpr = BLOCK_M - TAPS + 1
@@ -88,7 +94,11 @@ def output_tail_kernel(
     before = tl.load(i_at, mask=wanted, other=0).to(tl.float32)
     if EIGHT_BIT:
         before = before * (2.0 / 255.0) - 1.0
-    sharp = tl.clamp(before + tanh, -1.0, 1.0, propagate_nan=tl.PropagateNan.ALL)
+    total = before + tanh
+    if FLAG:  # each writes the same, so the order is of no matter
+        f_at = not_finite + tl.zeros((BLOCK_M, RESULTS), tl.int32)
+        tl.store(f_at, 1, mask=wanted & ~(tl.abs(total) < float("inf")))
+    sharp = tl.clamp(total, -1.0, 1.0, propagate_nan=tl.PropagateNan.ALL)
     if EIGHT_BIT:
         sharp = (sharp + 1.0) * 127.5 + 0.5
     o_at = out + n * o_image + (y * o_row + o * o_channel)[None, :] + (px.to(tl.int64) * o_pixel)[:, None]
@@ -129,12 +139,14 @@ def output_tail(
     config: ConvConfig,
     tf32: bool = False,
     saved: Tensor | None = None,
+    not_finite: Tensor | None = None,
 ) -> None:
     """Fills out [n, k, h, w] from image, the same shape, and x [n, h + s - 1, w + s - 1, c], its pixels side by side.
 
     weight [k, c, s, s] is packed by `pack_tail_weight` for config.block_n, bias fp32 [k]. Both pictures are uint8, or
     floats in [-1, 1].
-    `saved`, fp32 [n, k, h, w] and contiguous, takes tanh before the picture is added.
+    `saved`, fp32 [n, k, h, w] and contiguous, takes tanh before the picture is added. `not_finite`, int32 [1], becomes
+    1 where a value before the clamp is not finite.
     """
     n, k, h, w = out.shape
     taps, rows = x.shape[1] - h + 1, rows_per_product(config.block_n, k)
@@ -145,6 +157,7 @@ def output_tail(
         image,
         out,
         out if saved is None else saved,
+        out if not_finite is None else not_finite,
         h,
         w,
         *x.stride()[:2],
@@ -156,5 +169,7 @@ def output_tail(
         LINES=rows,
         EIGHT_BIT=out.dtype == torch.uint8,
         SAVE=saved is not None,
+        **launch_early(),
+        FLAG=not_finite is not None,
         **config.launch_options(x.dtype, tf32),
     )

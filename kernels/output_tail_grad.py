@@ -56,9 +56,9 @@ def output_tail_grad_kernel(
 
 
 def output_tail_grad(grad: Tensor, image: Tensor, tanh: Tensor, out: PaddedGradient) -> Tensor:
-    """Fills out.whole [n, h + 2 b, w + 2 b + 1, 8], b = out.top, with the gradient of the last convolution's output.
+    """Fills out.whole [n, h + 2 b, w + 2 b + 1, p], b = out.top, with the gradient of the last convolution's output.
 
-    grad is the gradient of output_tail's output, image its picture, tanh fp32 what it saved, all [n, c <= 8, h, w].
+    grad is the gradient of output_tail's output, image its picture, tanh fp32 what it saved, all [n, c <= p, h, w].
     Returns the bias's gradient, fp32 [c]. At the clamp's bounds the gradient passes, as in torch.
     """
     n, c, h, w = grad.shape

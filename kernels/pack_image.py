@@ -1,4 +1,4 @@
-"""A picture [n, c, h, w] as the first convolution reads it: channels last, padded to 8, its border written out."""
+"""A picture [n, c, h, w] as the first convolution reads it: channels last, padded to 4, its border written out."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from deblurgan.kernels.config import Border
-
-CHANNELS = 8  # 16 bytes a pixel in half types: eight pixels of a row are one run of 64 elements
+from deblurgan.kernels.config import PACKED_CHANNELS, Border
+from deblurgan.kernels.launch import launch_early, wait_for_previous
 
 
 @triton.jit(do_not_specialize=["c", "h", "w", "i_image", "i_channel", "i_row"])
@@ -28,8 +27,10 @@ def pack_image_kernel(
     WIDTH: tl.constexpr,
     CHANNELS: tl.constexpr,
     BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """out[y, x, k] = image[k, reflect(y - b), reflect(x - b)], zero in channels from c on and in the last column."""
+    wait_for_previous(PDL)
     n = tl.program_id(2).to(tl.int64)
     row = tl.program_id(1)
     x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -57,7 +58,7 @@ def pack_image_kernel(
 
 
 def pack_image(image: Tensor, out: Tensor, *, border: Border) -> None:
-    """Fills out [n, h + 2 b, w + 2 b + 1, 8], b = border.width, from image [n, c <= 8, h, w]: uint8, or in [-1, 1]."""
+    """Fills out [n, h + 2 b, w + 2 b + 1, 4], b = border.width, from image [n, c <= 4, h, w]: uint8, or in [-1, 1]."""
     n, c, h, w = image.shape
     block = 128
     pack_image_kernel[(triton.cdiv(out.shape[2], block), out.shape[1], n)](
@@ -70,6 +71,7 @@ def pack_image(image: Tensor, out: Tensor, *, border: Border) -> None:
         EIGHT_BIT=image.dtype == torch.uint8,
         REFLECT=border.mode == "reflect",
         WIDTH=border.width,
-        CHANNELS=CHANNELS,
+        CHANNELS=PACKED_CHANNELS,
         BLOCK=block,
+        **launch_early(),
     )

@@ -7,7 +7,8 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -100,6 +101,34 @@ def write(path: Path, rows: Iterable[Row]) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def merge(path: Path, rows: Iterable[Row]) -> list[Row]:
+    """Adds rows to a table, which need not be there, in place of those of the same keys; returns all.
+
+    Others that do so at the same time lose nothing, on file systems with locks. Raises OSError, or ValueError for a
+    file that is no table; it stays as it is.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _held(path.parent):
+        before = read(path) if path.exists() else []
+        merged = {row.key: row for row in (*before, *rows)}
+        write(path, merged.values())
+    return list(merged.values())
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Waits until no other process holds the folder, then holds it."""
+    import fcntl  # which Windows has not, and no tuning either
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _entry(row: Row) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class Table:
         """From the user's table, else a shipped row of this GPU, else of one of its capability and about as many SMs,
         else by default, else cuDNN. Of rows of the same layer the one that keeps the SMs busy for the most similar time
         answers."""
-        config = _default(shape, self.gpu)
+        config = default_for(shape, self.gpu)
         if self.gpu is None:
             return Choice(config, "no GPU to choose for")
         for source, rows in self._sources:
@@ -89,7 +89,8 @@ def _by_capability(gpu: Gpu) -> str:
     return "sm_" + "".join(map(str, gpu.capability))
 
 
-def _default(shape: ConvShape, gpu: Gpu | None) -> ConvConfig | None:
+def default_for(shape: ConvShape, gpu: Gpu | None) -> ConvConfig | None:
+    """The tiling of a convolution that no row knows; `gpu` is None for none."""
     kind, c_in, c_out, pixels, dtype = shape
     name, capability, sms = gpu or ("", None, 1)
     return default_config(

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from deblurgan.kernels.config import TileStats
+from deblurgan.kernels.launch import launch_early, wait_for_previous
 from deblurgan.kernels.merge_stats import merge_stats
 
 TILE, BLOCK_C = 256, 64
@@ -27,8 +28,10 @@ def tile_stats_kernel(
     C: tl.constexpr,
     TILE: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """m = sum v / count,   M2 = sum (v - m)^2   of TILE pixels."""
+    wait_for_previous(PDL)
     tile = tl.program_id(0)
     image = tl.program_id(2).to(tl.int64)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -58,7 +61,7 @@ def tile_stats(y: Tensor, tiles: TileStats) -> None:
     n, h, w, c = y.shape
     total = tiles.counts.shape[0]
     grid = (total, triton.cdiv(c, BLOCK_C), n)
-    shape = {"C": c, "TILE": TILE, "BLOCK_C": BLOCK_C}
+    shape = {"C": c, "TILE": TILE, "BLOCK_C": BLOCK_C, **launch_early()}
     tile_stats_kernel[grid](y, *tiles, h, w, *y.stride()[:3], total, **shape, num_warps=8)  # 4 would spill
 
 

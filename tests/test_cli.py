@@ -21,7 +21,7 @@ from deblurgan.blur.contact_sheet import psf_sheet
 from deblurgan.config import TRAIN_PRESETS
 from deblurgan.data import PairedFolder, open_dataset
 
-COMMANDS = ("train", "deblur", "blur", "evaluate", "demo", "info")
+COMMANDS = ("train", "deblur", "blur", "evaluate", "demo", "info", "tune")
 NETWORK = ("--preset", "tiny", "--width", 4, "--blocks", 1)
 SMALL = (*NETWORK, "--crop", 32, "--batch-size", 2, "--steps", 3, "--device", "cpu")
 
@@ -62,7 +62,7 @@ def test_python_m_deblurgan_runs_and_exits_as_main_does() -> None:
     assert (version.returncode, version.stdout, version.stderr) == (0, f"deblurgan {deblurgan.__version__}\n", "")
     wrong = in_new_process("sharpen")
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert "unknown command 'sharpen': deblurgan has train, deblur, blur, evaluate, demo, info" in wrong.stderr
+    assert "unknown command 'sharpen': deblurgan has train, deblur, blur, evaluate, demo, info, tune" in wrong.stderr
 
 
 def test_help_answers_without_torch() -> None:
@@ -97,6 +97,10 @@ def test_help_lists_the_commands(word: str, capsys: pytest.CaptureFixture[str]) 
         ("evaluate", ["--metrics", "--kernels", "--csv", "--layout", "--config"]),
         ("demo", ["--seed", "-o", "--config"]),
         ("info", ["--help"]),
+        (
+            "tune",
+            ["--budget", "--preset", "--dtype", "--forward-only", "--gradients-only", "--table", "-o", "--config"],
+        ),
     ],
 )
 def test_each_command_has_help(name: str, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:

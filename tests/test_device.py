@@ -9,7 +9,8 @@ from deblurgan import device
 
 
 def test_why_no_kernels_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda = torch.device("cuda")
+    cuda = torch.device("cuda", 0)
+    monkeypatch.setattr(device, "_tried", {0: None})
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     assert device.why_no_kernels(cuda) is None
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))

@@ -26,6 +26,9 @@ from deblurgan.blur import MotionBlur
 from deblurgan.checkpoint import DEFAULT_WEIGHTS, load_generator
 from deblurgan.device import assume_kernels, auto_dtype, pick_device
 from deblurgan.inference import FilesReport
+from deblurgan.kernels.config import ConvShape, Gpu
+from deblurgan.kernels.rows import Row, merge, software
+from deblurgan.kernels.table import config_picker
 
 DEMO = DEFAULT_WEIGHTS.parent / "demo.png"
 ORIENTATION, MAKER = 0x0112, 0x010F
@@ -707,7 +710,31 @@ def test_info_says_which_way_the_generator_takes() -> None:
     assert way == "plain torch, not the engine: it needs a CUDA device"
     with assume_kernels():
         way = diagnosis.generator_path(generator, cpu, torch.float32)
-    assert way == "engine: stem cuDNN, down.0 cuDNN, down.1 cuDNN, blocks cuDNN, up.0 cuDNN, up.1 cuDNN, head Triton"
-    stages = [stage for stage in generator.spec.stages if stage.kind in ("trunk", "head")]
-    mixed = {"blocks.0.conv1": "Triton ConvConfig()", "blocks.0.conv2": "cuDNN: no row", "head": "Triton ConvConfig()"}
-    assert diagnosis.stages_line(stages, mixed) == "engine: blocks Triton/cuDNN, head Triton"
+    names = "stem cuDNN, down.0 cuDNN, down.1 cuDNN, blocks cuDNN, up.0 cuDNN, up.1 cuDNN, head Triton"
+    assert way == f"engine: {names} (no GPU to choose for)"
+    stages = [stage for stage in generator.spec.stages if stage.kind in ("up", "trunk", "head")]
+    mixed = {"blocks.0.conv1": "Triton ConvConfig(): a", "blocks.0.conv2": "cuDNN: a", "head": "Triton ConvConfig(): a"}
+    mixed |= {"up.0": "cuDNN: b", "up.1": "Triton ConvConfig(): b"}
+    assert (
+        diagnosis.stages_line(stages, mixed)
+        == "engine: blocks Triton/cuDNN, head Triton (a); up.0 cuDNN, up.1 Triton (b)"
+    )
+
+
+def test_info_tells_of_the_user_s_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEBLURGAN_TABLE", str(tmp_path / "table.json"))
+    gpu, shape = Gpu("NVIDIA H200", (9, 0), 132), ConvShape("trunk", 256, 256, 4096, torch.float16)
+    rows = [Row(gpu, shape, None, "torch 1"), Row(gpu._replace(sms=7), shape, None, software())]
+    hint = "`deblurgan tune` measures which are the fastest on this GPU"
+    lines = []
+    for more in ([], [Row(gpu, shape, None, software())]):
+        merge(tmp_path / "table.json", [*rows, *more])
+        config_picker.cache_clear()
+        lines.append(diagnosis.tilings_line(gpu))
+    config_picker.cache_clear()
+    path = tmp_path / "table.json"
+    assert lines[0] == f"{path}: 0 rows for this GPU, 1 stale; {hint}"
+    assert lines[1] == f"{path}: 1 rows for this GPU, 1 stale"
+    monkeypatch.delenv("DEBLURGAN_TABLE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
+    assert diagnosis.tilings_line(gpu._replace(name="NVIDIA A100")) == hint

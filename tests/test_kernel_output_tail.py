@@ -83,9 +83,10 @@ def run_tail(
     out: Tensor,
     config: ConvConfig,
     saved: Tensor | None = None,
+    not_finite: Tensor | None = None,
 ) -> None:
     rows = pack_tail_weight(weight, config.block_n, weight.dtype)
-    output_tail(x, rows, bias, image, out, config=config, saved=saved)
+    output_tail(x, rows, bias, image, out, config=config, saved=saved, not_finite=not_finite)
 
 
 @each_dtype
@@ -168,3 +169,18 @@ def test_what_is_not_finite_stays_so() -> None:
     out = normal(1, 3, 2, 2)
     run_tail(x, weight, torch.zeros(3, device=KERNEL_DEVICE), image, out, pointer(16, 32, 16))
     assert out[0, :, 0, 0].isnan().all()
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid")
+@pytest.mark.parametrize("at, flagged", [(None, 0), ((0, 0), 1), ((9, 17), 1), ((9, 18), 0)])
+def test_what_is_not_finite_is_flagged(at: tuple[int, int] | None, flagged: int) -> None:
+    """In 8 bits nothing else shows it. The last row and column of x are of a picture one larger, which is not made."""
+    x, weight = normal(1, 11, 19, 16), normal(3, 16, 7, 7)
+    if at is not None:
+        x[(0, *at, 3)] = math.nan
+    levels = torch.zeros(1, 3, 4, 12, dtype=torch.uint8, device=KERNEL_DEVICE)
+    flag = torch.zeros(1, dtype=torch.int32, device=KERNEL_DEVICE)
+    bias = torch.zeros(3, device=KERNEL_DEVICE)
+    whole = x[:, :10, :18]
+    run_tail(whole, weight, bias, levels, levels.clone(), pointer(16, 64, 16), not_finite=flag)
+    assert int(flag) == flagged

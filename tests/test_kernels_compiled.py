@@ -32,6 +32,11 @@ def test_compiled_kernels_keep_nan() -> None:
     compiled("maxima_keep_nan.py")
 
 
+def test_kernels_wait_before_they_touch_memory() -> None:
+    """They start while the kernel before them still runs."""
+    compiled("kernels_wait.py")
+
+
 def test_no_size_of_a_picture_compiles_a_kernel_anew() -> None:
     """But for the rows of the caller's own picture: wide loads depend on whether they are aligned."""
     kernels, several = json.loads(compiled("sizes_compile_once.py"))
@@ -39,3 +44,10 @@ def test_no_size_of_a_picture_compiles_a_kernel_anew() -> None:
     assert kernels == sorted(re.findall(r"^def (\w+_kernel)\(", source, re.M))
     of_rows = {"output_tail_grad_kernel": ("g_row", "i_row", "w"), "output_tail_kernel": ("i_row", "o_row", "w")}
     assert several == [[kernel, name] for kernel, names in of_rows.items() for name in names]
+
+
+def test_what_the_tuner_compiles_ahead_is_what_it_launches() -> None:
+    """Triton's cache goes by a kernel's constants and by what its arguments divide by: both as on real memory."""
+    same, different = json.loads(compiled("compiled_ahead.py"))
+    assert not different
+    assert same >= 2 * 20  # two presets of 20 pieces of work

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from conftest import relative_error
 from deblurgan import reference
+from deblurgan.ops import conv
 from deblurgan.ops.layers import conv_layer, stem_layer, up_layer
 
 pytest.importorskip("triton", reason="triton is not installed")
@@ -57,17 +58,31 @@ def test_packed_weights_are_torch_s_layers() -> None:
         assert close(got.permute(0, 3, 1, 2), wanted[..., u::2, v::2]), (u, v)
 
 
+def test_a_library_reads_the_bordered_picture_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch copies what is not contiguous before cuDNN reads it."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 5, 4, 6), torch.randn(5, 8, 3, 3)
+    bordered = F.pad(x, (1,) * 4).permute(0, 2, 3, 1).contiguous()
+    read = []
+    transposed = F.conv_transpose2d
+    monkeypatch.setattr(conv.F, "conv_transpose2d", lambda x, *a, **b: read.append(x) or transposed(x, *a, **b))
+    y, _ = conv.conv_tiles(up_layer(weight, torch.float32), bordered, torch.empty(2, 8, 12, 8), config=None)
+    wanted = transposed(x.double(), weight.double(), stride=2, padding=1, output_padding=1)
+    assert relative_error(y.permute(0, 3, 1, 2), wanted) <= 1e-6
+    assert read[0].is_contiguous(memory_format=torch.channels_last) and read[0].data_ptr() == bordered.data_ptr()
+
+
 def test_packed_stem_is_torch_s_layer() -> None:
     torch.manual_seed(0)
     x = torch.randn(1, 3, 5, 6, dtype=torch.float64)
     weight = torch.randn(7, 3, 7, 7, dtype=torch.float64)
     wanted = F.conv2d(reference.pad(x, 3, "reflect"), weight)
-    eight = torch.randn(1, 11, 13, 8, dtype=torch.float64)  # spare channels and the last column must weigh nothing
-    eight[:, :, :-1, :3] = reference.pad(x, 3, "reflect").permute(0, 2, 3, 1)
+    packed = torch.randn(1, 11, 13, 4, dtype=torch.float64)  # spare channels and the last column must weigh nothing
+    packed[:, :, :-1, :3] = reference.pad(x, 3, "reflect").permute(0, 2, 3, 1)
     layer = stem_layer(weight, torch.float64)
     assert layer.weight.taps == (7, 1)
-    assert close(product(eight, layer.weight.rows, layer.weight.taps, 5, 6).permute(0, 3, 1, 2), wanted)
-    assert close(F.conv2d(eight.permute(0, 3, 1, 2), layer.library)[..., :6], wanted)
+    assert close(product(packed, layer.weight.rows, layer.weight.taps, 5, 6).permute(0, 3, 1, 2), wanted)
+    assert close(F.conv2d(packed.permute(0, 3, 1, 2), layer.library)[..., :6], wanted)
 
 
 @pytest.mark.parametrize(

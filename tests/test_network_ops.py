@@ -206,7 +206,7 @@ LAYERS = {
     "tail": tail_layer((2, 16, 4, 5), 3, 7, "reflect"),
     "tail, zero": tail_layer((2, 16, 3, 2), 4, 7, "zero"),
     "tail, library": tail_layer((2, 6, 5, 4), 3, 7, "reflect", "library", NEITHER),
-    "tail, 3x3": tail_layer((2, 16, 3, 5), 8, 3, "reflect", ours=NEITHER),
+    "tail, 3x3": tail_layer((2, 16, 3, 5), 4, 3, "reflect", ours=NEITHER),
     "tail, 5x5, zero": tail_layer((1, 16, 3, 5), 1, 5, "zero", ours=NEITHER),
 }
 SOME = ["conv, reflect", "conv, stride 2, odd", "up", "tail"]

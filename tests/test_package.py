@@ -20,7 +20,7 @@ FLOORS = [
     {"generator", "blur"},
     {"nn"},
     {"losses", "data", "checkpoint"},
-    {"training", "inference", "diagnosis"},
+    {"training", "inference", "diagnosis", "tuning"},
     {"evaluation"},
     {"cli"},
 ]
@@ -40,6 +40,8 @@ PUBLIC = [
     "evaluate",
     "Report",
     "info",
+    "tune",
+    "TuneConfig",
     "ImageError",
     "blur.random_trajectories",
     "blur.rasterize_psf",

@@ -236,7 +236,7 @@ def test_programs_do_the_layers_work() -> None:
             assert work.count * work.flops == wanted.flops
         assert conv_programs(kind, *channels, pixels, config).memory == kernels[name].bytes
     stem = conv_programs("stem", 3, 64, 921600, POINTER)
-    assert stem.count * stem.flops == 2 * kernels["stem"].flops * (7 * 64) // (7 * 7 * 3)  # half of its columns
+    assert stem.count * stem.flops == 2 * kernels["stem"].flops * (7 * 32) // (7 * 7 * 3)  # half of its columns
 
 
 def test_the_parts_of_a_weight_gradient_are_the_kernel_s() -> None:

@@ -1,4 +1,4 @@
-"""Inference in our kernels: weights packed once, one workspace a shape, CUDA graphs for shapes that come again.
+"""Inference in our kernels: weights packed once, one memory for all shapes, CUDA graphs for those that come again.
 
 Activations are [n, h + 2b, w + 2b, c] with their border written out. A convolution stores its pre-norm output and the
 statistics of its tiles (kernels/conv_stats.py); one pass then normalises, activates, adds the residual and writes the
@@ -8,17 +8,19 @@ row for this GPU and layer, in cuDNN elsewhere. Nothing here has a gradient.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from deblurgan import reference
-from deblurgan.generator.graphs import CapturedCall
+from deblurgan.generator.graphs import CapturedCall, Turns
 from deblurgan.generator.quantization import input_levels
+from deblurgan.generator.workspace import ALIGNMENT, Workspace, room, workspace_bytes
 from deblurgan.kernels.config import Border, ConvConfig, ConvShape, Dropout, NormActInputs, Quantized
 from deblurgan.kernels.heuristics import quantized_config
 from deblurgan.kernels.table import PickConfig, Table, config_picker, current_gpu, head_config
@@ -35,81 +37,29 @@ from deblurgan.ops.layers import (
 from deblurgan.ops.norm import SLOPES
 from deblurgan.spec import GeneratorSpec, Stage
 
-
-class Bordered(NamedTuple):
-    """A picture within its border: `whole` [n, h + 2b, w + 2b, c] and `inside` [n, h, w, c] of it."""
-
-    whole: Tensor
-    inside: Tensor
-
-
-class Workspace:
-    """The memory of one shape: activations that are never needed together share theirs.
-
-    Stages read from one of two memories and write into the other. The residual blocks keep three pictures in one of
-    them, in turn: the residual, the inner activation and the block's output.
-    """
-
-    TRUNK_BUFFERS = 3
-
-    def __init__(
-        self,
-        spec: GeneratorSpec,
-        n: int,
-        h: int,
-        w: int,
-        dtype: torch.dtype,
-        device: torch.device,
-        quantize: Quantize | None = None,
-    ) -> None:
-        halo = spec.stages[0].halo
-        packed = torch.Size((n, h + 2 * halo, w + 2 * halo + 1, 8))
-        sizes, side, turn = [packed.numel(), 0], 0, 0
-        positions: list[tuple[int, int, torch.Size, int]] = []  # memory, offset, shape, border
-        for stage, following in zip(spec.stages[:-1], spec.stages[1:], strict=True):
-            if stage.kind == "trunk":
-                turn = (turn + 1) % self.TRUNK_BUFFERS
-            else:
-                side, turn = 1 - side, 0
-            border = following.halo
-            rows, columns = (length // stage.scale_out + 2 * border for length in (h, w))
-            shape = torch.Size((n, rows, columns, stage.channels_out))
-            offset = turn * shape.numel()
-            sizes[side] = max(sizes[side], offset + shape.numel())
-            positions.append((side, offset, shape, border))
-        memories = [torch.empty(size, dtype=dtype, device=device) for size in sizes]
-        self.packed = memories[0][: packed.numel()].view(packed)
-        self.outputs = [
-            _bordered(memories[side][offset : offset + shape.numel()].view(shape), border)
-            for side, offset, shape, border in positions
-        ]
-        self.residual8, self.inner8 = self._quantized(spec, positions, quantize, device)
-        buffers = [*memories, self.residual8.whole, self.inner8.whole]
-        self.bytes = sum(buffer.numel() * buffer.element_size() for buffer in buffers)
-
-    @staticmethod
-    def _quantized(
-        spec: GeneratorSpec,
-        positions: list[tuple[int, int, torch.Size, int]],
-        quantize: Quantize | None,
-        device: torch.device,
-    ) -> tuple[Bordered, Bordered]:
-        """The residual and the inner activation of a block in 8 bits; empty where nothing is quantised."""
-        deepest = positions[spec.downsamplings][2]  # of the last downsampling's output, after the stem's
-        dtype = torch.int8 if quantize is None else QUANTIZED_DTYPES[quantize]
-        buffers = torch.empty(2, *(deepest if quantize else (0, 2, 2, 0)), dtype=dtype, device=device)
-        return _bordered(buffers[0], 1), _bordered(buffers[1], 1)
+# The call of its kind that is captured. A capture waits for the GPU, gives torch's cached memory back and makes every
+# launch twice: too much for a size that comes once, or twice with a check.
+CAPTURED = 3
+# How many kinds of calls are remembered, and may have a graph, which takes memory of the driver: landscape and portrait
+# of a few cameras. Where more come in turn each is forgotten before its third call, so nothing is captured in vain.
+KINDS = 8
 
 
-def _bordered(whole: Tensor, border: int) -> Bordered:
-    return Bordered(whole, whole[:, border:-border, border:-border])
+@dataclass
+class Kind:
+    """Calls that one graph can serve: pictures of one shape, dtype and strides, with dropout or without."""
+
+    space: Workspace
+    calls: int = 0
+    graph: CapturedCall | None = None
 
 
 class Engine:
     """`engine(image)` is what the generator of `spec` and `state` gives, in `dtype` arithmetic with fp32 statistics.
 
     image [n, 3, h, w], floats in [-1, 1] or uint8, sides multiples of spec.size_multiple and at least 8; the output has
-    its type. Calls share one workspace: those on different CUDA streams must wait for one another.
+    its type. All calls work in one memory, as large as the largest needed; they take turns, so that any thread and CUDA
+    stream may call.
     """
 
     def __init__(
@@ -131,11 +81,15 @@ class Engine:
         self.pick_config = pick_config or config_picker(current_gpu(device))
         self._levels = input_levels(spec.stages, quantize)
         self._quantized_config = quantized_config(spec.width * spec.size_multiple) if quantize else None
-        self.layers = {stage.name: self._packed_layer(stage, state) for stage in self.stages[:-1]}
-        self.head_weight, self.head_bias = state["head.weight"].detach(), state["head.bias"].detach().float()
+        self._turns = Turns()
+        with self._turns.turn(device):  # the first, so that other streams wait for the packed weights
+            self.layers = {stage.name: self._packed_layer(stage, state) for stage in self.stages[:-1]}
+            self.head_weight, self.head_bias = state["head.weight"].detach(), state["head.bias"].detach().float()
         self._tail_weights: dict[int, Tensor] = {}  # by block_n
-        self._shape: tuple[int, int, int] | None = None
-        self._graphs: dict[Any, CapturedCall | None] = {}
+        self.replays = device.type == "cuda"
+        self._memory: dict[str, Tensor] = {}  # of activations, and of the graphs' pictures
+        self._spaces: dict[tuple[int, int, int], Workspace] = {}  # the last shape's
+        self._kinds: OrderedDict[Any, Kind] = OrderedDict()  # the last used at the end
 
     def _packed_layer(self, stage: Stage, state: Mapping[str, Tensor]) -> Layer:
         weight = state[f"{stage.name}.weight"]
@@ -146,15 +100,35 @@ class Engine:
         return replace(layer, quantized=quantize_weight(weight, self.quantize, step, zero=zero))
 
     def workspace(self, n: int, h: int, w: int) -> Workspace:
-        """The memory for pictures [n, 3, h, w]; that of the last shape is reused."""
-        if self._shape != (n, h, w):
-            self._graphs.clear()
-            self._shape = n, h, w
-            self._workspace = self._new_workspace(n, h, w)
-        return self._workspace
+        """Where pictures [n, 3, h, w] are worked on, in the memory of all shapes; that of the last shape is kept."""
+        shape = n, h, w
+        if shape not in self._spaces:
+            space = self._new_workspace(*shape, partial(self._shared, "activations"))
+            self._spaces = {shape: space}
+        return self._spaces[shape]
 
-    def _new_workspace(self, n: int, h: int, w: int) -> Workspace:
-        return Workspace(self.spec, n, h, w, self.dtype, self.head_weight.device, self.quantize)
+    def _new_workspace(self, n: int, h: int, w: int, allocate: Callable[[int], Tensor]) -> Workspace:
+        with torch.inference_mode(False):  # calls in any mode write into it
+            return Workspace(self.spec, n, h, w, self.dtype, allocate, self.quantize)
+
+    def kept_bytes(self, n: int, h: int, w: int) -> int:
+        """What is kept of earlier calls and one on pictures [n, 3, h, w] will use again, or replace, in bytes."""
+        memory = self._memory.get("activations")
+        needed = workspace_bytes(self.spec, n, h, w, self.dtype, self.quantize)
+        return 0 if memory is None else min(memory.numel(), needed)
+
+    def _shared(self, purpose: str, size: int) -> Tensor:
+        """At least so many bytes. To grow, it forgets all that lies in the old memory, the graphs with it."""
+        if purpose not in self._memory or self._memory[purpose].numel() < size:
+            self._kinds.clear()
+            self._spaces.clear()
+            self._memory.pop(purpose, None)  # freed before more is taken
+            self._memory[purpose] = self._bytes(size)
+        return self._memory[purpose]
+
+    def _bytes(self, size: int) -> Tensor:
+        with torch.inference_mode(False):
+            return torch.empty(size, dtype=torch.uint8, device=self.head_weight.device)
 
     def paths(self, n: int, h: int, w: int) -> dict[str, str]:
         """Which way each stage takes for pictures of this shape, and who says so."""
@@ -179,36 +153,81 @@ class Engine:
         default = None if layer.quantized is None else self._quantized_config
         return layer.fitting(self.pick_config(self._shape_of(stage, pixels))) or default
 
-    @torch.no_grad()
     def __call__(self, image: Tensor, counter: Tensor | None = None) -> Tensor:
         """`counter`, int64 [2], switches dropout on and names its masks: see ops.dropout_mask."""
+        return self.restore(image, counter)[0]
+
+    @torch.no_grad()
+    def restore(self, image: Tensor, counter: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The restored picture; and int32 [1], 1 where one of its values was not finite before the clamp, else 0."""
         n, _, h, w = image.shape
         if n == 0:
-            return torch.empty_like(image)
+            return torch.empty_like(image), torch.zeros(1, dtype=torch.int32, device=image.device)
         with torch.cuda.device_of(image):
             if image.is_cuda and torch.cuda.is_current_stream_capturing():  # memory that lives as long as that graph
-                return self.run(image, self._new_workspace(n, h, w), counter)
-            space = self.workspace(n, h, w)
-            key = image.dtype, image.stride(), counter is None
-            if not image.is_cuda or key not in self._graphs:  # the first call compiles, which no capture allows
-                self._graphs[key] = None
-                return self.run(image, space, counter)
-            graph = self._graphs[key]
-            if graph is None:
-                graph = self._graphs[key] = CapturedCall(partial(self.run, space=space), image, counter)
-            return graph(image, counter)
+                return self.run(image, self._new_workspace(n, h, w, self._bytes), counter)
+            with self._turns.turn(image.device):
+                return self._call(image, counter)
 
-    def run(self, image: Tensor, space: Workspace, counter: Tensor | None = None) -> Tensor:
-        """The stages one after another."""
+    def _call(self, image: Tensor, counter: Tensor | None) -> tuple[Tensor, Tensor]:
+        """A call in its turn, replayed where its kind came often enough. The first compiles: no capture allows that."""
+        kind = self._kind_of(image, counter)
+        kind.calls += 1
+        if self.replays and kind.graph is None and kind.calls >= CAPTURED:
+            kind.graph = self._captured(kind, image, counter)
+        if image.is_cuda:
+            for memory in self._memory.values():  # which may be freed before this stream is done with it
+                memory.record_stream(torch.cuda.current_stream())
+        if kind.graph is None:
+            return self.run(image, kind.space, counter)
+        out, not_finite = kind.graph(image, counter)
+        return out, not_finite
+
+    def _kind_of(self, image: Tensor, counter: Tensor | None) -> Kind:
+        """What is known of such calls. Of too many kinds the one that was not called for longest is forgotten."""
+        n, _, h, w = image.shape
+        key = (n, h, w), image.dtype, image.stride(), counter is None
+        if key not in self._kinds:
+            if self.replays:  # at once: after the first capture it would cost those that lie there
+                self._shared("pictures", 2 * room(image.nbytes) + ALIGNMENT)
+            space = self.workspace(n, h, w)  # before the next line, since it may forget all kinds
+            self._kinds[key] = Kind(space)
+            if len(self._kinds) > KINDS:
+                self._kinds.popitem(last=False)
+        self._kinds.move_to_end(key)
+        return self._kinds[key]
+
+    def _captured(self, kind: Kind, image: Tensor, counter: Tensor | None) -> CapturedCall:
+        """A graph of such calls. All have picture, result and counter in one memory, and one pool for what passes in a
+        replay: nothing of a call stays there beyond its turn."""
+        like, size = torch.empty_like(image, device="meta"), room(image.nbytes)
+        memory = self._memory["pictures"]
+        with torch.inference_mode(False):
+            still, out = (
+                memory[start : start + size].view(image.dtype).as_strided(like.shape, like.stride())
+                for start in (0, size)
+            )
+            if counter is not None:
+                counter = memory[2 * size :].view(counter.dtype)[: counter.numel()]
+        beside = next((other.graph for other in self._kinds.values() if other.graph is not None), None)
+        return CapturedCall(partial(self.run, space=kind.space, out=out), still, counter, beside=beside)
+
+    def run(
+        self, image: Tensor, space: Workspace, counter: Tensor | None = None, out: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The stages one after another; what `restore` returns, the picture in `out` where it is given."""
         from deblurgan.kernels.pack_image import pack_image
 
+        not_finite = torch.zeros(1, dtype=torch.int32, device=image.device)  # here it parts none of our kernels
         pack_image(image, space.packed, border=Border(self.spec.border, self.stages[0].halo))
         x, residual = space.packed, None
         for i, stage in enumerate(self.stages[:-1]):
             x = self._run_stage(i, x, residual, space, counter)
             if stage.is_residual:
                 residual = space.outputs[i].inside
-        return self._run_head(x, image)
+        out = torch.empty_like(image) if out is None else out
+        self._run_head(x, image, out, not_finite)
+        return out, not_finite
 
     def _run_stage(
         self, i: int, x: Tensor, residual: Tensor | None, space: Workspace, counter: Tensor | None
@@ -253,15 +272,13 @@ class Engine:
             return layer
         return replace(layer, quantized=layer.quantized._replace(scales=layer.quantized.scales * dropout.scale))
 
-    def _run_head(self, x: Tensor, image: Tensor) -> Tensor:
-        """The last convolution of the whole bordered x, and what is left until the restored picture."""
+    def _run_head(self, x: Tensor, image: Tensor, out: Tensor, not_finite: Tensor) -> None:
+        """The last convolution of the whole bordered x, and what is left until the restored picture in `out`."""
         from deblurgan.kernels.output_tail import output_tail, pack_tail_weight
 
-        out = torch.empty_like(image)
         n, _, h, w = image.shape
         config = head_config(self.pick_config, self._shape_of(self.stages[-1], n * h * w))
         if config.block_n not in self._tail_weights:
             self._tail_weights[config.block_n] = pack_tail_weight(self.head_weight, config.block_n, self.dtype)
         weight = self._tail_weights[config.block_n]
-        output_tail(x, weight, self.head_bias, image, out, config=config, tf32=self.tf32)
-        return out
+        output_tail(x, weight, self.head_bias, image, out, config=config, tf32=self.tf32, not_finite=not_finite)

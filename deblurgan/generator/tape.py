@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from deblurgan.kernels.config import Border, Dropout, NormActInputs, PaddedGradient
+from deblurgan.kernels.config import PACKED_CHANNELS, Border, Dropout, NormActInputs, PaddedGradient
 from deblurgan.kernels.table import PickConfig, config_picker, current_gpu, head_config
 from deblurgan.ops import conv_grad
 from deblurgan.ops.conv import conv_memory, conv_stats
@@ -142,7 +142,7 @@ class Tape:
         from deblurgan.kernels.pack_image import pack_image
 
         (n, _, h, w), halo = image.shape, self.stages[0].halo
-        packed = self._empty(n, h + 2 * halo, w + 2 * halo + 1, 8, image)
+        packed = self._empty(n, h + 2 * halo, w + 2 * halo + 1, PACKED_CHANNELS, image)
         pack_image(image, packed, border=Border(self.spec.border, halo))
         return packed
 

@@ -64,6 +64,8 @@ class Deblurrer:
             C++ compiler there. The first picture takes half a minute, and so does each of the first four that differ
             in size. A process can hold 8 compiled forms of the network; torch raises for a ninth.
 
+    Threads may share one; on CUDA they take turns at the network.
+
     In a process forked from one that made a Deblurrer torch's threads are missing: there it raises RuntimeError, unless
     torch.set_num_threads(1) was called.
 
@@ -233,42 +235,77 @@ class Deblurrer:
 
     def _array(self, picture: NDArray[Any]) -> NDArray[Any]:
         checks.require_array(picture)
-        channels_first = picture[None] if picture.ndim == 2 else picture.transpose(2, 0, 1)
-        restored = self._tensor(torch.from_numpy(np.array(channels_first, order="C"))).numpy()
-        return restored[0] if picture.ndim == 2 else np.ascontiguousarray(restored.transpose(1, 2, 0))
+        pixels = np.require(picture, requirements=["C", "ALIGNED", "WRITEABLE", "ENSUREARRAY"])  # as torch can share it
+        source = torch.from_numpy(pixels.reshape(*picture.shape[:2], -1))
+        restored = self._tensor(source.permute(2, 0, 1), torch.preserve_format)
+        return restored.permute(1, 2, 0).numpy().reshape(picture.shape)
 
     @torch_defaults()
     @torch.no_grad()
-    def _tensor(self, picture: Tensor) -> Tensor:
+    def _tensor(self, picture: Tensor, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
         checks.require_own_threads()
         checks.require_tensor(picture)
         batch = picture if picture.dim() == 4 else picture[None]
         result = batch.nbytes if batch.device.type == self.device.type else 0
         plenty = self._require_memory(*batch.shape[2:], result=result)
-        restored = torch.empty(batch.shape, dtype=batch.dtype, device=batch.device)
+        restored = torch.empty_like(batch, memory_format=layout)
         with memory.retain_freed() if plenty and self.device.type == "cpu" else nullcontext():
             for i in range(len(batch)):  # one at a time, so that memory does not grow with the batch
-                restored[i] = self._one(batch[i : i + 1].to(self.device))[0]
+                self._one(batch[i : i + 1], restored[i : i + 1])
         return restored if picture.dim() == 4 else restored[0]
 
-    def _one(self, picture: Tensor) -> Tensor:
-        """[1, c, h, w], uint8 or float in [0, 1] -> the same restored, as fp32 in the same range."""
-        h, w = picture.shape[2:]
-        x = picture.float() / 255 if picture.dtype == torch.uint8 else picture.float().clamp(0, 1)
-        y = self._network(self._network_input(x), seed=self.seed)
-        if not bool(y.isfinite().all()):
+    def _one(self, picture: Tensor, result: Tensor) -> None:
+        """[1, c, h, w], uint8 or float in [0, 1]: restored into `result`, which is alike."""
+        x = self._mirrored(picture)
+        if x.dtype == torch.uint8 and x.shape[1] == 3 and self._has_engine():
+            y, not_finite = self.generator.restore(x, seed=self.seed)
+        else:
+            y, not_finite = self._in_floats(x)
+        if y.is_cuda and not result.is_cuda:  # by pinned memory, and with one wait
+            y, not_finite = _queued_to_host(y.to(result.dtype)), _queued_to_host(not_finite)
+            torch.cuda.current_stream(self.device).synchronize()
+        if bool(not_finite):
             raise FloatingPointError(f'the network gave values that are not finite in {self.dtype}: try dtype="fp32"')
-        restored = ((y + 1) / 2)[..., :h, :w]
-        if picture.shape[1] == 1:
-            restored = restored.mean(1, keepdim=True)
-        return (restored * 255).round() if picture.dtype == torch.uint8 else restored
+        result.copy_(y[..., : result.shape[2], : result.shape[3]])
 
-    def _network_input(self, x: Tensor) -> Tensor:
-        """x [1, 1 or 3, h, w] in [0, 1] -> [1, 3, H, W] in [-1, 1], mirrored at the bottom and right to a size that the
-        network takes."""
-        rows, columns = (border_index(side, 0, self._padded(side) - side, "reflect", x.device) for side in x.shape[2:])
-        padded = x.expand(-1, 3, -1, -1)[..., rows, :][..., columns] * 2 - 1
-        return padded.contiguous(memory_format=self.layout)
+    def _mirrored(self, picture: Tensor) -> Tensor:
+        """picture [1, c, h, w] on the device, mirrored at the bottom and right to a size that the network takes."""
+        h, w = picture.shape[2:]
+        pinned = self.device.type == "cuda" and picture.device.type == "cpu"
+        nhwc = picture.is_contiguous(memory_format=torch.channels_last)
+        whole = torch.empty(
+            (1, picture.shape[1], self._padded(h), self._padded(w)),
+            dtype=picture.dtype,
+            device=picture.device,
+            memory_format=torch.channels_last if nhwc else torch.contiguous_format,
+            pin_memory=pinned,
+        )
+        whole[..., :h, :w] = picture
+        for axis, side in ((2, h), (3, w)):
+            missing = whole.shape[axis] - side
+            if missing:
+                index = border_index(side, 0, missing, "reflect", whole.device)[side:]
+                whole.narrow(axis, side, missing).copy_(whole.index_select(axis, index))
+        return whole.to(self.device, non_blocking=pinned)
+
+    def _has_engine(self) -> bool:
+        """Whether the network's engine takes pictures, and so 8 bits too."""
+        anything = torch.empty(1, device=self.device)
+        return self._network is self.generator and self.generator.why_reference(anything) is None
+
+    def _in_floats(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x [1, 1 or 3, H, W] restored, fp32 in its range; and whether the network gave a value that is not finite."""
+        unit = x.float() / 255 if x.dtype == torch.uint8 else x.float().clamp(0, 1)
+        signed = (unit.expand(-1, 3, -1, -1) * 2 - 1).contiguous(memory_format=self.layout)
+        if self._has_engine():
+            y, not_finite = self.generator.restore(signed, seed=self.seed)
+        else:
+            y = self._network(signed, seed=self.seed)
+            not_finite = ~y.isfinite().all()
+        restored = (y + 1) / 2
+        if x.shape[1] == 1:
+            restored = restored.mean(1, keepdim=True)
+        return (restored * 255).round() if x.dtype == torch.uint8 else restored, not_finite
 
     def _padded(self, side: int) -> int:
         """The side of the picture that the network sees, px."""
@@ -282,7 +319,7 @@ class Deblurrer:
         """
         need = self._padded(h) * self._padded(w) * self.bytes_per_pixel
         if self.max_memory == "auto":
-            need += OVERHEAD + result
+            need += OVERHEAD + result - self.generator.kept_bytes(1, self._padded(h), self._padded(w))
             free = require_memory(w, h, need, self.device)
             return free is None or RETAINED_FACTOR * need <= free.bytes
         limit = float(self.max_memory)
@@ -301,6 +338,11 @@ class Deblurrer:
         if self.dtype == torch.float16 and self.device.type == "cpu":
             return 104 * max(width, 3) + 128
         return (16 if self.dtype == torch.float32 else 18) * width + 128
+
+
+def _queued_to_host(x: Tensor) -> Tensor:
+    """A copy in pinned memory, of which torch keeps some; it is there once x's current stream has come to it."""
+    return torch.empty_like(x, device="cpu", pin_memory=True).copy_(x, non_blocking=True)
 
 
 def _check_options(dtype: str, max_memory: int | str) -> None:

@@ -96,8 +96,8 @@ def _library_conv(layer: Layer, x: Tensor, out: Tensor) -> tuple[Tensor, TileSta
 
     h, w = out.shape[1:3]
     if layer.transposed:
-        inside = x[:, 1:-1, 1:-1].permute(0, 3, 1, 2)
-        y = F.conv_transpose2d(inside, layer.library, stride=2, padding=1, output_padding=1)
+        # of the whole x, whose border is zero: torch would copy its inside, which is not contiguous
+        y = F.conv_transpose2d(x.permute(0, 3, 1, 2), layer.library, stride=2, padding=3, output_padding=1)
     else:
         y = F.conv2d(x.permute(0, 3, 1, 2), layer.library, stride=layer.weight.stride)
     y = y.permute(0, 2, 3, 1)[:, :h, :w]  # the stem's last column is not the picture's

@@ -6,16 +6,17 @@ its weight is a sum of products over all pixels. Pictures are bordered, channels
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from deblurgan import reference
-from deblurgan.kernels.config import ConvConfig, ConvShape, Gate, PaddedGradient
+from deblurgan.kernels.config import PACKED_CHANNELS, PACKED_TAP, ConvConfig, ConvShape, Gate, PaddedGradient
 from deblurgan.kernels.table import PickConfig
 from deblurgan.ops.conv import launch_conv, tile_total
-from deblurgan.ops.layers import STEM_RUN, Layer, conv_layer, library_weight, stem_layer, up_layer
+from deblurgan.ops.layers import Layer, conv_layer, library_weight, stem_layer, up_layer
 
 
 class Convolution(NamedTuple):
@@ -93,12 +94,12 @@ def output_gradient(conv: Convolution, configs: GradientConfigs, shape: torch.Si
 
 
 def head_output_gradient(conv: Convolution, n: int, h: int, w: int, *, like: Tensor) -> PaddedGradient:
-    """Memory for the gradient of the last convolution's output, in eight channels."""
+    """Memory for the gradient of the last convolution's output, in four channels."""
     width = conv.halo * (2 if conv.border == "reflect" else 1)
     rows, pitch = h + 2 * width, w + 2 * width + 1
-    whole = torch.empty(n, rows, pitch, 8, dtype=like.dtype, device=like.device)
+    whole = torch.empty(n, rows, pitch, PACKED_CHANNELS, dtype=like.dtype, device=like.device)
     inside = whole[:, width : width + h, width : width + w]
-    return PaddedGradient(whole.view(n * rows, pitch, 8), rows, width, width, inside, whole)
+    return PaddedGradient(whole.view(n * rows, pitch, PACKED_CHANNELS), rows, width, width, inside, whole)
 
 
 def adjoint_layer(conv: Convolution, dtype: torch.dtype) -> Layer:
@@ -198,12 +199,12 @@ def weight_gradient(
         return _library_gradients(conv, x, dy.inside, (False, True))[1]
     size = weight.shape[2]
     if conv.kind == "stem":
-        runs = _products(x, dy.inside, STEM_RUN * 8, (size, 1), 1, config, tf32)  # [cout, size, 1, 64]
-        return runs.unflatten(3, (STEM_RUN, 8))[:, :, 0, :size, : weight.shape[1]].permute(0, 3, 1, 2)
+        runs = _products(x, dy.inside, math.prod(PACKED_TAP), (size, 1), 1, config, tf32)  # [cout, size, 1, 32]
+        return runs.unflatten(3, PACKED_TAP)[:, :, 0, :size, : weight.shape[1]].permute(0, 3, 1, 2)
     if conv.kind == "head":  # products of the gradient's runs with x: its taps are mirrored
         read = x if conv.border == "reflect" else x[:, conv.halo : -conv.halo, conv.halo : -conv.halo]
-        runs = _products(dy.whole, read, STEM_RUN * 8, (size, 1), 1, config, tf32)  # [c, size, 1, 64]
-        return runs.unflatten(3, (STEM_RUN, 8))[:, :, 0, :size, : weight.shape[0]].flip(1, 2).permute(3, 0, 1, 2)
+        runs = _products(dy.whole, read, math.prod(PACKED_TAP), (size, 1), 1, config, tf32)  # [c, size, 1, 32]
+        return runs.unflatten(3, PACKED_TAP)[:, :, 0, :size, : weight.shape[0]].flip(1, 2).permute(3, 0, 1, 2)
     if conv.kind == "up":
         products = _products(dy.whole, x[:, 1:-1, 1:-1], weight.shape[1], (size, size), 2, config, tf32)
     else:

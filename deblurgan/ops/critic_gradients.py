@@ -147,7 +147,7 @@ def _forward(layers: list[_Layer], bias: Tensor, x: Tensor) -> tuple[list[Tensor
     """What each convolution sees, and the norms by the number of the layer that they follow."""
     dtype = layers[0].weight.dtype
     wanted = (torch.float16, torch.bfloat16, torch.float32)
-    kernels = dtype in wanted and kernels_available(x.device) and not torch.compiler.is_compiling() and x.numel() > 0
+    kernels = dtype in wanted and not torch.compiler.is_compiling() and kernels_available(x.device) and x.numel() > 0
     make = KernelNormAct.make if kernels else PlainNormAct.make
     inputs = [x.to(dtype, memory_format=torch.channels_last)]
     norms: dict[int, NormAct] = {}

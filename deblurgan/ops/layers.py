@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from deblurgan.kernels.config import ConvConfig, ConvShape, PackedWeight
+from deblurgan.kernels.config import PACKED_TAP, ConvConfig, ConvShape, PackedWeight
 from deblurgan.spec import Stage
 
 Quantize = Literal["int8", "fp8"]
@@ -17,7 +17,6 @@ QUANTIZED_CAPABILITY: dict[Quantize, tuple[int, int]] = {"int8": (8, 0), "fp8": 
 
 # The taps of each axis that phase 0 or 1 of a transposed convolution reads, of its mirrored 3x3 weight
 PHASE_TAPS = (slice(1, 2), slice(None, None, 2))
-STEM_RUN = 8  # pixels of a row, with 8 channels each, that the first convolution reads as one tap of 64 channels
 
 
 @dataclass(frozen=True)
@@ -83,12 +82,12 @@ def trunk_layers(weights: list[Tensor], dtype: torch.dtype) -> list[Layer]:
 
 
 def stem_layer(weight: Tensor, dtype: torch.dtype) -> Layer:
-    """The layer of weight [cout, c <= 8, 7, 7] on `pack_image`'s pictures of eight channels.
+    """The layer of weight [cout, c <= 4, 7, 7] on `pack_image`'s pictures of four channels.
 
     Each row of the weight is one tap of eight pixels; the eighth pixel and the channels from c on have weight 0.
     """
     cout, c, size = weight.shape[:3]
-    runs = torch.zeros(cout, size, STEM_RUN, 8, dtype=dtype, device=weight.device)
+    runs = torch.zeros(cout, size, *PACKED_TAP, dtype=dtype, device=weight.device)
     runs[:, :, :size, :c] = weight.detach().permute(0, 2, 3, 1)
     library = runs[:, :, :size].permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
     return Layer("stem", PackedWeight(runs.flatten(1), (size, 1)), library)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deblurgan import reference
-from deblurgan.kernels.config import ConvShape
+from deblurgan.kernels.config import PACKED_CHANNELS, ConvShape
 from deblurgan.kernels.table import config_picker, current_gpu, head_config
 from deblurgan.ops import conv_grad
 from deblurgan.ops.autograd import differentiable, empty_gradients, spread
@@ -41,7 +41,7 @@ def output_tail(x: Tensor, image: Tensor, weight: Tensor, bias: Tensor, border: 
 
 
 def _runs_tail(x: Tensor, image: Tensor, weight: Tensor, bias: Tensor) -> bool:
-    return runs_kernels(x) and weight.shape[0] <= 8 and weight.shape[2] <= 8
+    return runs_kernels(x) and weight.shape[0] <= PACKED_CHANNELS and weight.shape[2] <= 8
 
 
 def _tail(
@@ -85,7 +85,7 @@ def output_tail_grad(
     """The gradients of output_tail by x, image, weight and bias, those of the four that are wanted.
 
     `grad` [n, c, h, w] is the gradient by its output. x's is in channels_last. Raises ValueError where the kernels do
-    not run; they make at most 8 channels by at most 7x7 taps.
+    not run; they make at most 4 channels by at most 7x7 taps.
     """
     _check_tail_grad(grad, x, image, weight, bias, border, wanted)
     require_kernels(x)

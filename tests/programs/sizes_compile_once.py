@@ -6,13 +6,13 @@ import torch
 from triton import knobs
 from triton.runtime import driver
 
-from benchmarks.compile_report import Absent
 from deblurgan.generator.engine import Engine
 from deblurgan.generator.tape import Tape
 from deblurgan.kernels.config import ConvConfig
 from deblurgan.kernels.table import Table
 from deblurgan.nn import Generator
 from deblurgan.ops.critic_gradients import KernelNormAct
+from deblurgan.tuning.compiling import AbsentGpu
 
 SIZES = (1, 8, 8), (1, 64, 64), (2, 48, 60), (2, 56, 56), (1, 76, 84), (1, 252, 260), (1, 512, 516)
 seen = {}  # what a kernel of such constants takes its integers for
@@ -34,7 +34,7 @@ def pick_config(shape):
     return ConvConfig(64, 64, 32, form="tma" if shape.kind.startswith("trunk") else "pointer")
 
 
-driver.set_active(Absent(90))
+driver.set_active(AbsentGpu(90))
 knobs.runtime.jit_cache_hook = note
 with torch.device("meta"):
     net = Generator("paper", width=16, blocks=2)
