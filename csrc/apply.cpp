@@ -282,7 +282,7 @@ constexpr double kPlanCost = 4000.0;  // ns, of a plan
 double element_cost(const ApplyArgs& a) {
   int64_t taps = 0;
   for (int64_t i = 0; i < a.n; ++i) taps += taps_of(a, i);
-  const double multiply_adds = static_cast<double>(taps) / static_cast<double>(a.n);
+  const double multiply_adds = static_cast<double>(taps) / static_cast<double>(std::max<int64_t>(a.n, 1));
   return 0.025 * multiply_adds + 0.5 + (a.gamma != 1.0f ? 3.0 : 0.0) + (a.noise ? 4.0 : 0.0);
 }
 
