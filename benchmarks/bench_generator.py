@@ -44,7 +44,8 @@ ON_CUDA = {
     "eager fp32 NCHW": runners.eager,
     "eager channels_last": partial(runners.eager, channels_last=True),
     "eager channels_last + graph": runners.graphed,
-    "torch.compile + graph": partial(runners.compiled, channels_last=True, mode="max-autotune"),
+    "torch.compile reduce-overhead": partial(runners.compiled, channels_last=True, mode="reduce-overhead"),
+    "torch.compile max-autotune": partial(runners.compiled, channels_last=True, mode="max-autotune"),
 }
 
 
@@ -150,12 +151,12 @@ def relative_error(got: Tensor, wanted: Tensor) -> float:
 @pytest.mark.parametrize("case", CUDA_CASES, ids=str)
 @torch.no_grad()
 def bench_generator_on_cuda(benchmark: BenchmarkFixture, case: Case, path: str) -> None:
-    if path == "torch.compile + graph" and case.preset != "paper":
-        pytest.skip("max-autotune takes minutes a shape: paper alone")
+    if path.startswith("torch.compile") and case.preset != "paper":
+        pytest.skip("compiling takes up to minutes a shape: paper alone")
     net, x, wanted = problem(case.preset, case.shape, "cuda")
     dtype = FP32 if path == "eager fp32 NCHW" else case.dtype
     call = ON_CUDA[path](net, x, dtype=dtype)
-    if path == "torch.compile + graph":
+    if path.startswith("torch.compile"):
         error = relative_error(call(), runners.eager(net, x, dtype=dtype, channels_last=True)())
         assert error <= TOLERANCE[dtype], f"torch.compile is {error:.3g} from eager"
     pixels = case.n * case.height * case.width

@@ -1,4 +1,7 @@
-"""python -m benchmarks.report --out DIR: runs the benchmarks; writes report.json, report.md and report.svg."""
+"""python -m benchmarks.report --out DIR: runs the benchmarks; writes report.json, report.md and report.svg.
+
+Each figure is a line of report.jsonl as it comes; the other files are made of those lines at the end.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,8 @@ import argparse
 import json
 import math
 import sys
-import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from datetime import datetime, timezone
 from html import escape
 from itertools import groupby
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_benchmark.utils import get_commit_info
 
 from benchmarks.harness import machine
 
@@ -25,30 +28,74 @@ BASELINES = ("eager fp32 NCHW", "released")
 Figure = dict[str, Any]
 
 
-class Missing:
-    """A pytest plugin that keeps why a benchmark gave no figure."""
+class Lines:
+    """A pytest plugin that appends a line of JSON to `file` as each benchmark ends: its figure, or why it has none.
 
-    def __init__(self) -> None:
-        self.skipped: dict[str, str] = {}
-        self.failed: dict[str, str] = {}
+    A run that is killed leaves those that ended. Benchmarks that have a line are not run again.
+    """
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.ended: set[str] = set()
+
+    def append(self, **entry: Any) -> None:
+        with self.file.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items[:] = [item for item in items if item.nodeid not in self.ended]
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Function, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        self.ended.add(item.nodeid)
         if report.skipped:
-            self.skipped[report.nodeid] = report.longrepr[2].removeprefix("Skipped: ")
+            self.append(skipped=item.nodeid, reason=report.longrepr[2].removeprefix("Skipped: "))
         elif report.failed:
-            self.failed[report.nodeid] = report.longrepr.reprcrash.message.splitlines()[0]
+            self.append(failed=item.nodeid, reason=report.longrepr.reprcrash.message.splitlines()[0])
+        elif report.when == "call" and item.funcargs["benchmark"].stats:
+            self.append(figure=figure(item.funcargs["benchmark"].stats.as_dict(include_data=False)))
+        return report
 
 
-def run(expression: str) -> tuple[dict[str, Any], Missing, int]:
-    """The benchmarks that match `expression`: pytest-benchmark's JSON, what is missing, pytest's exit code."""
-    missing = Missing()
-    with tempfile.TemporaryDirectory() as folder:
-        raw = Path(folder, "raw.json")
-        options = ["-q", "-p", "no:cacheprovider", "--benchmark-only", "--benchmark-columns=min,median,rounds"]
-        here = str(Path(__file__).parent)
-        code = pytest.main([here, *options, f"--benchmark-json={raw}", "-k", expression], plugins=[missing])
-        text = raw.read_text() if raw.exists() else ""
-    return json.loads(text or '{"benchmarks": []}'), missing, int(code)
+def run(expressions: list[str], lines: Lines, folder: Path) -> int:
+    """The benchmarks in `folder` that match the first expression, then those that match the next one, each once;
+    pytest's highest exit code, where any was found."""
+    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    lines.append(run={"date": date, "machine": machine(), "commit": commit()})
+    codes = []
+    for expression in expressions:
+        options = ["-q", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
+        options += ["--benchmark-only", "--benchmark-columns=min,median,rounds"]
+        codes.append(pytest.main([str(folder), *options, "-k", expression], plugins=[lines]))
+        if codes[-1] == pytest.ExitCode.INTERRUPTED:
+            break
+    empty = pytest.ExitCode.NO_TESTS_COLLECTED
+    return int(max((code for code in codes if code != empty), default=empty))
+
+
+def report_of(text: str) -> dict[str, Any]:
+    """What the lines of a run hold, the last of which may be cut off."""
+    facts: dict[str, Any] = {}
+    figures, skipped, failed = [], {}, {}
+    for line in text.splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if "run" in entry:
+            facts = entry["run"]
+        elif "figure" in entry:
+            figures.append(entry["figure"])
+        elif "skipped" in entry:
+            skipped[entry["skipped"]] = entry["reason"]
+        else:
+            failed[entry["failed"]] = entry["reason"]
+    figures = in_order(figures)
+    add_ratios(figures)
+    return {**facts, "figures": figures, "skipped": skipped, "failed": failed}
 
 
 def figure(entry: dict[str, Any]) -> Figure:
@@ -93,8 +140,8 @@ def add_ratios(figures: list[Figure]) -> None:
             mine.setdefault("peers", {})[f["path"]] = f["over_ours"]
 
 
-def commit(raw: dict[str, Any]) -> dict[str, Any] | None:
-    info = raw.get("commit_info", {})
+def commit() -> dict[str, Any] | None:
+    info = get_commit_info()
     known = info.get("id") not in (None, "unversioned", "unknown")
     return {"id": info["id"], "dirty": info["dirty"]} if known else None
 
@@ -211,28 +258,30 @@ def svg(figures: list[Figure]) -> str:
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11">\n{body}\n</svg>\n'
 
 
-def main() -> int:
+def write(report: dict[str, Any], out: Path) -> None:
+    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    (out / "report.md").write_text(markdown(report))
+    if report["figures"]:
+        (out / "report.svg").write_text(svg(report["figures"]))
+
+
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the folder to write to")
-    parser.add_argument("-k", default="", metavar="EXPR", help="only the benchmarks that match, as in pytest")
-    args = parser.parse_args()
+    parser.add_argument(
+        "-k",
+        action="append",
+        metavar="EXPR",
+        help="only the benchmarks that match, as in pytest; several in this order",
+    )
+    parser.add_argument("--assemble", action="store_true", help="run nothing: the tables of a run that was killed")
+    args = parser.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
-
-    raw, missing, code = run(args.k)
-    figures = in_order([figure(entry) for entry in raw["benchmarks"]])
-    add_ratios(figures)
-    report = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": machine(),
-        "commit": commit(raw),
-        "figures": figures,
-        "skipped": missing.skipped,
-        "failed": missing.failed,
-    }
-    (args.out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-    (args.out / "report.md").write_text(markdown(report))
-    if figures:
-        (args.out / "report.svg").write_text(svg(figures))
+    lines, code = args.out / "report.jsonl", 0
+    if not args.assemble:
+        lines.unlink(missing_ok=True)
+        code = run(args.k or [""], Lines(lines), Path(__file__).parent)
+    write(report_of(lines.read_text()), args.out)
     return code
 
 

@@ -57,11 +57,10 @@ BlurPlan plan_of(const ApplyArgs& a, int64_t picture, int64_t group) {
       RowTap tap{(y - extent.top) * plan.pitch + (x - extent.left) * group, {}};
       for (int64_t i = 0; i < kRows; ++i) tap.weight[i] = weights[(y + kRows - 1 - i) * columns + x];
       for (int64_t first = 0; first < kRows; ++first) {
-        if (tap.weight[first] == 0.0f) continue;
-        int64_t last = first;
-        while (last + 1 < kRows && tap.weight[last + 1] != 0.0f) ++last;
-        plan.taps.of[first][last].push_back(tap);
-        first = last;
+        int64_t count = 0;
+        while (first + count < kRows && tap.weight[first + count] != 0.0f) ++count;
+        if (count > 0) plan.taps.of[first][count - 1].push_back(tap);
+        first += count;
       }
     }
   return plan;
@@ -282,7 +281,7 @@ constexpr double kPlanCost = 4000.0;  // ns, of a plan
 double element_cost(const ApplyArgs& a) {
   int64_t taps = 0;
   for (int64_t i = 0; i < a.n; ++i) taps += taps_of(a, i);
-  const double multiply_adds = static_cast<double>(taps) / static_cast<double>(a.n);
+  const double multiply_adds = static_cast<double>(taps) / static_cast<double>(std::max<int64_t>(a.n, 1));
   return 0.025 * multiply_adds + 0.5 + (a.gamma != 1.0f ? 3.0 : 0.0) + (a.noise ? 4.0 : 0.0);
 }
 

@@ -22,13 +22,15 @@ namespace {
 // many sums, a tap's weights and a pixel fit into the registers, and enough sums are under way to hide the latency of
 // an addition.
 
-// Adds what taps of kCount rows give to those rows; `first` is the first of them.
+// Adds what taps of kCount rows from `first` on give to those rows.
 template <class Set, int kCount>
-DEBLURGAN_FORCED void add_taps(const float* source, const std::vector<RowTap>& taps, int first, float* out,
-                               int64_t pitch) {
+DEBLURGAN_FORCED void add_taps(const float* source, const RowTaps& taps, int first, float* out, int64_t pitch) {
   using Lanes = typename Set::Lanes;
   constexpr int kLanes = sizeof(Lanes) / sizeof(float), kWide = Set::kWide[kCount - 1];
   static_assert(kColumns % (kWide * kLanes) == 0);
+  const std::vector<RowTap>& group = taps.of[first][kCount - 1];
+  if (group.empty()) return;
+  out += first * pitch;
   for (int64_t j = 0; j < kColumns; j += kWide * kLanes) {
     Lanes sums[kCount][kWide];
 #pragma GCC unroll 4
@@ -36,7 +38,7 @@ DEBLURGAN_FORCED void add_taps(const float* source, const std::vector<RowTap>& t
 #pragma GCC unroll 16
       for (int k = 0; k < kWide; ++k)
         sums[row][k] = *reinterpret_cast<const Lanes*>(out + row * pitch + j + k * kLanes);
-    for (const RowTap& tap : taps) {
+    for (const RowTap& tap : group) {
       const float *from = source + tap.offset + j, *weight = tap.weight + first;
 #pragma GCC unroll 16
       for (int k = 0; k < kWide; ++k) {
@@ -57,26 +59,12 @@ template <class Set>
 DEBLURGAN_FORCED void convolve(const float* source, const RowTaps& taps, float* out, int64_t pitch) {
   static_assert(kRows == 4);
   for (int row = 0; row < kRows; ++row) std::fill_n(out + row * pitch, kColumns, 0.0f);
-  for (int first = 0; first < kRows; ++first)
-    for (int last = first; last < kRows; ++last) {
-      const std::vector<RowTap>& group = taps.of[first][last];
-      if (group.empty()) continue;
-      float* rows = out + first * pitch;
-      switch (last - first) {
-        case 0:
-          add_taps<Set, 1>(source, group, first, rows, pitch);
-          break;
-        case 1:
-          add_taps<Set, 2>(source, group, first, rows, pitch);
-          break;
-        case 2:
-          add_taps<Set, 3>(source, group, first, rows, pitch);
-          break;
-        case 3:
-          add_taps<Set, 4>(source, group, first, rows, pitch);
-          break;
-      }
-    }
+  for (int first = 0; first < kRows; ++first) {
+    add_taps<Set, 1>(source, taps, first, out, pitch);
+    add_taps<Set, 2>(source, taps, first, out, pitch);
+    add_taps<Set, 3>(source, taps, first, out, pitch);
+    add_taps<Set, 4>(source, taps, first, out, pitch);
+  }
 }
 
 // The loop as it is built for one instruction set.

@@ -19,13 +19,13 @@ struct RowTap {
   float weight[kRows];
 };
 
-// Taps grouped by the rows in which their weight is not zero: of[first][last] has rows first ... last and no others.
+// Taps grouped by the rows in which their weight is not zero: of[first][count - 1] has `count` rows from `first` on.
 struct RowTaps {
   std::vector<RowTap> of[kRows][kRows];
 };
 
 // out[i, j] = sum over taps of weight[i] source[offset + j], i in [0, kRows), j in [0, kColumns); rows of `out` are
-// `pitch` floats apart. The sum begins with 0 and goes by first, last and the order of the taps, in every instruction
+// `pitch` floats apart. The sum begins with 0 and goes by first, count and the order of the taps, in every instruction
 // set. Throws std::invalid_argument for a DEBLURGAN_CPU_ISA that is refused.
 void convolve_block(const float* source, const RowTaps& taps, float* out, int64_t pitch);
 

@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -45,7 +44,7 @@ void parallel_for(int64_t count, double cost, int64_t threads, const Task& task)
   std::vector<std::thread> helpers;
   try {
     for (int64_t i = 1; i < worthwhile; ++i) helpers.emplace_back(work);
-  } catch (const std::system_error&) {
+  } catch (const std::exception&) {
     // no more threads to be had: those there are do all the work
   }
   work();

@@ -2,6 +2,8 @@
 
     config          how a convolution is cut into tiles, and the bundles of tensors that kernels take; no Triton
     table           which convolutions run in our kernels, and how: by rows that were measured, else by heuristics
+    rows            such rows, as files
+    limits          which tilings a GPU can launch
     candidates      what `deblurgan tune` measures for such rows
     launch          how kernels follow one another
 

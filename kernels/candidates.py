@@ -8,6 +8,7 @@ import torch
 
 from deblurgan.kernels.config import ConvConfig, ConvShape, Gpu
 from deblurgan.kernels.heuristics import fitted
+from deblurgan.kernels.limits import why_not
 from deblurgan.kernels.table import default_for
 
 # By kind, the most promising first; "trunk8" is the trunk in 8 bits
@@ -67,7 +68,6 @@ CANDIDATES |= {"up.wgrad": CANDIDATES["down.wgrad"], "head.wgrad": CANDIDATES["s
 UNEVEN = [ConvConfig(128, 32, 32, 4, 4, "tma"), ConvConfig(256, 32, 32, 4, 4, "tma"), ConvConfig(128, 32, 32, 4, 4)]
 POINTER8 = [ConvConfig(128, 128, 64, 4, 4), ConvConfig(64, 128, 128, 4, 3), ConvConfig(128, 128, 128, 8, 3)]
 PAIRS = [ConvConfig(128, 64, 32, 4, 3, "pairs"), ConvConfig(64, 64, 64, 4, 3, "pairs")]
-SHARED_KB = {80: 163, 87: 163, 90: 227, 100: 227, 103: 227, 110: 227}  # of a program, by architecture; elsewhere 99
 
 
 def candidates(shape: ConvShape, gpu: Gpu) -> list[ConvConfig]:
@@ -99,24 +99,21 @@ def listed(shape: ConvShape, capability: tuple[int, int]) -> list[ConvConfig]:
 
 def _suitable(configs: list[ConvConfig], shape: ConvShape, capability: tuple[int, int]) -> list[ConvConfig]:
     found = dict.fromkeys(fitted(config, shape.kind, shape.c_in, shape.c_out) for config in configs)
-    return [config for config in found if config and fits(config, capability, shape.dtype.itemsize)]
+    launched = (config for config in found if config and why_not(config, shape, capability) is None)
+    return [config for config in launched if not spills(config, shape.dtype, capability)]
 
 
-def fits(config: ConvConfig, capability: tuple[int, int], element: int) -> bool:
-    """Whether a tiling suits an architecture; `element` is the bytes of an operand's element."""
-    arch = 10 * capability[0] + capability[1]
-    asynchronous = 90 <= arch < 120  # the product reads shared memory while it runs, which takes one buffer more
-    buffers = config.stages if asynchronous else config.stages - 1
-    shared = element * buffers * (config.block_m + config.block_n) * config.block_k
-    if shared + 1024 > 1024 * SHARED_KB.get(arch, 99):
+def spills(config: ConvConfig, dtype: torch.dtype, capability: tuple[int, int]) -> bool:
+    """Whether a tile of operands of a type is more than the registers hold, as compiling them has shown for sm_100.
+
+    A thread has a row of a half type's tile there, whose statistics then take five shuffles a column: 128 columns a
+    thread are an epilogue of 7000 instructions.
+    """
+    if not (10, 0) <= capability < (12, 0):
         return False
-    # On sm_100 a thread has a row of a half type's tile, whose statistics then take five shuffles a column: 128 columns
-    # a thread are an epilogue of 7000 instructions, and it spills
-    if 100 <= arch < 120 and element == 2 and config.block_m * config.block_n > 64 * 32 * config.warps:
-        return False
-    if 100 <= arch < 120 and element == 1 and config.block_m > 128:  # spills in fp8
-        return False
-    return config.form != "tma" or arch >= 90
+    if dtype.itemsize == 1:
+        return config.block_m > 128
+    return config.block_m * config.block_n > 64 * 32 * config.warps
 
 
 def label(config: ConvConfig) -> str:

@@ -26,9 +26,9 @@ HALF = (torch.float16, torch.bfloat16)
 FAMILIES = {(8, 0): "sm_80", (8, 7): "sm_80", (8, 6): "sm_86", (8, 9): "sm_86", (12, 0): "sm_86", (12, 1): "sm_86"}
 FAMILIES |= {(9, 0): "sm_90", (10, 0): "sm_100", (10, 3): "sm_100", (11, 0): "sm_100"}
 
-_POINTER = ConvConfig(128, 128, 32, 4, 4)
-_WIDE = ConvConfig(128, 128, 64, 8, 3)
-_NARROW = ConvConfig(128, 64, 64, 4, 3)
+_POINTER = ConvConfig(128, 128, 32, 4, 4)  # two programs an SM
+_WIDE = ConvConfig(128, 128, 64, 8, 3)  # of the head: five rows of results in 128 columns, two in 64
+_NARROW = ConvConfig(128, 64, 64, 4, 3)  # for 64 channels, or twice the programs
 _THIN = ConvConfig(128, 32, 32, 4, 4)  # for 96 channels, as `tiny` has: of 128 columns a quarter would be idle
 _PAIRS = ConvConfig(128, 64, 32, 4, 3, "pairs")  # reads the picture less often; with more columns the weights more
 _SQUARE = ConvConfig(64, 64, 64, 4, 3)
@@ -48,7 +48,11 @@ DEFAULTS: dict[str, dict[str, tuple[ConvConfig, ...]]] = {
             ConvConfig(64, 128, 64, 4, 4, "tma"),
         ),
     },
-    "stem": {"sm_80": (_RUNS,), "sm_86": (_RUNS,), "sm_90": (_RUNS,)},
+    "stem": {
+        "sm_80": (_RUNS,),
+        "sm_86": (ConvConfig(128, 64, 32, 8, 4),),  # with four warps sums in fp16 beside those in fp32 spill
+        "sm_90": (_RUNS,),
+    },
     "down": {"sm_80": (_POINTER, _NARROW), "sm_86": (_NARROW,), "sm_90": (_POINTER, _NARROW)},
     "up": {"sm_80": (_POINTER, _NARROW), "sm_86": (_NARROW,), "sm_90": (_POINTER, _NARROW), "sm_100": (_NARROW,)},
     "head": {"sm_80": (_WIDE,), "sm_86": (ConvConfig(64, 128, 64, 4, 3),), "sm_90": (_WIDE,), "sm_100": (_NARROW,)},
@@ -102,23 +106,29 @@ def default_config(
 
 def _convolution(kind: str, family: str, c: int, columns: int | None, outputs: int, sms: int) -> ConvConfig | None:
     """Of c channels at each tap to so many columns, None for the head's, and pixels."""
-    product = ADJOINTS.get(kind, kind)
-    tilings = DEFAULTS.get(product, {}).get(family, ())
-    if columns and product == "up" and columns <= 64 and family in ("sm_80", "sm_90"):
-        tilings = (_PAIRS,)
-    elif columns and product == "up" and columns > 64 and family == "sm_100":
-        tilings = ()
-    elif columns and product == "trunk" and columns > 64 and columns % 64 == 32 and tilings:
-        tilings = (_THIN,) if family == "sm_86" else (_POINTER, _THIN)
+    tilings = _tilings(ADJOINTS.get(kind, kind), family, columns or 0)
     if not tilings:
         return None
     fitted = _all_fitted(tilings, c, columns)
-    if not all(_fills(tiling, c, columns) for tiling in fitted):
+    if not all(_fills(tiling, c, columns) for tiling in fitted):  # channels that tma cannot take are for pointers
         fitted = _all_fitted(DEFAULTS["trunk"]["sm_80"], c, columns)
     return _first_busy(fitted, outputs, columns, sms)
 
 
+def _tilings(kind: str, family: str, columns: int) -> tuple[ConvConfig, ...]:
+    """Those of DEFAULTS, or others that suit so many columns better."""
+    tilings = DEFAULTS.get(kind, {}).get(family, ())
+    if kind == "up" and columns <= 64 and family in ("sm_80", "sm_90"):
+        return (_PAIRS,)
+    if kind == "up" and columns > 64 and family == "sm_100":  # cuDNN's, by estimate
+        return ()
+    if kind == "trunk" and columns > 64 and columns % 64 == 32 and tilings:
+        return (_THIN,) if family == "sm_86" else (_POINTER, _THIN)
+    return tilings
+
+
 def _first_busy(tilings: Sequence[ConvConfig], outputs: int, columns: int | None, sms: int) -> ConvConfig:
+    """The first whose programs keep the SMs busy, else the last, whose are the most."""
     busy = (tiling for tiling in tilings if busy_share(programs(tiling, outputs, columns), sms) >= BUSY)
     return next(busy, tilings[-1])
 
@@ -154,8 +164,8 @@ def fitted(config: ConvConfig, kind: str, c_in: int, c_out: int) -> ConvConfig |
 
 
 def programs(config: ConvConfig, pixels: int, columns: int | None) -> int:
-    """How many make a result of so many pixels and columns, None for one block of them."""
-    return math.ceil(pixels / config.block_m) * (math.ceil(columns / config.block_n) if columns else 1)
+    """How many make a result of so many pixels and columns, None for one block of them. At least one."""
+    return max(1, math.ceil(pixels / config.block_m)) * (math.ceil(columns / config.block_n) if columns else 1)
 
 
 def busy_share(count: int, sms: int) -> float:
@@ -189,12 +199,12 @@ def _weight_gradient(config: ConvConfig, kind: str, c_in: int, c_out: int) -> Co
 
 def _all_fitted(tilings: tuple[ConvConfig, ...], c: int, columns: int | None) -> list[ConvConfig]:
     """Of tilings that fitting makes alike in pixels and columns, the last: it was meant for as few."""
-    fitted = [_fitted(tiling, c, columns) for tiling in tilings]
+    fitted = (_fitted(tiling, c, columns) for tiling in tilings)
     return list({(tiling.block_m, tiling.block_n): tiling for tiling in fitted}.values())
 
 
 def _fitted(config: ConvConfig, c: int, columns: int | None) -> ConvConfig:
-    """The tiling with no more columns and channels a step than there are."""
+    """The tiling with no more columns than there are, and the steps of fewest zeros through the channels."""
     if columns is not None:
         config = _narrowed(config, columns)
     if config.form == "tma":

@@ -18,7 +18,11 @@ from typing import Any, NamedTuple
 import torch
 
 from deblurgan.kernels.config import ConvConfig, ConvShape, Gpu
+from deblurgan.kernels.limits import why_not
 
+HALF_OR_SINGLE, NARROW = (torch.float16, torch.bfloat16, torch.float32), (torch.int8, torch.float8_e4m3fn)
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (*HALF_OR_SINGLE, *NARROW)}  # by name
+LARGEST = 2**24  # bytes of a table; a row has about 300
 SHIPPED = Path(__file__).with_name("table.json")
 
 
@@ -37,33 +41,49 @@ class Row(NamedTuple):
 
 
 def user_table() -> Path:
-    """Where this user's measurements are kept: $DEBLURGAN_TABLE, else a file in the user's cache folder."""
+    """Where this user's measurements are kept: $DEBLURGAN_TABLE, else a file in the user's cache folder. A user without
+    a home folder has one of the name "~", where there is none."""
     named = os.environ.get("DEBLURGAN_TABLE")
     if named:
-        return Path(named).expanduser()
+        return Path(os.path.expanduser(named))
     if sys.platform == "win32":
         cache = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
     else:
         cache = os.environ.get("XDG_CACHE_HOME") or ("~/Library/Caches" if sys.platform == "darwin" else "~/.cache")
-    return Path(cache).expanduser() / "deblurgan" / "table.json"
+    return Path(os.path.expanduser(cache)) / "deblurgan" / "table.json"
 
 
 def user_rows() -> list[Row]:
-    """Those of the user's table; a file that is not one is left out with a warning."""
+    """Those of the user's table that can be launched. What is left out, the whole of a file that is no table, is told
+    in a warning."""
     path = user_table()
     try:
-        return read(path)
+        rows = read(path)
     except FileNotFoundError:
         if os.environ.get("DEBLURGAN_TABLE"):
             warnings.warn(f"DEBLURGAN_TABLE names {path}, which is not there: run `deblurgan tune`", stacklevel=2)
+        return []
     except (OSError, ValueError) as error:
         warnings.warn(f"the table of tilings {path} is left out: {error}", stacklevel=2)
-    return []
+        return []
+    lacks = [row.config and why_not(row.config, row.shape, row.gpu.capability) for row in rows]
+    found = [row for row, lack in zip(rows, lacks, strict=True) if not lack]
+    if len(found) < len(rows):
+        count, why = len(rows) - len(found), next(filter(None, lacks))
+        warnings.warn(f"of the table of tilings {path} {count} rows are left out: {why}", stacklevel=2)
+    return found
 
 
 def read(path: Path) -> list[Row]:
     """The rows of a table. Raises OSError, or ValueError for a file that is not one."""
-    content = json.loads(path.read_bytes())
+    with path.open("rb") as file:
+        text = file.read(LARGEST + 1)
+    if len(text) > LARGEST:
+        raise ValueError(f"it must have at most {LARGEST} bytes")
+    try:
+        content = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     rows = content.get("rows") if isinstance(content, dict) else None
     if not isinstance(rows, list):
         raise ValueError('it must hold {"rows": [...]}')
@@ -118,38 +138,26 @@ def _entry(row: Row) -> dict[str, Any]:
 
 
 def _row(entry: Any) -> Row:
-    """Raises ValueError for what `_entry` cannot have made."""
+    """Raises ValueError for what `_entry` cannot have made; whether the tiling can be launched is not looked at."""
     try:
-        name, capability, sms = str(entry["name"]), tuple(map(int, entry["capability"])), int(entry["sms"])
-        major, minor = capability
-        dtype = getattr(torch, entry["dtype"])
-        shape = ConvShape(str(entry["kind"]), int(entry["c_in"]), int(entry["c_out"]), int(entry["pixels"]), dtype)
+        major, minor = entry["capability"]
+        gpu = Gpu(entry["name"], (major, minor), entry["sms"])
+        shape = ConvShape(entry["kind"], entry["c_in"], entry["c_out"], entry["pixels"], DTYPES[entry["dtype"]])
         config = None if entry["config"] is None else ConvConfig(**entry["config"])
-        software = str(entry.get("software", ""))
+        row = Row(gpu, shape, config, entry.get("software", ""))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"a row must be as `deblurgan tune` writes it, got {entry}: {error!r}") from error
-    if not isinstance(dtype, torch.dtype) or min(sms, *shape[1:4]) < 1 or not (config is None or _launches(config)):
-        raise ValueError(f"a row must be as `deblurgan tune` writes it, got {entry}")
-    if config is None and shape.kind == "head":
-        raise ValueError(f"the head's row must have a config, got {entry}")
-    return Row(Gpu(name, (major, minor), sms), shape, config, software)
+        raise ValueError(f"a row must be as `deblurgan tune` writes it, got {str(entry)[:400]}: {error!r}") from error
+    texts, counts = (gpu.name, shape.kind, row.software), (major, gpu.sms, *shape[1:4])
+    right = all(type(text) is str for text in texts) and all(_is_count(number) for number in counts)
+    if not right or type(minor) is not int:
+        raise ValueError(f"a row must be as `deblurgan tune` writes it, got {str(entry)[:400]}")
+    if config is None and (shape.kind == "head" or shape.dtype.itemsize == 1):
+        raise ValueError(f"a row of the head or of 8 bits must have a config, got {str(entry)[:400]}")
+    return row
 
 
-def _launches(config: ConvConfig) -> bool:
-    """Whether Triton can take it: powers of two, as large as tensor cores and programs are."""
-
-    def power_of_two(value: Any, low: int, high: int) -> bool:
-        return type(value) is int and low <= value <= high and value & (value - 1) == 0
-
-    blocks = (config.block_m, config.block_n, config.block_k)
-    stages = type(config.stages) is int and 1 <= config.stages <= 8
-    return (
-        all(power_of_two(side, 16, 256) for side in blocks)
-        and power_of_two(config.warps, 1, 16)
-        and stages
-        and config.form in ("pointer", "tma", "pairs")
-        and config.accumulate in ("fp32", "fp16")
-    )
+def _is_count(number: Any) -> bool:
+    return type(number) is int and 0 < number < 2**53
 
 
 @lru_cache

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+# The interpreter's products of tiles are too small for threads, which take 100 times the CPU time
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -41,6 +47,37 @@ NET_TOLERANCE = {
     torch.float16: 1e-2,
     torch.bfloat16: 8e-2,
 }
+
+
+def uses_kernels(module: ModuleType) -> bool:
+    """Whether a module's tests work on the kernels' device, by what it imports."""
+    imported = vars(module)
+    here = {"KERNEL_DEVICE", "KERNEL_DTYPES", "lively", "textures"}
+    return not here.isdisjoint(imported) or any(
+        getattr(value, "__module__", None) == "kernel_cases" for value in imported.values()
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`-m gpu` selects whatever runs kernels: on a GPU they are compiled, elsewhere interpreted."""
+    for item in items:
+        if isinstance(item, pytest.Function) and (
+            uses_kernels(item.module) or {"kernels", "few_programs"} & set(item.fixturenames)
+        ):
+            item.add_marker("gpu")
+
+
+@pytest.fixture(autouse=True)
+def launches_are_selected(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that launches kernels fails where `-m gpu` would leave it out."""
+
+    def refuse(*args: Any, **options: Any) -> None:
+        raise AssertionError("kernels are launched, but -m gpu does not select this test: import KERNEL_DEVICE")
+
+    interpreter = sys.modules.get("triton.runtime.interpreter")
+    if interpreter is not None and request.node.get_closest_marker("gpu") is None:
+        monkeypatch.setattr(interpreter.GridExecutor, "__call__", refuse)
 
 
 def relative_error(got: Tensor, wanted: Tensor) -> float:
@@ -88,8 +125,11 @@ def seeded() -> None:
 
 
 @pytest.fixture
-def few_programs(seeded: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each program costs the interpreter the same, however much it does: kernels launch few, large ones."""
+def few_programs(seeded: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each program costs the interpreter the same, however much it does: kernels launch few, large ones. What
+    torch does between them is too small for threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     if KERNEL_DEVICE.type == "cpu":
         from deblurgan.kernels import conv_wgrad, merge_stats, norm_act_grad
 
@@ -97,6 +137,8 @@ def few_programs(seeded: None, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(merge_stats, "BLOCK_TILES", 32)
         monkeypatch.setattr(norm_act_grad, "TILES", 4)
         monkeypatch.setattr(conv_wgrad, "launched_warps", lambda device: 4)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

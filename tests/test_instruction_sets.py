@@ -115,7 +115,6 @@ def test_a_refused_one_changes_nothing() -> None:
     assert _C.instruction_set() == SETS[-1]
 
 
-@pytest.mark.parametrize("name", SETS)
-def test_info_names_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    _C.use_instruction_set(name)
-    assert f"C++ on the CPU ({name} of {', '.join(SETS)}; DEBLURGAN_CPU_ISA names another)" in deblurgan.info()
+def test_info_names_it() -> None:
+    _C.use_instruction_set(SETS[-1])
+    assert f"C++ on the CPU ({SETS[-1]} of {', '.join(SETS)}; DEBLURGAN_CPU_ISA names another)" in deblurgan.info()

@@ -16,6 +16,9 @@ import deblurgan
 ROOT = Path(__file__).parent.parent
 CSRC = ROOT / "csrc"
 LIBRARY = sorted(path for path in CSRC.glob("*.cpp") if path.name != "bindings.cpp")
+PROGRAMS = ROOT / "tests" / "native"
+FLAGS = ["-std=c++17", "-ffp-contract=off", "-pthread", "-Wno-psabi", f"-I{CSRC}"]
+OPTIMISED = ["-O3", "-fno-math-errno", "-fno-trapping-math"]
 FUSED = {"avx512", "avx2", "neon"}  # instruction sets that round a product and its sum once, and so give the same bytes
 
 
@@ -27,61 +30,82 @@ def compiler() -> str:
     return found
 
 
+def run(command: list[str], folder: Path) -> str:
+    """What the command prints, run in that folder."""
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def compile_in(folder: Path, compiler: str, sources: list[Path], *flags: str) -> None:
+    """Leaves an object file of each source in `folder`."""
+    run([compiler, *FLAGS, *flags, "-c", *map(str, sources)], folder)
+
+
 @pytest.mark.parametrize(
-    ("program", "sanitizers"),
+    ("sanitizers", "programs"),
     [
-        ("blur_sanitized", "address,undefined"),
-        ("kernels_on_host", "address,undefined"),
-        ("kernels_on_host", "thread"),  # finds what lacks a __syncthreads()
+        ("address,undefined,float-cast-overflow", ["blur_sanitized", "kernels_on_host"]),
+        ("thread", ["kernels_on_host"]),  # finds what lacks a __syncthreads()
     ],
 )
-def test_native_program_is_clean(program: str, sanitizers: str, compiler: str, tmp_path: Path) -> None:
-    flags = ["-std=c++17", "-O1", "-g", "-ffp-contract=off", "-pthread", "-Wno-psabi"]
-    flags += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
+def test_native_programs_are_clean(sanitizers: str, programs: list[str], compiler: str, tmp_path: Path) -> None:
+    flags = ["-O1", "-g", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
     flags += ["-DDEBLURGAN_CLONES="]  # the sanitizers are not up yet when the loader picks a clone
-    sources = [ROOT / "tests" / "native" / f"{program}.cpp", *LIBRARY]
-    built = subprocess.run(
-        [compiler, *flags, f"-I{CSRC}", *map(str, sources), "-o", str(tmp_path / program)],
-        capture_output=True,
-        text=True,
-    )
-    if any(library in built.stderr for library in ("libasan", "libubsan", "libtsan")):
-        pytest.skip("the compiler has no sanitizer runtime")
-    assert built.returncode == 0, built.stderr
-    ran = subprocess.run([str(tmp_path / program)], capture_output=True, text=True, timeout=300)
-    assert (ran.returncode, ran.stdout) == (0, "clean\n"), ran.stdout + ran.stderr
+    compile_in(tmp_path, compiler, [PROGRAMS / f"{program}.cpp" for program in programs] + LIBRARY, *flags)
+    for program in programs:
+        objects = [f"{name}.o" for name in (program, *(source.stem for source in LIBRARY))]
+        command = [compiler, "-pthread", *flags, *objects, "-o", program]
+        linked = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        if any(runtime in linked.stderr for runtime in ("libasan", "libubsan", "libtsan")):
+            pytest.skip("the compiler has no sanitizer runtime")
+        assert linked.returncode == 0, linked.stderr
+        assert run([f"./{program}"], tmp_path) == "clean\n"
 
 
-def blur_hashes(compiler: str, folder: Path, *flags: str, emulator: tuple[str, ...] = ()) -> dict[str, str]:
-    """By instruction set, a hash of what native/blur_bytes.cpp makes; it also holds the blur against direct sums."""
-    program = folder / "blur_bytes"
-    sources = [ROOT / "tests" / "native" / "blur_bytes.cpp", *LIBRARY]
-    optimised = ["-std=c++17", "-O2", "-ffp-contract=off", "-pthread", "-Wno-psabi", *flags]
-    command = [compiler, *optimised, f"-I{CSRC}", *map(str, sources), "-o", str(program)]
-    built = subprocess.run(command, capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr
-    ran = subprocess.run([*emulator, str(program)], capture_output=True, text=True, timeout=300)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return dict(line.split() for line in ran.stdout.splitlines())  # type: ignore[misc]
+def hashes(folder: Path, compiler: str, *flags: str, emulator: tuple[str, ...] = ()) -> dict[str, str]:
+    """By instruction set, a hash of what native/blur_bytes.cpp makes, linked of the object files in `folder`."""
+    run([compiler, "-pthread", *flags, *sorted(path.name for path in folder.glob("*.o")), "-o", "blur_bytes"], folder)
+    printed = run([*emulator, "./blur_bytes"], folder)
+    return dict(line.split() for line in printed.splitlines())
 
 
 @pytest.fixture(scope="module")
-def fused_hash(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The one hash of this CPU's instruction sets with fma."""
-    hashes = blur_hashes(compiler, tmp_path_factory.mktemp("here"))
-    fused = {hashes[name] for name in FUSED & hashes.keys()}
-    if not fused:
-        pytest.skip(f"this CPU has no fma, only {', '.join(hashes)}")
-    assert len(fused) == 1, hashes
-    return fused.pop()
+def baseline(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with blur_bytes and its object files, without clones."""
+    folder = tmp_path_factory.mktemp("baseline")
+    compile_in(folder, compiler, [PROGRAMS / "blur_bytes.cpp", *LIBRARY], *OPTIMISED, "-DDEBLURGAN_CLONES=")
+    return folder
 
 
-def test_neon_gives_the_bytes_of_this_cpu(fused_hash: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def here(compiler: str, baseline: Path) -> dict[str, str]:
+    return hashes(baseline, compiler)
+
+
+@pytest.mark.parametrize("target", ["avx512f", "avx2"])
+def test_a_clone_gives_the_bytes_of_the_baseline(
+    target: str, compiler: str, baseline: Path, here: dict[str, str], tmp_path: Path
+) -> None:
+    if target.removesuffix("f") not in here:
+        pytest.skip(f"this CPU has no {target}, only {', '.join(here)}")
+    shutil.copytree(baseline, tmp_path, dirs_exist_ok=True)
+    cloned = [source for source in LIBRARY if '#include "clones.h"' in source.read_text()]
+    assert cloned
+    compile_in(tmp_path, compiler, cloned, *OPTIMISED, f'-DDEBLURGAN_CLONES=__attribute__((target("{target}")))')
+    assert hashes(tmp_path, compiler) == here
+
+
+def test_neon_gives_the_bytes_of_this_cpu(here: dict[str, str], tmp_path: Path) -> None:
+    fused = {here[name] for name in FUSED & here.keys()}
     compiler = shutil.which("aarch64-linux-gnu-g++")
     emulator = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
-    if compiler is None or emulator is None:
-        pytest.skip("no aarch64-linux-gnu-g++" if compiler is None else "no qemu-aarch64")
-    assert blur_hashes(compiler, tmp_path, "-static", emulator=(emulator,)) == {"neon": fused_hash}
+    for there, lacking in ((fused, "fma"), (compiler, "aarch64-linux-gnu-g++"), (emulator, "qemu-aarch64")):
+        if not there:
+            pytest.skip(f"no {lacking}")
+    compile_in(tmp_path, str(compiler), [PROGRAMS / "blur_bytes.cpp", *LIBRARY], *OPTIMISED)
+    neon = hashes(tmp_path, str(compiler), "-static", emulator=(str(emulator),))
+    assert {name: {value} for name, value in neon.items()} == {"neon": fused}
 
 
 @pytest.mark.parametrize("header", sorted(path.name for path in CSRC.glob("*.h")))

@@ -82,6 +82,22 @@ def test_without_a_gpu_only_the_head_has_a_tiling() -> None:
     assert pick(head._replace(dtype=torch.float32)) == ConvConfig(64, 64, 32)
 
 
+def test_of_rows_alike_the_first_answers() -> None:
+    rows = (row(tiling(16), pixels=1024), row(ConvConfig(16, 64, 64), pixels=16384))
+    assert Table(H200, (), rows)(TRUNK) == rows[0].config
+    assert Table(H200, (), rows[::-1])(TRUNK) == rows[1].config
+
+
+def test_no_pixels_and_parts_of_a_gpu_have_a_choice() -> None:
+    for gpu in (
+        Gpu("NVIDIA H100 80GB HBM3 MIG 1g.10gb", (9, 0), 14),
+        Gpu("NVIDIA Thor", (11, 0), 20),
+        Gpu("", (8, 6), 1),
+    ):
+        for pixels in (0, 1, 10**12):
+            assert Table(gpu, (), (row(tiling(16)),)).choice(TRUNK._replace(pixels=pixels)).source
+
+
 def test_a_gpu_newer_than_all_defaults_has_cudnn() -> None:
     pick = Table(Gpu("NVIDIA Z100", (19, 0), 500))
     assert pick.choice(TRUNK) == (None, "no row and no default for sm_190")
@@ -113,37 +129,63 @@ def changed(**changes: Any) -> Callable[[dict[str, Any]], Any]:
 
 
 BAD: dict[str, Any] = {
-    "not JSON": lambda entry: "{",
+    "not JSON": lambda entry: b"{",
     "not UTF-8": lambda entry: b"\xff\xfe{",
+    "nested without end": lambda entry: b"[" * 100_000,
+    "too large": lambda entry: b" " * (files.LARGEST + 1),
     "a list": lambda entry: [entry],
     "no rows": lambda entry: {"table": [entry]},
     "rows that are words": lambda entry: {"rows": ["trunk"]},
     "an older table's row": lambda entry: {"rows": [{"gpu": "A", "kind": "trunk", "pixels": 1, "config": {}}]},
     "an unknown option": changed(config={"block_z": 3}),
-    "a block of 100": changed(config=asdict(ConvConfig(block_m=100))),
-    "a block of text": changed(config=asdict(tiling(16)) | {"block_m": "16"}),
-    "a huge block": changed(config=asdict(ConvConfig(block_m=2**20))),
-    "an unknown form": changed(config=asdict(tiling(16)) | {"form": "wgmma"}),
     "no pixels": changed(pixels=0),
+    "more pixels than floats": changed(pixels=10**400),
+    "SMs without end": changed(sms=float("inf")),
+    "half an SM": changed(sms=0.5),
+    "no name": changed(name=None),
     "a type that is none": changed(dtype="Tensor"),
+    "a type that no kernel knows": changed(dtype="float64"),
     "a head for cuDNN": changed(kind="head", config=None),
+    "8 bits for cuDNN": changed(dtype="int8", config=None),
+    "a block of 100": changed(config=asdict(ConvConfig(block_m=100))),
+    "too much shared memory": changed(config=asdict(ConvConfig(128, 128, 256, 8, 8))),
+    "tma before sm_90": changed(capability=[8, 0], config=asdict(ConvConfig(form="tma"))),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_table_that_is_none_is_left_out_with_a_warning(
+def test_what_a_table_should_not_hold_is_left_out_with_a_warning(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "table.json"
     write(path, [row(tiling(16))])
     content = BAD[name](json.loads(path.read_text())["rows"][0])
-    path.write_bytes(
-        content if isinstance(content, bytes) else (content if content == "{" else json.dumps(content)).encode()
-    )
+    path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
     monkeypatch.setenv("DEBLURGAN_TABLE", str(path))
     with pytest.warns(UserWarning, match=str(path)) as found:
         assert files.user_rows() == []
     assert len(found) == 1
+    assert len(str(found[0].message)) < 2000
+
+
+def test_rows_that_can_be_launched_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, good = tmp_path / "table.json", row(tiling(16))
+    write(path, [good, row(ConvConfig(form="pairs"), pixels=64)])
+    monkeypatch.setenv("DEBLURGAN_TABLE", str(path))
+    with pytest.warns(UserWarning, match=r"1 rows are left out: pairs are transposed"):
+        assert files.user_rows() == [good]
+
+
+@pytest.mark.parametrize("named", ["", "~nobody-of-this-name/table.json", "folder"])
+def test_a_name_that_is_no_file_s_breaks_nothing(named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("DEBLURGAN_TABLE", named)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        assert files.user_rows() == []
+    assert [named in str(warning.message) for warning in found] == [True] * bool(named)
 
 
 def test_a_table_that_is_named_and_absent_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
