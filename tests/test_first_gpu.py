@@ -64,6 +64,14 @@ def test_a_failure_stops_nothing_and_shows(machine: Path) -> None:
     assert code == 1 and found["smoke"] == "FAILED with exit code 3" and found["parity"] == "ok"
 
 
+def test_a_smoke_check_that_fails_is_tried_with_kernels_in_turn(machine: Path) -> None:
+    failing = "[[ $* == *benchmarks.smoke* ]] || exit 0; echo '{\"ok\": false}'; [[ ${DEBLURGAN_PDL:-1} == 0 ]]"
+    program(machine, "python", failing)
+    code, found = steps(1, machine)
+    assert code == 1
+    assert found["smoke, kernels in turn"] == "ok"
+
+
 def test_what_is_not_reached_is_named(machine: Path) -> None:
     code, found = steps(2, machine, SECONDS="398")  # bash counts from there
     assert code == 0 and found == dict.fromkeys(SECOND, "not reached")
