@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from conftest import relative_error
+from conftest import KERNEL_DEVICE, relative_error
 from deblurgan import reference
 from deblurgan.ops import conv
 from deblurgan.ops.layers import conv_layer, stem_layer, up_layer
@@ -61,12 +61,14 @@ def test_packed_weights_are_torch_s_layers() -> None:
 def test_a_library_reads_the_bordered_picture_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch copies what is not contiguous before cuDNN reads it."""
     torch.manual_seed(0)
-    x, weight = torch.randn(2, 5, 4, 6), torch.randn(5, 8, 3, 3)
+    x, weight = torch.randn(2, 5, 4, 6).to(KERNEL_DEVICE), torch.randn(5, 8, 3, 3).to(KERNEL_DEVICE)
     bordered = F.pad(x, (1,) * 4).permute(0, 2, 3, 1).contiguous()
     read = []
     transposed = F.conv_transpose2d
     monkeypatch.setattr(conv.F, "conv_transpose2d", lambda x, *a, **b: read.append(x) or transposed(x, *a, **b))
-    y, _ = conv.conv_tiles(up_layer(weight, torch.float32), bordered, torch.empty(2, 8, 12, 8), config=None)
+    y, _ = conv.conv_tiles(
+        up_layer(weight, torch.float32), bordered, torch.empty(2, 8, 12, 8, device=KERNEL_DEVICE), config=None
+    )
     wanted = transposed(x.double(), weight.double(), stride=2, padding=1, output_padding=1)
     assert relative_error(y.permute(0, 3, 1, 2), wanted) <= 1e-6
     assert read[0].is_contiguous(memory_format=torch.channels_last) and read[0].data_ptr() == bordered.data_ptr()
