@@ -40,9 +40,9 @@ Twelve photographs that the network was never trained on (short side 720 px), ea
 1/2 and 1, restored in fp32 on a CPU. PSNR in dB over RGB; a gain is what a picture wins.
 """
 
-LIMITS = """These are figures of `tiny`, a network of 1.1 million parameters that was trained on two CPU cores for 67
-minutes by squared error alone, on its own kind of blur. They say nothing of the paper's network, and cannot be compared
-with its GoPro figures, which are of other pictures and another blur.
+LIMITS = """These are figures of `tiny`, a network of 1.1 million parameters that was trained on two CPU cores for four hours by
+squared error alone, on its own kind of blur. They say nothing of the paper's network, and cannot be compared with its
+GoPro figures, which are of other pictures and another blur.
 """
 
 BLUR = """## Camera-shake blur on a CPU
@@ -163,7 +163,7 @@ def quality() -> list[str]:
         QUALITY,
         table(headings, rows + others),
         f"Source: {name_of(CPU / 'held-out.csv')}, every picture of `deblurgan evaluate PHOTOS --dtype fp32 --kernels "
-        f"16 --metrics psnr`. Those 16 kernels also occurred among the crops of the first training stage, on other "
+        f"16 --metrics psnr`. Kernels of that seed may have been drawn in training too, on other "
         f"photos; the unseen ones are of `--kernels 8 --seed 2026`, {name_of(CPU / 'held-out-seed-2026.csv')}.\n",
         f"The twelve photographs themselves, sharp as they are, come back at {sharp[1]} dB, the worst at {sharp[2]} "
         "dB. Source: `deblurgan/assets/tiny.md`; no file holds the pictures' own figures.\n",
