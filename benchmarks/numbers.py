@@ -40,9 +40,9 @@ Twelve photographs that the network was never trained on (short side 720 px), ea
 1/2 and 1, restored in fp32 on a CPU. PSNR in dB over RGB; a gain is what a picture wins.
 """
 
-LIMITS = """These are figures of `tiny`, a network of 1.1 million parameters that was trained on two CPU cores for four hours by
-squared error alone, on its own kind of blur. They say nothing of the paper's network, and cannot be compared with its
-GoPro figures, which are of other pictures and another blur.
+LIMITS = """These are figures of `tiny`, a network of 1.1 million parameters that was trained on two CPU cores for four
+hours by squared error alone, on its own kind of blur. They say nothing of the paper's network, and cannot be compared
+with its GoPro figures, which are of other pictures and another blur.
 """
 
 BLUR = """## Camera-shake blur on a CPU
