@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import deblurgan
-from conftest import KERNEL_DEVICE, KERNEL_DTYPES, relative_error, texture
+from conftest import KERNEL_DEVICE, KERNEL_DTYPES, NET_TOLERANCE, relative_error, texture
 from deblurgan import images, metrics, reference
 from deblurgan.blur import MotionBlur
 from deblurgan.checkpoint import DEFAULT_WEIGHTS, load_generator
@@ -260,13 +260,15 @@ def conv2d_in_fp16_sums(x: Tensor, weight: Tensor, bias: Tensor | None = None, s
 
 
 def test_gate_of_fp16_sums(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The PSNR of the shipped weights with all but the transposed convolutions so falls by at most 0.05 dB."""
+    """The PSNR of the shipped weights with all but the transposed convolutions so falls by at most 0.05 dB.
+
+    Where there is texture: on flat planes InstanceNorm makes much of any rounding."""
     net = load_generator(DEFAULT_WEIGHTS).eval().requires_grad_(False)
-    sharp = torch.from_numpy(images.read(DEMO).pixels).permute(2, 0, 1)[None, :, :64, :64]
+    sharp = torch.from_numpy(images.read(DEMO).pixels).permute(2, 0, 1)[None, :, 100:164, 100:164]
     x = signed(MotionBlur(exposure=1.0)(sharp, seed=1))
     wanted = net(x)
     monkeypatch.setattr(F, "conv2d", conv2d_in_fp16_sums)
     got = net(x)
-    assert 0 < relative_error(got - x, wanted - x) <= 0.02
+    assert 0 < relative_error(got - x, wanted - x) <= NET_TOLERANCE[torch.float16]
     loss = metrics.psnr(wanted, signed(sharp), 2.0) - metrics.psnr(got, signed(sharp), 2.0)
     assert float(loss) <= 0.05
