@@ -28,16 +28,16 @@ from typing import Any, NamedTuple
 
 import torch
 
+from benchmarks.defaults import GPUS, SIZES
 from deblurgan import _C
 from deblurgan.generator import tape
 from deblurgan.generator.engine import Engine
 from deblurgan.kernels.candidates import label, listed
-from deblurgan.kernels.config import ConvConfig, ConvShape, Gpu
-from deblurgan.kernels.heuristics import default_config
-from deblurgan.kernels.table import PickConfig
+from deblurgan.kernels.config import ConvConfig, ConvShape
+from deblurgan.kernels.table import PickConfig, default_for
 from deblurgan.nn import Generator
 from deblurgan.ops.critic_gradients import KernelNormAct
-from deblurgan.ops.layers import QUANTIZED_CAPABILITY, Quantize
+from deblurgan.ops.layers import QUANTIZED_CAPABILITY, Quantize, conv_shape
 from deblurgan.spec import PRESETS, GeneratorSpec, Stage
 from deblurgan.tuning.compiling import compiling
 
@@ -53,15 +53,6 @@ COUNTED |= {"qgmma": "QGMMA", "qmma": "QMMA", "utcqmma": "UTCQMMA"}  # of fp8
 SUMS_IN_FP16 = re.compile(r"\bHMMA\.\d+\.F16\b")
 COUNTED |= {"tma": "UTMALDG", "ldl": "LDL", "stl": "STL"}
 
-GPUS = (  # whose defaults are compiled
-    Gpu("A100", (8, 0), 108),
-    Gpu("GeForce RTX 3090", (8, 6), 82),
-    Gpu("GeForce RTX 4090", (8, 9), 128),
-    Gpu("H200", (9, 0), 132),
-    Gpu("B200", (10, 0), 148),
-    Gpu("GeForce RTX 5090", (12, 0), 170),
-)
-SIZES = ((256, 256), (720, 1280), (4000, 6000))
 GRADIENT_SIZES = ((256, 256), (1024, 1024))  # crops, one and as many pixels as 16 of them
 ARCHS, DTYPES = (80, 90, 100, 120), ("float16", "bfloat16", "int8", "float8_e4m3fn")
 QUANTIZE: dict[str, Quantize] = {"int8": "int8", "float8_e4m3fn": "fp8"}  # by a type of 8 bits
@@ -178,16 +169,8 @@ def default_jobs() -> Iterator[Job]:
         for name, stage in representatives(PRESETS[preset]).items():
             for which, dtype, sizes in works:
                 for h, w in sizes:
-                    config = default_config(
-                        stage.kind + which,
-                        c_in=stage.channels_in,
-                        c_out=stage.channels_out,
-                        pixels=h * w // stage.scale_out**2,
-                        dtype=getattr(torch, dtype),
-                        capability=gpu.capability,
-                        sms=gpu.sms,
-                        geforce="GeForce" in gpu.name,
-                    )
+                    shape = conv_shape(stage, h * w, getattr(torch, dtype))
+                    config = default_for(shape._replace(kind=stage.kind + which), gpu)
                     if config:
                         arch = 10 * gpu.capability[0] + gpu.capability[1]
                         job = Job(

@@ -6,10 +6,11 @@ import torch
 
 from deblurgan.diagnosis import stages_line
 from deblurgan.generator.engine import Engine
-from deblurgan.kernels.config import Gpu
-from deblurgan.kernels.table import Table
+from deblurgan.kernels.config import ConvConfig, Gpu
+from deblurgan.kernels.table import Table, default_for
 from deblurgan.nn import Generator
-from deblurgan.spec import GeneratorSpec, Stage
+from deblurgan.ops.layers import conv_shape
+from deblurgan.spec import PRESETS, GeneratorSpec, Stage
 
 GPUS = (
     Gpu("A100", (8, 0), 108),
@@ -23,10 +24,10 @@ GPUS = (
 SIZES = ((256, 256), (720, 1280), (4000, 6000))
 
 
-def engine_for(gpu: Gpu, preset: str) -> Engine:
-    """In fp16, with weights that are shapes only and no measured rows."""
+def engine_for(gpu: Gpu) -> Engine:
+    """Of `paper` in fp16, with weights that are shapes only and no measured rows."""
     with torch.device("meta"):
-        net = Generator(preset)
+        net = Generator("paper")
     return Engine(net.spec, dict(net.named_parameters()), dtype=torch.float16, pick_config=Table(gpu))
 
 
@@ -35,26 +36,23 @@ def representatives(spec: GeneratorSpec) -> dict[str, Stage]:
     return {"blocks" if stage.kind == "trunk" else stage.name: stage for stage in reversed(spec.stages)}
 
 
-def tiling(path: str) -> str:
-    """The short form of one of `Engine.paths`."""
-    if path.startswith("cuDNN"):
+def tiling(config: ConvConfig | None) -> str:
+    """In a few words."""
+    if config is None:
         return "cuDNN"
-    options = dict(pair.split("=") for pair in path[path.index("(") + 1 : path.index(")")].split(", "))
-    blocks = "x".join(options[name] for name in ("block_m", "block_n", "block_k"))
-    return f"{'tma ' if 'tma' in options['form'] else ''}{blocks}"
+    form = "" if config.form == "pointer" else f"{config.form} "
+    return f"{form}{config.block_m}x{config.block_n}x{config.block_k}"
 
 
 def table() -> str:
     """As Markdown: a row for each GPU, network and picture."""
-    names = list(reversed(representatives(Generator("tiny").spec)))
+    names = list(reversed(representatives(PRESETS["tiny"])))
     lines = [f"| GPU | network | picture | {' | '.join(names)} |", "|---" * (len(names) + 3) + "|"]
     for gpu in GPUS:
         for preset in ("paper", "tiny"):
-            engine = engine_for(gpu, preset)
-            stages = representatives(engine.spec)
+            stages = representatives(PRESETS[preset])
             for h, w in SIZES:
-                paths = engine.paths(1, h, w)
-                cells = [tiling(paths[stages[name].name]) for name in names]
+                cells = [tiling(default_for(conv_shape(stages[name], h * w, torch.float16), gpu)) for name in names]
                 lines.append(f"| {gpu.name} | `{preset}` | {h}x{w} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -62,7 +60,7 @@ def table() -> str:
 def main() -> None:
     print(table())
     for gpu in GPUS:
-        engine = engine_for(gpu, "paper")
+        engine = engine_for(gpu)
         print(f"{gpu.name}: {stages_line(engine.spec.stages, engine.paths(1, 720, 1280))}")
 
 

@@ -57,13 +57,23 @@ class Table:
         """From the user's table, else a shipped row of this GPU, else of one of its capability and about as many SMs,
         else by default, else cuDNN. Of rows of the same layer the one that keeps the SMs busy for the most similar time
         answers."""
-        config = default_for(shape, self.gpu)
+        if shape not in self._chosen:
+            self._chosen[shape] = self._choose(shape)
+        return self._chosen[shape]
+
+    @cached_property
+    def _chosen(self) -> dict[ConvShape, Choice]:
+        """Every layer asks in every call that no graph replays."""
+        return {}
+
+    def _choose(self, shape: ConvShape) -> Choice:
         if self.gpu is None:
-            return Choice(config, "no GPU to choose for")
+            return Choice(default_for(shape, None), "no GPU to choose for")
         for source, rows in self._sources:
             row = nearest(rows, shape, self.gpu)
             if row is not None:
                 return Choice(row.config, source)
+        config = default_for(shape, self.gpu)
         return Choice(config, f"{'the' if config else 'no row and no'} default for {_by_capability(self.gpu)}")
 
     @cached_property
