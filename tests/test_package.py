@@ -65,6 +65,7 @@ PUBLIC = [
     "data.GoPro",
     "data.SideBySide",
     "data.Mixed",
+    "export.export_generator",
     "images.read",
     "images.write",
     "reference.conv_norm_relu",

@@ -18,6 +18,7 @@ from deblurgan.device import torch_defaults
 from deblurgan.images import replace_file
 from deblurgan.nn import Generator
 
+
 def save_generator(
     generator: Generator, path: Path | str, *, half: bool = False, card: dict[str, Any] | None = None
 ) -> None:
@@ -101,7 +102,11 @@ def _theirs(state: StateDict) -> Generator:
 
 def save_released(generator: Generator, path: Path | str) -> None:
     """Writes a .pth in the released layout, which the released code loads, in a folder that is made where there is
-    none. Raises ValueError for a network that it cannot hold: the released code pads with reflection and has a bias on every convolution."""
+    none.
+
+    Raises ValueError for a network that it cannot hold: the released code pads with reflection and has a bias on every
+    convolution.
+    """
     require_kind("generator", generator, Generator)
     spec = generator.spec
     if spec.border != "reflect" or not spec.bias:

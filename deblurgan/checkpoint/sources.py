@@ -1,4 +1,4 @@
-"""Where weights come from: a file, a run folder, the folder of a saved model, a Hugging Face repository, the package."""
+"""Where weights come from: a file, a run folder, a saved model's folder, a Hugging Face repository, the package."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import safetensors
 
 from deblurgan.arguments import require_kind
+from deblurgan.checkpoint.files import first_line
 
 DEFAULT_WEIGHTS = Path(__file__).parents[1] / "assets" / "tiny.safetensors"
 SAVED_MODEL = "model.safetensors"
@@ -104,15 +105,13 @@ def _fetched(label: str, repository: str, revision: str | None, download: dict[s
         ) from None
     except errors.RevisionNotFoundError:
         raise FileNotFoundError(f"{label} has no revision {revision!r}") from None
-    except errors.LocalEntryNotFoundError:
-        raise ConnectionError(
-            f"{label} is not in the cache of Hugging Face files, and the hub was not asked or cannot be reached"
-        ) from None
+    except errors.LocalEntryNotFoundError as error:
+        why = "was not asked" if error.__cause__ is None else f"gives no answer ({first_line(error.__cause__)})"
+        raise ConnectionError(f"{label} is not in the cache of huggingface_hub, and the hub {why}") from None
     except errors.EntryNotFoundError:
         raise FileNotFoundError(f"{label} holds no {SAVED_MODEL}: other weights are not fetched") from None
     except Exception as error:  # of the HTTP client and the file system, in whatever version
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConnectionError(f"{label} cannot be fetched: {reason}") from error
+        raise ConnectionError(f"{label} cannot be fetched: {first_line(error)}") from error
     return Source(path, f"hub:{repository} at commit {path.parent.name[:12]}: {path.name}")
 
 
