@@ -62,12 +62,12 @@ def export_generator(generator: Generator, path: Path | str, *, unit_range: bool
         "side_minimum": str(least),
     }
     data, run = writers[path.suffix](_program(network, multiple, least), metadata)
-    difference = max(_difference(network, run, n, h * multiple, w * multiple) for n, h, w in _COMPARED)
-    if not difference <= TOLERANCE:
-        raise RuntimeError(f"{path}: not written, its pictures are up to {difference:.2g} from the network's")
+    differences = [_difference(network, run, n, h * multiple, w * multiple) for n, h, w in _COMPARED]
+    if not all(difference <= TOLERANCE for difference in differences):  # NaN is not
+        raise RuntimeError(f"{path}: not written, its pictures are up to {max(differences):.2g} from the network's")
     path.parent.mkdir(parents=True, exist_ok=True)
     images.replace_file(path, data)
-    return difference
+    return max(differences)
 
 
 def _network(generator: Generator, unit_range: bool) -> nn.Module:

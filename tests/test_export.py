@@ -101,7 +101,7 @@ def test_a_program_with_other_pictures_gets_no_file(
     twin = Generator(**visible.config()).eval()
     twin.load_state_dict(visible.state_dict())
     monkeypatch.setattr(export, "_program", lambda *_: None)
-    monkeypatch.setattr(export, "_pt2", lambda *_: (b"bytes", lambda x: twin(x) + wrong * (x.shape[2] > 48)))
+    monkeypatch.setattr(export, "_pt2", lambda *_: (b"bytes", lambda x: twin(x) + (wrong if x.shape[2] > 48 else 0)))
     with pytest.raises(RuntimeError, match=r"net\.pt2: not written, its pictures are up to"):
         export_generator(visible, tmp_path / "net.pt2")
     assert not list(tmp_path.iterdir())
