@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 TICKS = 90_000  # of the clock in a second
 EVEN = tuple(3600 * i for i in range(12))  # 25 frames a second
-UNEVEN = tuple(2 * TICKS + t for t in (0, 3003, 6006, 6999, 12012, 30000, 33003, 36036, 36500, 42000, 50001, 60007))
+UNEVEN = tuple(2 * TICKS + 7 + t for t in (0, 3003, 6006, 6999, 12012, 30000, 33003, 36036, 36500, 42000, 50001, 60007))
+_PLAIN = {"libx264": {"bf": "2", "g": "6", "x264-params": "mbtree=0"}, "libvpx-vp9": {"cpu-used": "8"}}
 JPEG = Path(__file__).parent.parent / "docs" / "before-after.jpg"
 
 
@@ -51,7 +52,7 @@ def make_clip(
     times = {"video_track_timescale": str(TICKS), "movie_timescale": str(8 * TICKS)}
     exact = times if path.suffix in (".mp4", ".mov") else {}
     with av.open(str(path), "w", container_options=exact | (container or {})) as out:
-        stream: Any = out.add_stream(codec, rate=25, options={"bf": "2", "g": "6"} if options is None else options)
+        stream: Any = out.add_stream(codec, rate=25, options=_PLAIN.get(codec, {}) if options is None else options)
         stream.width, stream.height = size
         stream.pix_fmt = pix_fmt
         stream.time_base = stream.codec_context.time_base = Fraction(1, TICKS)
@@ -81,6 +82,23 @@ def _add_tone(out: Any, tone: Any) -> None:
         frame.sample_rate, frame.pts, frame.time_base = 48000, 1024 * i, Fraction(1, 48000)
         out.mux(tone.encode(frame))
     out.mux(tone.encode(None))
+
+
+def with_stream(clip: Path, target: Path, add: Callable[[Any], Any], packets: Sequence[bytes]) -> Path:
+    """The clip with one stream more, which `add` gives, and a packet in it every tenth of a second."""
+    with av.open(str(clip)) as source, av.open(str(target), "w") as out:
+        copies = [out.add_stream_from_template(stream, opaque=True) for stream in source.streams]
+        stream = add(out)
+        for i, data in enumerate(packets):
+            packet = av.Packet(data)
+            packet.stream, packet.time_base = stream, Fraction(1, 1000)
+            packet.pts, packet.dts, packet.duration = 100 * i, 100 * i, 90
+            out.mux(packet)
+        for packet in source.demux():
+            if packet.size:
+                packet.stream = copies[packet.stream.index]
+                out.mux(packet)
+    return target
 
 
 def held(path: Path) -> Held:

@@ -115,7 +115,7 @@ class Source:
                 container_options={"format_whitelist": _DEMUXERS, "protocol_whitelist": "file"},
             )
         except (av.FFmpegError, ValueError) as error:
-            raise VideoError(path, f"damaged, or not a video that can be read ({one_line(error)})") from error
+            raise VideoError(path, f"damaged, or not a video that can be read ({why(error)})") from error
         try:
             self.stream = self._main_stream()
         except BaseException:
@@ -226,7 +226,7 @@ class Source:
                     self._note_gap(packet)
                 yield packet
         except (av.FFmpegError, ValueError) as error:
-            self.damage[f"unreadable after {end:.2f} s ({one_line(error)})"] += 1
+            self.damage[f"unreadable after {end:.2f} s ({why(error)})"] += 1
             packet = av.Packet()
             packet.stream = self.stream
             yield packet
@@ -272,7 +272,7 @@ class Source:
                 interpolation=interpolation(),
             ).to_ndarray()
         except av.FFmpegError as error:
-            raise VideoError(self.path, f"frame {self.frames} cannot be converted ({one_line(error)})") from error
+            raise VideoError(self.path, f"frame {self.frames} cannot be converted ({why(error)})") from error
         return pixels
 
     def _look(self, frame: Any) -> None:
@@ -301,6 +301,11 @@ class Source:
         if frame.colorspace not in _MATRICES:
             raise VideoError(self.path, f"its colours (matrix {frame.colorspace}) cannot be converted")
         return int(frame.colorspace)
+
+
+def why(error: Exception) -> str:
+    """What an error of FFmpeg says, without the names that it goes by there."""
+    return getattr(error, "strerror", None) or one_line(error)
 
 
 def name(stream: Any) -> str:

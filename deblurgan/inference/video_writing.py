@@ -11,7 +11,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from deblurgan.images.picture import one_line
 from deblurgan.inference.video_reading import (
     ATTACHED_PICTURE,
     FULL,
@@ -22,6 +21,7 @@ from deblurgan.inference.video_reading import (
     VideoError,
     interpolation,
     name,
+    why,
 )
 
 # The container that each suffix names
@@ -61,7 +61,7 @@ class Target:
         try:
             yield
         except av.FFmpegError as error:
-            raise VideoError(self.path, f"cannot be written ({one_line(error)})") from error
+            raise VideoError(self.path, f"cannot be written ({why(error)})") from error
 
     def _open(self, temporary: Path, first: Step, quality: int) -> None:
         import av
@@ -95,10 +95,11 @@ class Target:
         import av
 
         source = self.source.stream
+        rate = min(
+            source.guessed_rate or source.average_rate or 25, 1 / source.time_base
+        )  # libvpx refuses a higher one
         try:
-            stream: Any = self.container.add_stream(
-                encoder, rate=source.average_rate or source.guessed_rate or 25, options=_options(encoder, quality)
-            )
+            stream: Any = self.container.add_stream(encoder, rate=rate, options=_options(encoder, quality))
         except av.codec.codec.UnknownCodecError as error:
             raise VideoError(
                 self.path, f"this FFmpeg lacks the encoder {encoder}: PyAV's own wheels have it"
