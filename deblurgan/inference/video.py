@@ -160,5 +160,6 @@ def _whole_file(target: Path) -> Iterator[_File]:
 
 def _partial_name(target: Path) -> Path:
     """NAME.partial.SUFFIX, or with a number where that exists."""
-    names = (target.with_suffix(f".partial{k}{target.suffix}") for k in ("", *map("-{}".format, range(2, 1000))))
+    endings = itertools.chain([""], (f"-{k}" for k in itertools.count(2)))
+    names = (target.with_suffix(f".partial{ending}{target.suffix}") for ending in endings)
     return next(name for name in names if not name.exists())
