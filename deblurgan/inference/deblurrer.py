@@ -29,6 +29,7 @@ from deblurgan.device import (
 )
 from deblurgan.images import FilesReport
 from deblurgan.inference import checks
+from deblurgan.inference.video import VideoReport, restore_video
 from deblurgan.limits import require_memory
 from deblurgan.nn import Generator
 from deblurgan.ops.layers import Quantize
@@ -217,6 +218,36 @@ class Deblurrer:
 
         plan = images.plan_outputs(inputs, out, suffix=suffix, format=format)
         return images.run_plan(plan, restore, is_done=Path.exists if skip_existing else None, log=log)
+
+    def video(
+        self,
+        source: Path | str,
+        target: Path | str,
+        *,
+        overwrite: bool = False,
+        quality: int | None = None,
+        progress: Callable[[float], object] | None = None,
+    ) -> VideoReport:
+        """Restores a video file frame by frame. Times, sound, subtitles, metadata and rotation go with it.
+
+        It needs PyAV. The target's suffix is .mp4, .m4v, .mov or .mkv for H.264 video, .webm for VP9; `quality` is the
+        encoder's, 1 to 100, None for visually lossless. `progress` is called with the share done, 0 ... 1. Every frame
+        is restored by itself.
+
+        Raises VideoError for a video that cannot be read, restored or written, and for one that is damaged or cut
+        short: then what could be decoded is beside the target, in NAME.partial.SUFFIX. Raises FileExistsError where
+        target exists, unless `overwrite`; MemoryError for frames that need more than `max_memory`; ImportError without
+        PyAV.
+        """
+        return restore_video(
+            self,
+            source,
+            target,
+            overwrite=overwrite,
+            quality=quality,
+            check_size=lambda w, h: self._require_memory(h, w),
+            progress=progress,
+        )
 
     def _read(self, path: str | Path) -> images.Picture:
         return images.read(as_path("picture", path), check_size=lambda w, h: self._require_memory(h, w))
