@@ -11,11 +11,12 @@ from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 from deblurgan.images.picture import ImageError, Pixels, StrPath, one_line
 
 _DEEP_GREY_MODES = frozenset({"I;16", "I;16B"})
-_DEEP_MODES = _DEEP_GREY_MODES | {"LA", "RGB", "RGBA"}
-_GREY_MODES = frozenset({"1", "L", "LA", "La"}) | _DEEP_GREY_MODES
+_DEEP_MODES = _DEEP_GREY_MODES | {"RGB", "RGBA"}
+_GREY_MODES = frozenset({"1", "L", "LA", "La"})
 _COLOUR_MODES = frozenset({"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr", "CMYK"})
 
 _KIND_OF_PAGE = 254  # a tag of TIFF; its first bit is set for a smaller copy of another page
+_MOST_COPIES = 32  # more than halving a picture makes
 _SIGNED = 2  # a value of TIFF's SampleFormat
 _PLANES = 2  # of its PlanarConfiguration: each channel by itself
 
@@ -31,35 +32,39 @@ def refuse_unsupported(image: Image.Image, path: StrPath, *, from_file: bool = T
     tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
     if _SIGNED in tags.get(TiffImagePlugin.SAMPLEFORMAT, ()):
         raise ImageError(path, "signed pixels are not supported: convert to unsigned ones first")
-    if depth == 16 and (image.mode not in _DEEP_MODES or tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == _PLANES):
-        raise ImageError(
-            path, f"16 bits a channel are not supported in {image.mode} of this kind: convert to RGB first"
-        )
+    if depth == 16 and image.mode not in _DEEP_MODES:
+        raise ImageError(path, f"16 bits a channel are not supported in {image.mode}: convert to RGB first")
+    if depth == 16 and tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == _PLANES:
+        raise ImageError(path, "16 bits a channel are not supported in separate planes: save them interleaved first")
     if depth == 16 and not from_file and image.mode not in _DEEP_GREY_MODES:
         raise ImageError(path, "16 bits a channel are not supported in colour, but from a file: use images.read")
-    if image.mode not in _GREY_MODES | _COLOUR_MODES:
+    if image.mode not in _GREY_MODES | _DEEP_GREY_MODES | _COLOUR_MODES:
         raise ImageError(path, f"{image.mode} colours are not supported: convert to RGB first")
     if 0 in image.size:
         raise ImageError(path, "no pixels")
 
 
 def refuse_many_frames(image: Image.Image, path: StrPath) -> None:
-    """Raises ImageError, with the path, for a file of several frames or pages other than an MPO. Smaller copies of the
-    first page of a TIFF are none."""
-    frames = getattr(image, "n_frames", 1)
+    """Raises ImageError, with the path, for a file of several frames or pages other than an MPO or HEIC. Smaller copies
+    of the first page of a TIFF are none."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        frames -= _smaller_copies(image, frames)
-    if frames > 1 and image.format != "MPO":
-        raise ImageError(path, f"animated or many-paged ({frames} frames): save one frame as a picture first")
+        if not _others_are_smaller_copies(image):
+            raise ImageError(path, "many-paged: save one page as a picture first")
+    elif image.format not in ("MPO", "HEIF") and (frames := getattr(image, "n_frames", 1)) > 1:
+        raise ImageError(path, f"animated ({frames} frames): save one frame as a picture first")
 
 
-def _smaller_copies(image: TiffImagePlugin.TiffImageFile, frames: int) -> int:
-    copies = 0
-    for frame in range(1, frames):
-        image.seek(frame)
-        copies += image.tag_v2.get(_KIND_OF_PAGE, 0) & 1
-    image.seek(0)
-    return copies
+def _others_are_smaller_copies(image: TiffImagePlugin.TiffImageFile) -> bool:
+    """Whether all pages but the first are; True where it is the only one. Pillow would take long to count many."""
+    for page in range(1, _MOST_COPIES + 2):
+        try:
+            image.seek(page)
+        except EOFError:
+            image.seek(0)
+            return True
+        if not image.tag_v2.get(_KIND_OF_PAGE, 0) & 1:
+            return False
+    return False
 
 
 def bits(image: Image.Image) -> int:
@@ -75,14 +80,9 @@ def bits(image: Image.Image) -> int:
     return 8
 
 
-def is_grey(image: Image.Image) -> bool:
-    """Whether the image has one colour channel."""
-    return image.mode in _GREY_MODES
-
-
 def plain_mode(image: Image.Image) -> str:
     """L, LA, RGB or RGBA: what the image is to be converted to."""
-    colours = "L" if is_grey(image) else "RGB"
+    colours = "L" if image.mode in _GREY_MODES else "RGB"
     return colours + "A" if image.has_transparency_data else colours
 
 

@@ -20,21 +20,17 @@ _LOWER = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" 
 def values(image: Image.Image, path: StrPath, data: bytes) -> Pixels:
     """uint16 [h, w, c]: grey or RGB, and alpha where there is any, of a loaded image and its file; in the place of a
     PNG file stand the chunks that its pixels depend on. They lie as the image does."""
-    if is_grey_alone(image):
+    if image.mode.startswith("I;16"):
         return _grey(image)
-    if image.mode == "LA":  # only PNG: its two values of 16 bits lie in the file as four of 8 bits would
+    raw_mode = _raw_mode(open_image(data, path))
+    if raw_mode == "LA;16B":  # of a PNG file, in which two values of 16 bits lie as four of 8 bits would
         both = np.asarray(open_image(png.with_layout(data, depth=8, colour=6), path)).astype(np.uint16)
         return both[..., ::2] << 8 | both[..., 1::2]
     high, low = (np.asarray(_of_one_byte(data, path, lower)).astype(np.uint16) for lower in (False, True))
     found = high << 8 | low
     if "transparency" in image.info:
         return np.dstack([found, _opaque_but(found, image.info["transparency"])])
-    return _divided(found) if "RGBa" in _raw_mode(open_image(data, path)) else found
-
-
-def is_grey_alone(image: Image.Image) -> bool:
-    """Whether Pillow holds the image in 16 bits itself: grey without alpha."""
-    return image.mode.startswith("I;16")
+    return _divided(found) if raw_mode.startswith("RGBa") else found
 
 
 def _grey(image: Image.Image) -> Pixels:

@@ -36,19 +36,22 @@ def brands(data: bytes) -> set[bytes]:
 
 
 def read(data: bytes) -> Said:
-    """What the boxes say. Damage of them shows as IndexError, StopIteration or KeyError, if at all."""
-    top = list(_boxes(data))
+    """What the boxes say; nothing much where there are none, as of a loaded AVIF, in place of which Pillow has put the
+    pixels. Damage shows as IndexError or KeyError, if at all."""
+    top = list(_boxes(data)) if brands(data) else []
+    lost = [f"{kind.decode('ascii', 'backslashreplace')} box" for kind, _ in top if kind not in _STRUCTURE]
+    if b"meta" not in dict(top):
+        return Said(8, None, tuple(lost))
     meta = dict(_boxes(dict(top)[b"meta"][4:]))
     item_properties = dict(_boxes(meta[b"iprp"]))
     every = list(_boxes(item_properties[b"ipco"]))
     primary = int.from_bytes(meta[b"pitm"][4:], "big")
     own = [every[i - 1] for i in _associated(item_properties[b"ipma"], primary) if 0 < i <= len(every)]
     colours = [content for kind, content in own if kind == b"colr"]
-    depths = [content[5:] for kind, content in own if kind == b"pixi"]
-    lost = [f"{kind.decode('ascii', 'backslashreplace')} box" for kind, _ in top if kind not in _STRUCTURE]
+    bits = [max(content[5:]) for kind, content in own if kind == b"pixi"]
     if any(kind == b"auxC" and not content[4:].startswith(_ALPHAS) for kind, content in every):
         lost.append("a map of depth, gain or the like")
-    return Said(max(b"".join(depths), default=8), _cicp(colours), tuple(dict.fromkeys(lost)))
+    return Said(max(bits, default=8), _cicp(colours), tuple(dict.fromkeys(lost)))
 
 
 def _boxes(data: bytes) -> Iterator[Box]:

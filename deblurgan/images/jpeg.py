@@ -35,15 +35,17 @@ def coding(image: Image.Image, *, sideways: bool) -> JpegCoding | None:
     if not isinstance(image, JpegImageFile) or len(image.layer) not in (1, 3):
         return None
     try:
-        tables = [tuple(image.quantization[number]) for _, _, _, number in image.layer]
+        tables = [tuple(image.quantization[number]) for *_, number in image.layer]
     except KeyError:  # a table is missing; libjpeg has its own
         return None
+    if tables[1:2] == tables[2:]:
+        del tables[2:]
     if sideways:
         tables = [tuple(table[8 * x + y] for y in range(8) for x in range(8)) for table in tables]
     # Halved across, a turned picture would be halved down, which Pillow does not write: all its colours are.
     sampling = get_sampling(image)
     kept = sampling if sampling == _HALVED_BOTH_WAYS or (sampling == _HALVED_ACROSS and not sideways) else 0
-    return JpegCoding(tuple(tables), kept, bool(image.info.get("progressive")))
+    return JpegCoding(len(image.layer) == 1, tuple(tables), kept, bool(image.info.get("progressive")))
 
 
 def segments(image: Image.Image) -> tuple[Segment, ...]:

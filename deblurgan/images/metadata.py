@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import SAMPLESPERPIXEL, TiffImageFile
@@ -24,6 +26,7 @@ _NOT_ALL_READ = (
     "AVIF",
     "HEIF",
 )  # formats of whose files Pillow passes over a part
+_IN_BOXES = ("AVIF", "HEIF")
 _BMP_WITH_PROFILE, _BMP_PROFILES = 124, (b"DEBM", b"KNIL")  # bytes of the header; a profile in the file, or beside it
 _GIF_EXTENSION = re.compile(rb"!\xff\x0b([ -~]{8})...", re.DOTALL)
 _GIF_LOOPS = ("NETSCAPE", "ANIMEXTS")
@@ -60,13 +63,15 @@ def before_loading(image: Image.Image) -> Unloaded:
     """Reads an opened image's file, and leaves it as it was; nothing where the image has been loaded, or is at a frame
     other than the first, which the file tells of elsewhere."""
     file = getattr(image, "fp", None)
-    if file is None or file.closed or image.format not in _NOT_ALL_READ or image.tell() > 0:
+    if file is None or file.closed or image.format not in _NOT_ALL_READ:
+        return Unloaded()
+    if image.tell() > 0 and image.format != "HEIF":  # whose primary picture need not be the first
         return Unloaded()
     at = file.tell()
     file.seek(0)
     data = file.read()
     file.seek(at)
-    if image.format in ("AVIF", "HEIF"):
+    if image.format in _IN_BOXES:
         return _from_boxes(image, isobmff.read(data))
     if not isinstance(image, TiffImageFile):
         return Unloaded(lost=tuple(_passed_over(image, data)), lossless=_is_lossless_webp(data))
@@ -139,7 +144,7 @@ def collect(image: Image.Image, unloaded: Unloaded) -> Metadata:
         lost.append("unreadable EXIF")
     xmp_orientation, packet = _xmp(image, lost)
     orientation = xmp_orientation if exif_orientation is None else exif_orientation
-    if image.format in ("AVIF", "HEIF"):  # Pillow tells by EXIF how an AVIF lies; a HEIC comes upright
+    if image.format in _IN_BOXES:  # Pillow tells by EXIF how an AVIF lies; a HEIC comes upright
         orientation = exif_orientation
     if isinstance(image, TiffImageFile):
         orientation = 1
@@ -214,4 +219,6 @@ def tiff_file(picture: Picture) -> bytes:
         tiff.IPTC: (tiff.UNDEFINED, jpeg.iptc(resources)),  # again: some programs look for it in one place only
     }
     fields: tiff.Directory = {tag: (kind, len(value), value) for tag, (kind, value) in further.items() if value}
+    if picture.pixels.dtype == np.uint16 and picture.alpha is not None:
+        picture = dataclasses.replace(picture, grey=False)  # Pillow opens no TIFF of grey and alpha in 16 bits
     return tiff.encode(picture.values(), picture.exif, picture.dpi, fields)

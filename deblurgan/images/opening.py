@@ -11,6 +11,7 @@ from collections.abc import Callable
 from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
+    Image,
     ImageFile,
     JpegImagePlugin,
     PngImagePlugin,
@@ -30,6 +31,15 @@ _WEBP_SIZES = {
     b"VP8L": (21, 14, 0x3FFF, 1),
     b"VP8 ": (26, 16, 0x3FFF, 0),
 }
+
+
+class _Tiff(TiffImagePlugin.TiffImageFile):
+    """Loads without Pillow's limit."""
+
+    def load_prepare(self) -> None:
+        if self._im is None:
+            self.im = Image.core.new(self.mode, self._tile_size)
+        super().load_prepare()
 
 
 def open_image(data: bytes, path: StrPath, max_pixels: int | None = None) -> ImageFile.ImageFile:
@@ -61,7 +71,7 @@ def _opener(data: bytes, path: StrPath) -> Opener:
     if data.startswith(png.SIGNATURE):
         return PngImagePlugin.PngImageFile
     if data.startswith(_TIFFS):
-        return TiffImagePlugin.TiffImageFile
+        return _Tiff
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return WebPImagePlugin.WebPImageFile
     if data.startswith(b"BM"):

@@ -38,6 +38,8 @@ class ImageError(ValueError):
 class JpegCoding(NamedTuple):
     """How finely a JPEG file holds its pixels, and in what order."""
 
+    grey: bool
+    """Whether it has one channel."""
     tables: tuple[tuple[int, ...], ...]
     """Quantisation tables of the channels, row by row; the last one serves those that follow, too."""
     subsampling: int

@@ -168,7 +168,7 @@ def _picture(image: Image.Image, path: StrPath, data: bytes | None = None) -> Pi
     return Picture(
         pixels=pixels,
         alpha=alpha,
-        grey=colour.is_grey(image),
+        grey=values.shape[2] < 3,
         exif=exif,
         icc=icc if isinstance(icc, bytes) and icc else None,
         dpi=dpi and dpi[::-1] if orientation in _SIDEWAYS else dpi,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import ImageFile
 
 from deblurgan.config import DeblurConfig, converted
 from deblurgan.images import jpeg, metadata, png
@@ -140,14 +140,18 @@ def _encoded(picture: Picture, format: str, quality: int | None) -> bytes:
 def _jpeg(picture: Picture, quality: int | None) -> bytes:
     options: dict[str, Any] = {"icc_profile": picture.icc, "dpi": picture.dpi or (0, 0)}
     coding = picture.jpeg
-    if quality is not None or coding is None or len(coding.tables) < (1 if picture.grey else 3):
+    if quality is not None or coding is None or coding.grey != picture.grey:
         # Not optimised: for that Pillow must guess how long the file will be, and grainy pictures are longer.
         return _saved(picture, "JPEG", quality=quality or _QUALITY["JPEG"], subsampling=0, **options)
     options |= {"qtables": coding.tables, "subsampling": coding.subsampling}
-    if coding.progressive:
-        with contextlib.suppress(OSError):  # longer than Pillow has guessed, again: the same pixels in another order
-            return _saved(picture, "JPEG", progressive=True, **options)
-    return _saved(picture, "JPEG", **options)
+    data = _saved(picture, "JPEG", **options)
+    # Progressive files, which are hardly ever longer, Pillow writes up to a length that it guesses.
+    guessed = max(2 * picture.pixels[..., 0].size, ImageFile.MAXBLOCK)
+    return (
+        _saved(picture, "JPEG", progressive=True, **options)
+        if coding.progressive and 1.1 * len(data) < guessed
+        else data
+    )
 
 
 def _saved(picture: Picture, format: str, **options: Any) -> bytes:
