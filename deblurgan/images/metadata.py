@@ -138,13 +138,14 @@ def collect(image: Image.Image, unloaded: Unloaded) -> Metadata:
     lost = [*unloaded.lost, *jpeg.unknown(found)]
     if jpeg.have(found, jpeg.PROFILE_HEAD) and not image.info.get("icc_profile"):
         lost.append("incomplete colour profile")
-    block = exif_block(image, unloaded.tags)
+    in_boxes = image.format in _IN_BOXES
+    block = (image.info.get("exif") or b"") if in_boxes else exif_block(image, unloaded.tags)
     exif_orientation, exif = tiff.split_orientation(block)
     if exif is None and block.strip(tiff.EXIF_HEAD):
         lost.append("unreadable EXIF")
     xmp_orientation, packet = _xmp(image, lost)
     orientation = xmp_orientation if exif_orientation is None else exif_orientation
-    if image.format in _IN_BOXES:  # Pillow tells by EXIF how an AVIF lies; a HEIC comes upright
+    if in_boxes:  # Pillow tells by EXIF how an AVIF lies, whatever XMP says; a HEIC comes upright
         orientation = exif_orientation
     if isinstance(image, TiffImageFile):
         orientation = 1
