@@ -26,8 +26,9 @@ def values(image: Image.Image, path: StrPath, data: bytes) -> Pixels:
     if raw_mode == "LA;16B":  # of a PNG file, in which two values of 16 bits lie as four of 8 bits would
         both = np.asarray(open_image(png.with_layout(data, depth=8, colour=6), path)).astype(np.uint16)
         return both[..., ::2] << 8 | both[..., 1::2]
-    high, low = (np.asarray(_of_one_byte(data, path, lower)).astype(np.uint16) for lower in (False, True))
-    found = high << 8 | low
+    found = np.asarray(_of_one_byte(data, path, lower=False)).astype(np.uint16)
+    found <<= 8
+    found |= np.asarray(_of_one_byte(data, path, lower=True))
     if "transparency" in image.info:
         return np.dstack([found, _opaque_but(found, image.info["transparency"])])
     return _divided(found) if raw_mode.startswith("RGBa") else found
@@ -46,7 +47,7 @@ def _opaque_but(found: Pixels, key: int | tuple[int, ...]) -> Pixels:
     return np.where((found == np.asarray(key)).all(2), 0, _MOST).astype(np.uint16)
 
 
-def _of_one_byte(data: bytes, path: StrPath, lower: bool) -> ImageFile.ImageFile:
+def _of_one_byte(data: bytes, path: StrPath, *, lower: bool) -> ImageFile.ImageFile:
     """The image of the higher or the lower bytes, not divided by alpha."""
     image = open_image(data, path)
     bands, _, order = _raw_mode(image).partition(";")

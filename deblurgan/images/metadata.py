@@ -16,17 +16,8 @@ from deblurgan.images import isobmff, jpeg, png, tiff, xmp
 from deblurgan.images.picture import Chunk, Picture, Segment, valid_dpi
 
 _FOLLOWING = "what follows the picture in its file (gain map, video, further pictures)"
-_NOT_ALL_READ = (
-    "JPEG",
-    "MPO",
-    "TIFF",
-    "GIF",
-    "BMP",
-    "WEBP",
-    "AVIF",
-    "HEIF",
-)  # formats of whose files Pillow passes over a part
 _IN_BOXES = ("AVIF", "HEIF")
+_NOT_ALL_READ = ("JPEG", "MPO", "TIFF", "GIF", "BMP", "WEBP", *_IN_BOXES)  # of whose files Pillow passes over a part
 _BMP_WITH_PROFILE, _BMP_PROFILES = 124, (b"DEBM", b"KNIL")  # bytes of the header; a profile in the file, or beside it
 _GIF_EXTENSION = re.compile(rb"!\xff\x0b([ -~]{8})...", re.DOTALL)
 _GIF_LOOPS = ("NETSCAPE", "ANIMEXTS")
@@ -74,7 +65,7 @@ def before_loading(image: Image.Image) -> Unloaded:
     if image.format in _IN_BOXES:
         return _from_boxes(image, isobmff.read(data))
     if not isinstance(image, TiffImageFile):
-        return Unloaded(lost=tuple(_passed_over(image, data)), lossless=_is_lossless_webp(data))
+        return Unloaded(lost=tuple(_passed_over(image, data)), lossless=b"VP8L" in _webp_chunks(data))
     tags = tiff.read_tags(data)
     resources, iptc, layers = (tags.pop(tag) for tag in (tiff.PHOTOSHOP, tiff.IPTC, tiff.LAYERS))
     if iptc and not jpeg.iptc(resources):
@@ -91,10 +82,6 @@ def _from_boxes(image: Image.Image, said: isobmff.Said) -> Unloaded:
     return Unloaded(lost=tuple(lost), chunks=() if said.cicp is None else ((b"cICP", said.cicp),))
 
 
-def _is_lossless_webp(data: bytes) -> bool:
-    return any(kind == b"VP8L" for kind, _ in _webp_chunks(data))
-
-
 def _passed_over(image: Image.Image, data: bytes) -> list[str]:
     """What Pillow passes over in a file that is no TIFF, in words."""
     if isinstance(image, JpegImageFile):
@@ -108,21 +95,18 @@ def _passed_over(image: Image.Image, data: bytes) -> list[str]:
 
 
 def _unknown_webp_chunks(data: bytes) -> list[str]:
-    found = [
-        f"{kind.decode('ascii', 'backslashreplace')} chunk"
-        for kind, _ in _webp_chunks(data)
-        if kind not in _WEBP_CHUNKS
-    ]
+    unknown = (kind for kind in _webp_chunks(data) if kind not in _WEBP_CHUNKS)
+    found = [f"{kind.decode('ascii', 'backslashreplace')} chunk" for kind in unknown]
     end = 8 + int.from_bytes(data[4:8], "little")
     return [*found, _FOLLOWING] if data.startswith(b"RIFF") and data[end:].strip(b"\0") else found
 
 
-def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, int]]:
-    """Kind and size of each chunk; none where Pillow has put the pixels in place of the file, as of a loaded image."""
+def _webp_chunks(data: bytes) -> Iterator[bytes]:
+    """The kind of each chunk; none where Pillow has put the pixels in place of the file, as of a loaded image."""
     at, end = 12, 8 + int.from_bytes(data[4:8], "little") if data.startswith(b"RIFF") else 0
     while at + 8 <= end:
         kind, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
-        yield kind, size
+        yield kind
         at += 8 + size + size % 2
 
 

@@ -113,6 +113,10 @@ class Picture:
             self, pixels=_rounded(self.pixels), alpha=alpha, lost=(*self.lost, "8 of 16 bits a channel")
         )
 
+    def is_opaque(self) -> bool:
+        """Whether alpha is absent or says nothing."""
+        return self.alpha is None or bool(self.alpha.min() == np.iinfo(self.alpha.dtype).max)
+
     def values(self) -> Pixels:
         """[h, w, c]: grey or RGB, and alpha where there is any. Grey is the rounded mean of the three channels."""
         dtype, colours = self.pixels.dtype, self.pixels

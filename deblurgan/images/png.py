@@ -257,15 +257,18 @@ def encode_deep(picture: Picture) -> bytes:
         chunks.append((b"pHYs", struct.pack(">IIB", x, y, 1)))
     if picture.exif is not None:
         chunks.append((b"eXIf", picture.exif.removeprefix(EXIF_HEAD)))
-    packed = (_chunk(b"IDAT", part) for part in _packed(values.astype(">u2").view(np.uint8).reshape(h, w, 2 * c)))
+    packed = (_chunk(b"IDAT", part) for part in _packed(values))
     return b"".join([SIGNATURE, *(_chunk(*chunk) for chunk in chunks), *packed, _END])
 
 
-def _packed(rows: NDArray[np.uint8]) -> Iterator[bytes]:
-    """The bytes [h, w, of a pixel] of all rows, each less what is to its left, packed in parts."""
-    packer, count = zlib.compressobj(), max(1, _PART // rows[0].nbytes)
-    for y in range(0, len(rows), count):
-        part = rows[y : y + count]
-        part = np.concatenate([part[:, :1], part[:, 1:] - part[:, :-1]], axis=1).reshape(len(part), -1)
-        yield packer.compress(np.pad(part, ((0, 0), (1, 0)), constant_values=_LESS_LEFT).tobytes())
+def _packed(values: NDArray[np.uint16]) -> Iterator[bytes]:
+    """All rows, each byte less the one in the pixel to its left, packed in parts."""
+    h, w, c = values.shape
+    packer, rows = zlib.compressobj(), max(1, _PART // (2 * w * c))
+    for y in range(0, h, rows):
+        part = values[y : y + rows].astype(">u2").view(np.uint8).reshape(-1, w, 2 * c)
+        filtered = np.empty((len(part), 1 + 2 * w * c), np.uint8)
+        filtered[:, 0] = _LESS_LEFT
+        filtered[:, 1:] = np.diff(part, axis=1, prepend=np.uint8(0)).reshape(len(part), -1)
+        yield packer.compress(filtered.tobytes())
     yield packer.flush()

@@ -125,7 +125,7 @@ def _decoding(path: StrPath) -> Iterator[None]:
         yield
     except (ImageError, MemoryError):
         raise
-    except Image.DecompressionBombError as error:  # of WebP alone, whose limit in Pillow is the process's
+    except Image.DecompressionBombError as error:  # of WebP and of a GIF's frame: the process's limit
         raise ImageError(path, "too many pixels (PIL.Image.MAX_IMAGE_PIXELS sets the limit)") from error
     except Exception as error:
         raise ImageError(path, f"damaged or truncated ({one_line(error)})") from error
