@@ -1,5 +1,5 @@
-"""Reads damaged picture files: COUNT mutants of small files, drawn by SEED. Prints what became of them, and of each
-mutant that crashed, hung or raised something else its number; exits with 1 where there is any.
+"""Reads damaged picture files and writes what is in them: COUNT mutants of small files, drawn by SEED. Prints what
+became of them, and the number of each mutant that crashed, hung or raised something else; exits with 1 where there is any.
 
 Usage: mutate_pictures.py COUNT [SEED]
 """
@@ -25,6 +25,7 @@ from deblurgan import images
 
 SECONDS, MEMORY = 5, 3 << 30  # for a file; of address space
 MAX_PIXELS = 20_000_000
+SUFFIXES = (".jpg", ".png", ".tif", ".webp", ".bmp")
 
 
 def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
@@ -91,9 +92,10 @@ def with_true_checksums(png: bytearray) -> bytes:
     return out + png[at:]
 
 
-def outcome(data: bytes) -> str:
+def outcome(data: bytes, suffix: str) -> str:
+    """What became of a file; a picture in it must also be written."""
     try:
-        images.read(io.BytesIO(data), max_pixels=MAX_PIXELS)
+        images.encode(images.read(io.BytesIO(data), max_pixels=MAX_PIXELS), f"a{suffix}")
     except images.ImageError:
         return "refused"
     except MemoryError:
@@ -108,7 +110,8 @@ def work(seed: int, first: int, count: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     files = sources()
     for i in range(first, count):
-        print(i, outcome(mutant(files[i % len(files)], random.Random(f"{seed} {i}"))), flush=True)
+        data, suffix = mutant(files[i % len(files)], random.Random(f"{seed} {i}")), SUFFIXES[i % len(SUFFIXES)]
+        print(i, outcome(data, suffix), flush=True)
 
 
 def lines(seed: int, count: int) -> Iterator[tuple[int, str]]:
