@@ -153,7 +153,7 @@ def test_ten_bits_are_said_to_become_eight(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(
         isobmff, "read", lambda _, read=isobmff.read: read(data[:at] + b"\x0a\x0a\x0a" + data[at + 3 :])
     )
-    assert read(data).lost == ("8 of 10 bits a channel",)
+    assert read(data).lost == ("2 of 10 bits a channel",)
 
 
 def test_of_a_heic_with_several_pictures_the_primary_is_kept() -> None:
@@ -193,3 +193,17 @@ def test_without_avif_in_pillow_it_is_refused_in_words(monkeypatch: pytest.Monke
 def test_a_video_is_no_picture() -> None:
     with pytest.raises(ImageError, match="not a JPEG, PNG"):
         read(box(b"ftyp", b"isom\0\0\0\0isomiso2mp41") + bytes(100))
+
+
+def test_a_heic_of_ten_bits_says_so_and_keeps_profile_and_alpha() -> None:
+    pillow_heif = pytest.importorskip("pillow_heif", reason="the extra heic")
+    deep, profile = smooth(40, 64).astype(np.uint16) * 257, bytes(16) + b"RGB " + bytes(16) + b"acsp" + bytes(88)
+    buffer = io.BytesIO()
+    pillow_heif.from_bytes(mode="RGB;16", size=(64, 40), data=deep.tobytes()).save(buffer, quality=90)
+    assert read(buffer.getvalue()).lost == ("2 of 10 bits a channel",)
+    see_through = stored(1)
+    see_through.putalpha(200)
+    picture = read(heic(see_through, icc_profile=profile))
+    assert (picture.icc, picture.lost) == (profile, ())
+    assert picture.alpha is not None
+    assert np.abs(picture.alpha.astype(int) - 200).max() < 5

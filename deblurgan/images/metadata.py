@@ -76,7 +76,7 @@ def before_loading(image: Image.Image) -> Unloaded:
 def _from_boxes(image: Image.Image, said: isobmff.Said) -> Unloaded:
     lost = list(said.lost)
     if said.bits > 8:
-        lost.append(f"8 of {said.bits} bits a channel")  # what both decoders give
+        lost.append(f"{said.bits - 8} of {said.bits} bits a channel")  # what both decoders give
     if getattr(image, "n_frames", 1) > 1:
         lost.append("further pictures")
     return Unloaded(lost=tuple(lost), chunks=() if said.cicp is None else ((b"cICP", said.cicp),))

@@ -1,5 +1,5 @@
 """Reads damaged picture files and writes what is in them: COUNT mutants of small files, drawn by SEED. Prints what
-became of them, and the number of each mutant that crashed, hung or raised something else; exits with 1 where there is any.
+became of them, and the number of each that crashed, hung or raised something else; exits with 1 where there is any.
 
 Usage: mutate_pictures.py COUNT [SEED]
 """
