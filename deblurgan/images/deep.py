@@ -26,12 +26,13 @@ def values(image: Image.Image, path: StrPath, data: bytes) -> Pixels:
     if raw_mode == "LA;16B":  # of a PNG file, in which two values of 16 bits lie as four of 8 bits would
         both = np.asarray(open_image(png.with_layout(data, depth=8, colour=6), path)).astype(np.uint16)
         return both[..., ::2] << 8 | both[..., 1::2]
-    found = np.asarray(_of_one_byte(data, path, lower=False)).astype(np.uint16)
+    premultiplied = raw_mode.startswith("RGBa")  # by alpha; Pillow has divided its higher bytes alone
+    found = np.asarray(_of_one_byte(data, path, lower=False) if premultiplied else image).astype(np.uint16)
     found <<= 8
     found |= np.asarray(_of_one_byte(data, path, lower=True))
     if "transparency" in image.info:
         return np.dstack([found, _opaque_but(found, image.info["transparency"])])
-    return _divided(found) if raw_mode.startswith("RGBa") else found
+    return _divided(found) if premultiplied else found
 
 
 def _grey(image: Image.Image) -> Pixels:
