@@ -119,7 +119,7 @@ def test_an_opened_or_loaded_avif_is_taken(from_file: bool) -> None:
 
 @needs_avif
 def test_many_frames_are_refused() -> None:
-    with pytest.raises(ImageError, match="2 frames"):
+    with pytest.raises(ImageError, match="animated"):
         read(avif(stored(1), save_all=True, append_images=[stored(3)]))
 
 

@@ -187,4 +187,6 @@ def test_bombs_are_refused_before_they_go_off() -> None:
     claims = [line for line in lines if line.endswith("pixels (max_pixels sets the limit)")]
     assert len(lines) >= 24
     assert len(claims) >= 17
+    assert lines[-2].endswith("a JPEG of more than 100 scans")
+    assert lines[-1].endswith("many-paged: save one page as a picture first")
     assert int(grown) < 100

@@ -46,16 +46,16 @@ def refuse_unsupported(image: Image.Image, path: StrPath, *, from_file: bool = T
 
 def refuse_many_frames(image: Image.Image, path: StrPath) -> None:
     """Raises ImageError, with the path, for a file of several frames or pages other than an MPO or HEIC. Smaller copies
-    of the first page of a TIFF are none."""
+    of the first page of a TIFF are none. They are not counted, which takes long where there are many."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         if not _others_are_smaller_copies(image):
             raise ImageError(path, "many-paged: save one page as a picture first")
-    elif image.format not in ("MPO", "HEIF") and (frames := getattr(image, "n_frames", 1)) > 1:
-        raise ImageError(path, f"animated ({frames} frames): save one frame as a picture first")
+    elif image.format not in ("MPO", "HEIF") and getattr(image, "is_animated", False):
+        raise ImageError(path, "animated: save one frame as a picture first")
 
 
 def _others_are_smaller_copies(image: TiffImagePlugin.TiffImageFile) -> bool:
-    """Whether all pages but the first are; True where it is the only one. Pillow would take long to count many."""
+    """Whether all pages but the first are; True where it is the only one."""
     for page in range(1, _MOST_COPIES + 2):
         try:
             image.seek(page)

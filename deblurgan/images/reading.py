@@ -38,6 +38,7 @@ _TURNS_BACK = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_270,
 }
+_MOST_SCANS = 100  # of a JPEG; programs make about ten
 _SIDEWAYS = range(5, 9)
 
 
@@ -134,15 +135,19 @@ def _decoding(path: StrPath) -> Iterator[None]:
 def _ended(image: Image.Image, data: bytes, path: StrPath) -> Image.Image:
     """The image just opened; if it is of a JPEG file without an end marker, one of the same file with the marker.
 
-    Raises OSError where such a file lacks pixels, too. Zeros at its end are what was never written.
+    Raises OSError where such a file lacks pixels, too. Zeros at its end are what was never written. Raises ImageError
+    for a JPEG of so many scans that they are there to take time: each is decoded for all pixels.
     """
     if not isinstance(image, JpegImageFile) or image.fp is None:
         return image
     pixels_at = image.fp.tell()
-    if data.find(jpeg_end.END, pixels_at) > 0:
+    end = data.find(jpeg_end.END, pixels_at)
+    if data.count(jpeg_end.START_OF_SCAN, pixels_at, end if end > 0 else None) > _MOST_SCANS:
+        raise ImageError(path, f"a JPEG of more than {_MOST_SCANS} scans")
+    if end > 0:
         return image
     data = data.rstrip(b"\xff")  # half of the marker
-    header_at = data.rfind(b"\xff\xda", 0, pixels_at)
+    header_at = data.rfind(jpeg_end.START_OF_SCAN, 0, pixels_at)
     first, *others = (open_image(ended, path) for ended in jpeg_end.continuations(data, pixels_at))
     whole = jpeg_end.scans_are_complete(data, header_at, len(image.getbands())) and not data.endswith(b"\0\0")
     if not whole or any(other != first for other in others):
