@@ -356,8 +356,8 @@ class DeblurConfig(Options):
     """Added to each name, before its extension."""
     format: Literal["keep", "png", "jpg", "webp", "tiff"] = "keep"
     """Of the outputs; keep is that of each input."""
-    quality: int = 95
-    """Of JPEG and WebP, 1 to 100."""
+    quality: int | None = None
+    """Of JPEG, WebP and AVIF, 1 to 100; as each source was if not given, 95 where it says nothing."""
     device: str = "auto"
     dtype: Precision = "auto"
     quantize: Literal["int8", "fp8"] | None = None
@@ -371,7 +371,7 @@ class DeblurConfig(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.quality <= 100:
+        if self.quality is not None and not 1 <= self.quality <= 100:
             raise ValueError(f"quality must be 1 to 100, got {self.quality}")
         if self.overwrite and self.skip_existing:
             raise ValueError("overwrite=True and skip_existing=True contradict each other")
@@ -409,12 +409,12 @@ class BlurConfig(Options):
     """Replace files that exist, the inputs themselves included."""
     skip_existing: bool = False
     """Leave out versions that exist. With pairs this goes without saying: an interrupted set is gone on with."""
-    quality: int = 95
-    """Of JPEG and WebP, 1 to 100."""
+    quality: int | None = None
+    """Of JPEG, WebP and AVIF, 1 to 100; as each source was if not given, 95 where it says nothing."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.quality <= 100:
+        if self.quality is not None and not 1 <= self.quality <= 100:
             raise ValueError(f"quality must be 1 to 100, got {self.quality}")
         if self.n < 1:
             raise ValueError(f"n must be at least 1, got {self.n}")

@@ -82,8 +82,8 @@ def test_a_jpeg_is_one_by_any_of_its_suffixes(tmp_path: Path, suffix: str) -> No
 def test_pictures_that_cannot_be_read_are_named_and_other_files_are_not(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     picture(folder / "a.png")
-    foreign = {touch(folder / name) for name in ("b.heic", "c.AVIF", "d.jxl", "e.jp2", "f.psd", "g.exr", "sub/h.NEF")}
-    for name in ("a.xmp", "a.png.xmp", "film.mp4", "notes.txt", "Thumbs.db", ".DS_Store", "._a.heic", "noext"):
+    foreign = {touch(folder / name) for name in ("b.heics", "c.AVIFS", "d.jxl", "e.jp2", "f.psd", "g.exr", "sub/h.NEF")}
+    for name in ("a.xmp", "a.png.xmp", "film.mp4", "notes.txt", "Thumbs.db", ".DS_Store", "._a.heics", "noext"):
         touch(folder / name)
     lines: list[str] = []
     report = run_plan(plan_outputs([folder], tmp_path / "out"), copy, log=lines.append)
@@ -94,12 +94,12 @@ def test_pictures_that_cannot_be_read_are_named_and_other_files_are_not(tmp_path
         for path, reason in report.failed
     )
     assert len(lines) == 1 + len(foreign)
-    with pytest.warns(UserWarning, match=r"left out 7 pictures, such as .*b\.heic: \.heic pictures cannot be read"):
+    with pytest.warns(UserWarning, match=r"left out 7 pictures, such as .*b\.heics: \.heics pictures cannot be read"):
         assert images.find(folder) == [folder / "a.png"]
 
 
 def test_a_folder_of_nothing_that_can_be_read_is_no_empty_one(tmp_path: Path) -> None:
-    path = touch(tmp_path / "in" / "a.heic")
+    path = touch(tmp_path / "in" / "a.heics")
     plan = plan_outputs([path.parent], tmp_path / "out")
     assert (plan.pairs, [source for source, _ in plan.failed]) == ([], [path])
 
@@ -112,7 +112,7 @@ def test_the_thumbnail_of_a_raw_file_is_not_taken_for_the_picture(tmp_path: Path
 
 
 def test_a_picture_is_read_by_its_content_where_its_suffix_lies(tmp_path: Path) -> None:
-    path = picture(tmp_path / "a.heic", "JPEG")
+    path = picture(tmp_path / "a.heics", "JPEG")
     assert run_plan(plan_outputs([path], tmp_path / "out.jpg"), copy).done == [tmp_path / "out.jpg"]
 
 
@@ -124,9 +124,9 @@ def test_a_picture_is_read_by_its_content_where_its_suffix_lies(tmp_path: Path) 
 def test_thumbnails_and_deleted_pictures_are_passed_over_unless_they_are_named(tmp_path: Path, folder: str) -> None:
     kept = touch(tmp_path / "DCIM" / "a.jpg")
     inside = touch(tmp_path / folder / "b.jpg")
-    touch(tmp_path / folder / "c.heic")
+    touch(tmp_path / folder / "c.heics")
     assert images.find(tmp_path) == [kept]
-    (inside.parent / "c.heic").unlink()
+    (inside.parent / "c.heics").unlink()
     assert images.find(inside.parent) == [inside]
     assert images.find(inside) == [inside]
 

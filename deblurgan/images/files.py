@@ -19,7 +19,7 @@ from deblurgan.images.picture import StrPath, printable
 # Of pictures that can be read, of what cameras' sensors saw, and of all pictures
 SUFFIXES: frozenset[str] = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".jif", ".pjpeg", ".pjp", ".mpo", ".png", ".apng", ".tif", ".tiff"}
-    | {".webp", ".bmp", ".dib", ".gif"}
+    | {".webp", ".avif", ".heic", ".heif", ".hif", ".bmp", ".dib", ".gif"}
 )
 RAW_SUFFIXES: frozenset[str] = frozenset(
     {".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".gpr", ".iiq", ".k25", ".kdc", ".mef"}
@@ -28,7 +28,7 @@ RAW_SUFFIXES: frozenset[str] = frozenset(
 PICTURE_SUFFIXES: frozenset[str] = (
     SUFFIXES
     | RAW_SUFFIXES
-    | {".avif", ".avifs", ".exr", ".hdr", ".heic", ".heics", ".heif", ".hif", ".j2c", ".j2k", ".jp2", ".jpf", ".jpx"}
+    | {".avifs", ".exr", ".hdr", ".heics", ".j2c", ".j2k", ".jp2", ".jpf", ".jpx"}
     | {".jxl", ".jxr", ".pbm", ".pcx", ".pfm", ".pgm", ".pnm", ".ppm", ".psb", ".psd", ".qoi", ".tga", ".wdp", ".xcf"}
 )
 # Folders of thumbnails and of deleted pictures that are not hidden: of NAS devices, Windows and macOS

@@ -168,13 +168,13 @@ class Deblurrer:
         raise TypeError(f"picture must be a path, PIL image, ndarray or Tensor, got {type(picture).__name__}")
 
     def file(
-        self, source: Path | str, target: Path | str, *, overwrite: bool = False, quality: int = 95
+        self, source: Path | str, target: Path | str, *, overwrite: bool = False, quality: int | None = None
     ) -> tuple[str, ...]:
         """Restores a picture file. EXIF (its orientation applied), XMP, ICC profile, resolution and alpha go with it.
 
-        `quality` is that of JPEG and WebP, 1 to 100. Returns what the target lacks of the source, in words. Raises
-        FileExistsError where target exists, unless `overwrite`; PermissionError where it is read-only; ImageError for a
-        bad file.
+        `quality` is that of JPEG, WebP and AVIF, 1 to 100; None: as the source was. Returns what the target lacks of
+        the source, in words. Raises FileExistsError where target exists, unless `overwrite`; PermissionError where it
+        is read-only; ImageError for a bad file.
         """
         source, target = as_path("source", source), as_path("target", target)
         images.require_absent(target, overwrite=overwrite)
@@ -191,7 +191,7 @@ class Deblurrer:
         skip_existing: bool = False,
         suffix: str = "",
         format: str = "keep",
-        quality: int = 95,
+        quality: int | None = None,
         log: Callable[[str], None] | None = None,
     ) -> FilesReport:
         """Restores pictures and whole folders into `out`, which mirrors the folders. A bad file never stops the rest:
@@ -204,7 +204,7 @@ class Deblurrer:
             skip_existing: leaves out pictures whose output exists; not with `overwrite`.
             suffix: added to each name, before its extension.
             format: "keep", or the extension of the outputs without its dot.
-            quality: of JPEG and WebP, 1 to 100.
+            quality: of JPEG, WebP and AVIF, 1 to 100; None: as each source was, 95 where it says nothing.
             log: takes a line a picture, which names what the output lacks of what the file held.
 
         Raises FileNotFoundError for an input that is missing, FileExistsError where several pictures have one output,
