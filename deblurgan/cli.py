@@ -19,7 +19,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from deblurgan import config
-from deblurgan.config import BlurConfig, DeblurConfig, DemoConfig, EvaluateConfig, InfoConfig, TrainConfig, TuneConfig
+from deblurgan.config import (
+    BlurConfig,
+    DeblurConfig,
+    DemoConfig,
+    EvaluateConfig,
+    InfoConfig,
+    TrainConfig,
+    TuneConfig,
+    WebConfig,
+)
 
 if TYPE_CHECKING:
     from deblurgan.images import FilesReport
@@ -316,6 +325,13 @@ def _tune(options: TuneConfig) -> int:
     return 0
 
 
+def _web(options: WebConfig) -> int:
+    from deblurgan.web import serve
+
+    serve(options, log=_say)
+    return 0
+
+
 COMMANDS = {
     "train": Command(TrainConfig, _train),
     "deblur": Command(DeblurConfig, _deblur),
@@ -324,4 +340,5 @@ COMMANDS = {
     "demo": Command(DemoConfig, _demo),
     "info": Command(InfoConfig, _info),
     "tune": Command(TuneConfig, _tune),
+    "web": Command(WebConfig, _web),
 }

@@ -21,7 +21,7 @@ FLOORS = [
     {"nn"},
     {"losses", "data", "checkpoint"},
     {"training", "inference", "diagnosis", "tuning"},
-    {"evaluation"},
+    {"evaluation", "web"},
     {"cli"},
 ]
 PUBLIC = [
