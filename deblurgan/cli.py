@@ -329,7 +329,7 @@ def _web(options: WebConfig) -> int:
     from deblurgan.web import serve
 
     serve(options, log=_say)
-    return 0
+    os._exit(0)  # at once: a photo in work would hold up the interpreter's exit, or crash in it
 
 
 COMMANDS = {

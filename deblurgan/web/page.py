@@ -49,7 +49,7 @@ def appearance() -> dict[str, Any]:
 def _deblur_tab(deblurrer: Deblurrer, folder: Path) -> None:
     import gradio as gr
 
-    photo = gr.File(show_label=False, height=180, elem_id="photo")
+    photo = gr.File(show_label=False, height=260, elem_id="photo")
     with gr.Column(visible=False) as result:
         with gr.Row():
             whole = _slider("Before | after", scale=2, elem_id="whole")
@@ -57,12 +57,10 @@ def _deblur_tab(deblurrer: Deblurrer, folder: Path) -> None:
         summary = gr.Markdown(elem_classes="summary", elem_id="summary")
         download = gr.DownloadButton("Download", variant="primary", elem_id="download")
 
-    def deblur(upload: dict[str, Any] | None, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
-        if upload is None:
-            raise gr.Error("Drop a photo first", print_exception=False)
-        progress(0, desc="Restoring")
-        with _errors_in_words():
-            restored = work.restore(deblurrer, Path(upload["path"]), _new_folder(folder))
+    def deblur(upload: dict[str, Any]) -> list[Any]:
+        source = Path(upload["path"])
+        with _errors_in_words(source.name):
+            restored = work.restore(deblurrer, source, _new_folder(folder))
         named = gr.DownloadButton(f"Download {restored.file.name}", value=str(restored.file))
         return [gr.Column(visible=True), restored.whole, restored.detail, html.escape(restored.summary), named]
 
@@ -110,12 +108,12 @@ def _shake_tab(deblurrer: Deblurrer, folder: Path) -> None:
                 sharp = gr.File(show_label=False, height=120)
 
     def draw(*numbers: Any) -> Any:
-        with _errors_in_words():
+        with _errors_in_words("shake"):
             return playground.Shake(*numbers).drawn()
 
     def shake(upload: dict[str, Any] | None, *numbers: Any) -> list[Any]:
         source = playground.DEMO_PICTURE if upload is None else Path(upload["path"])
-        with _errors_in_words():
+        with _errors_in_words(source.name):
             shaken = playground.shake_and_restore(deblurrer, playground.Shake(*numbers), source, _new_folder(folder))
         return [shaken.pair, shaken.summary]
 
@@ -136,12 +134,12 @@ def _new_folder(folder: Path) -> Path:
 
 
 @contextmanager
-def _errors_in_words() -> Iterator[None]:
-    """Shows what a bad picture or number raises as a message on the page."""
+def _errors_in_words(subject: str) -> Iterator[None]:
+    """Shows what a bad picture or number raises as a message on the page, which stays until it is closed."""
     import gradio as gr
 
     try:
         yield
     except (*images.FAILURES, TypeError) as error:
-        reason = html.escape(images.printable(images.failure_reason(error)))
-        raise gr.Error(reason, title="Not restored", print_exception=False) from error
+        message = html.escape(images.printable(f"{subject}: {images.failure_reason(error)}"))
+        raise gr.Error(message, duration=None, print_exception=False) from error
