@@ -132,6 +132,14 @@ def test_loopback_is_told_apart(host: str, expected: bool) -> None:
     assert server.is_loopback(host) is expected
 
 
+def test_an_open_address_is_warned_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(server, "_require_gradio", lambda: None)
+    options = WebConfig(host="0.0.0.0", port=free_port(), weights=tmp_path / "missing.safetensors")  # noqa: S104
+    warned = pytest.warns(UserWarning, match=r"without a password, to all who can reach 0\.0\.0\.0")
+    with warned, pytest.raises(FileNotFoundError):
+        server.serve(options, log=print)
+
+
 def test_without_gradio_the_command_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -219,7 +227,7 @@ def test_files_lie_in_a_private_folder(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/etc/passwd", "../../../../etc/passwd", "%2e%2e/%2e%2e/etc/passwd", __file__, sys.executable]
+    "path", ["/etc/passwd", "../../../../etc/passwd", "%2e%2e/%2e%2e/etc/passwd", __file__, "http://127.0.0.1:1/a.jpg"]
 )
 def test_nothing_else_is_served(client: Client, path: str) -> None:
     assert client.http.get(f"/gradio_api/file={path}").status_code in (403, 404)

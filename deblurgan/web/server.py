@@ -60,7 +60,7 @@ def running(deblurrer: Deblurrer, options: WebConfig, *, kept: float = KEPT, swe
         blocks = page.build(deblurrer, Path(folder))
         try:
             _, address, _ = blocks.launch(
-                server_name=options.host,
+                server_name=f"[{options.host}]" if ":" in options.host else options.host,
                 server_port=options.port,
                 share=False,
                 prevent_thread_lock=True,
@@ -125,7 +125,8 @@ def _environment(folder: str) -> Iterator[None]:
     try:
         yield
     finally:
-        os.environ.clear()
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
         os.environ.update(before)
 
 
