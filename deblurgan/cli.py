@@ -28,6 +28,7 @@ from deblurgan.config import (
     InfoConfig,
     TrainConfig,
     TuneConfig,
+    WebConfig,
 )
 
 if TYPE_CHECKING:
@@ -337,6 +338,13 @@ def _tune(options: TuneConfig) -> int:
     return 0
 
 
+def _web(options: WebConfig) -> int:
+    from deblurgan.web import serve
+
+    serve(options, log=_say)
+    os._exit(0)  # at once: a photo in work would hold up the interpreter's exit, or crash in it
+
+
 COMMANDS = {
     "train": Command(TrainConfig, _train),
     "deblur": Command(DeblurConfig, _deblur),
@@ -346,4 +354,5 @@ COMMANDS = {
     "export": Command(ExportConfig, _export),
     "info": Command(InfoConfig, _info),
     "tune": Command(TuneConfig, _tune),
+    "web": Command(WebConfig, _web),
 }

@@ -524,6 +524,29 @@ class TuneConfig(Options):
                 parsed_size(name, text)
 
 
+@dataclass(frozen=True)
+class WebConfig(Options):
+    """Open a page for the browser: drop a photo, compare before and after, play with camera shake."""
+
+    weights: Annotated[Path | None, option("-m")] = None
+    """A .safetensors file, a released .pth or a run folder; the weights that ship with the package if not given."""
+    port: int = 7860
+    """Of the page's address, 1 to 65535."""
+    host: str = "127.0.0.1"
+    """Address to listen at, by default for this machine alone. There is no password."""
+    max_file_size: int = 200
+    """Of a photo, MB."""
+    device: str = "auto"
+    dtype: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.port <= 65535:
+            raise ValueError(f"port must be 1 to 65535, got {self.port}")
+        if self.max_file_size < 1:
+            raise ValueError(f"max_file_size must be at least 1 MB, got {self.max_file_size}")
+
+
 def parsed_size(name: str, text: str) -> tuple[int, int, int]:
     """The number of pictures, height and width in HEIGHTxWIDTH or HEIGHTxWIDTHxNUMBER. Raises ValueError."""
     parts = text.split("x")
