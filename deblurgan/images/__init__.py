@@ -10,7 +10,7 @@ replaces pictures; batch works through many.
 """
 
 from deblurgan.images.batch import FAILURES, FilesReport, Plan, failure_reason, names_file, plan_outputs, run_plan
-from deblurgan.images.files import SUFFIXES, find, replace_file, require_absent
+from deblurgan.images.files import SUFFIXES, find, kinds, replace_file, require_absent
 from deblurgan.images.picture import ImageError, Picture, printable
 from deblurgan.images.reading import from_pil, read, to_pil_like
 from deblurgan.images.writing import require_writable, write
@@ -25,6 +25,7 @@ __all__ = [
     "failure_reason",
     "find",
     "from_pil",
+    "kinds",
     "names_file",
     "plan_outputs",
     "printable",
