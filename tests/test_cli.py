@@ -117,8 +117,17 @@ def test_each_command_has_help(name: str, options: list[str], capsys: pytest.Cap
         ("", "usage: deblurgan COMMAND"),
         ("sharpen", "unknown command 'sharpen'"),
         ("--bogus", "unknown command '--bogus'"),
-        ("deblur", "Missing"),
-        ("deblur a.png", "--out"),
+        ("deblur", "name a picture, a folder or - for standard input: deblurgan deblur photo.jpg"),
+        ("deblur a.png", "inputs must exist, got a.png"),
+        (r"deblur photos\0.png", r"inputs must exist, got photos\0.png: photos/0.png does"),
+        ("deblur photos/*.jpg", "inputs must match files, nothing matches photos/*.jpg"),
+        ("deblur photos/0.png -o x.mp4", "out must be a folder or end in .jpg"),
+        ("deblur photos/0.png -o x.heic", "got x.heic for photos/0.png"),
+        ("deblur photos/0.png photos/1.png -o both.jpg", "out must be a folder for a folder or several pictures"),
+        ("deblur photos --scale 2", "scale must be auto or above 0 and up to 1, got 2.0"),
+        ("deblur photos --max-memory plenty", "max_memory must be auto or bytes such as 1.5GB or 800MiB, got 'plenty'"),
+        ("deblur photos - -o x.jpg", "- takes one picture"),
+        ("deblur --files-from nowhere.txt", "nowhere.txt"),
         ("deblur nowhere -o out", "inputs must exist, got nowhere"),
         ("deblur empty -o out", "found none in empty"),
         ("deblur photos -o out --weights nowhere.pth", "nowhere.pth"),
@@ -379,8 +388,9 @@ def test_deblur_lists_bad_files_and_exits_with_1(
     (photos / "bad.png").write_bytes(b"not a picture")
     assert run("deblur", photos, "-o", tmp_path / "out", "--weights", weights) == 1
     said = capsys.readouterr()
-    assert "4 written, 0 left out, 1 failed" in said.out
-    assert f"deblurgan: {photos / 'bad.png'}: damaged, or not a JPEG" in said.err
+    assert f"4 written, 0 left out, 1 failed, in {tmp_path / 'out'}\n" in said.out
+    assert "bad.png" not in said.out
+    assert re.fullmatch(rf"deblurgan: \[5/5\] {photos / 'bad.png'} failed: damaged, or not a .*\n", said.err)
     assert len(names(tmp_path / "out")) == 4
 
 

@@ -235,7 +235,7 @@ def _inputs(given: StrPath) -> list[Input]:
     if is_video(Path(given)):  # which a pattern for all files does not ask for
         found.pictures[:] = files
         found.others.clear()
-    folders = [Input(path, path) for path in matches if path.is_dir()]
+    folders = [Input(path, base) for path in matches if path.is_dir()]
     return [Input(Path(given), base, found), *folders] if files else folders
 
 
@@ -246,15 +246,18 @@ def _with_slashes(path: Path) -> str:
 
 
 def _listed(paths: Iterable[StrPath], plan: Plan) -> list[Input]:
-    """Inputs of a file list; those that are missing become failures of the plan."""
+    """Inputs of the pictures in a file list; what else is in it goes into the plan."""
     inputs = []
     for given in paths:
         path = as_path("listed", given)
-        if path.exists():
-            keep = not path.is_absolute() and ".." not in path.parts
-            inputs.append(Input(path, Path() if keep else path.parent, sort_files([path])))
-        else:
+        if not path.exists():
             plan.failed.append((path, "no such file"))
+            continue
+        keep = not path.is_absolute() and ".." not in path.parts
+        found = sort_files([path])
+        plan.failed += found.failed
+        plan.others += found.others
+        inputs += [Input(path, Path() if keep else path.parent, found)] if found.pictures else []
     return inputs
 
 
@@ -277,13 +280,13 @@ def _pairs(
     root: Input, out: Path | None, suffix: str, format: str, subfolder: str, is_result: _Results, plan: Plan
 ) -> Iterator[tuple[Path, Path]]:
     """(source, target) of the pictures of one input; adds the rest of what it holds to the plan."""
-    to_folder = out is None and root.path.is_dir()
-    if to_folder:
-        out, suffix = _beside(root.path, suffix), ""
+    base = root.base
+    if out is None and root.path.is_dir():
+        out, base, suffix = _beside(root.path, suffix), root.path, ""
     for source in _sources(root, out, plan):
         extension = source.suffix if format == "keep" or is_video(source) else f".{format}"
         name = source.stem + suffix + extension
-        folder = source.parent if out is None else (out / subfolder / source.relative_to(root.base)).parent
+        folder = source.parent if out is None else (out / subfolder / source.relative_to(base)).parent
         result = is_result(source, root.base, suffix if folder.resolve() == source.parent.resolve() else "")
         if result is None:
             yield source, folder / name
@@ -329,11 +332,12 @@ class _Results:
     def __call__(self, path: Path, base: Path, suffix: str) -> Path | None:
         """The picture itself or a folder that it is in, below the base, if that is named so; the picture's name may end
         in `suffix` too."""
-        for part in (path, *path.parents):
-            if part == base:
-                break
-            name = part.stem if part == path else part.name
-            for ending in {*self._endings, suffix} if part == path and self._endings else self._endings:
+        inside = path.relative_to(base).parts
+        for depth in range(1, len(inside) + 1):  # the outermost first
+            part = base.joinpath(*inside[:depth])
+            is_picture = depth == len(inside)
+            name = part.stem if is_picture else part.name
+            for ending in {*self._endings, suffix} if is_picture and self._endings else self._endings:
                 bare = name.removesuffix(ending)
                 if bare and bare != name and bare in self._beside(part.parent):
                     return part

@@ -117,7 +117,7 @@ def expand(pattern: StrPath) -> tuple[list[Path], Path] | None:
     for name in sorted(glob.iglob(str(path), recursive=True), key=lambda name: (name.count(os.sep), name)):
         match = Path(name)
         place = os.path.realpath(match.parent), match.name
-        if place not in seen and not ("**" in path.parts and match.is_dir()):
+        if place not in seen and os.path.lexists(match) and not ("**" in path.parts and match.is_dir()):
             seen.add(place)
             matches.append(match)
     return sorted(matches), Path(*path.parts[:fixed])

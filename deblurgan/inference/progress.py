@@ -25,7 +25,7 @@ class Work:
         self._unknown_bytes = sum(self._bytes.values())
         self._known_bytes = 0
         self._pixels: dict[Path, float] = {}  # of the known files, whose sum is `_known`
-        self._known = self._done = 0.0
+        self._known = self._done = self._reached = 0.0
         self._share: dict[Path, float] = {}
         self._lock = threading.Lock()
 
@@ -35,14 +35,15 @@ class Work:
             self._measure(source, pixels)
 
     def reached(self, source: Path, share: float) -> float:
-        """Notes which share of a file is done, 0 to 1, and gives that of the batch."""
+        """Notes which share of a file is done, 0 to 1, and gives that of the batch, which never falls."""
         with self._lock:
             if source not in self._pixels:  # a video
                 self._measure(source, self._density() * self._bytes[source])
             self._done += self._pixels[source] * (share - self._share.get(source, 0.0))
             self._share[source] = share
             total = self._known + self._density() * self._unknown_bytes
-            return self._done / total if total > 0 else 1.0
+            self._reached = max(self._reached, min(self._done / total, 1.0) if total > 0 else 1.0)
+            return self._reached
 
     def _density(self) -> float:
         """Pixels a byte."""
@@ -89,7 +90,7 @@ class Display:
 
     def __call__(self, share: float) -> None:
         with self._lock:
-            self._share, self._at = max(self._share, min(share, 1.0)), self._clock()
+            self._share, self._at = share, self._clock()
             if not self._has_bar:
                 self._line_if_due()
 
