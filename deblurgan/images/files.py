@@ -36,8 +36,8 @@ PICTURE_SUFFIXES: frozenset[str] = (
     | {".jxl", ".jxr", ".pbm", ".pcx", ".pfm", ".pgm", ".pnm", ".ppm", ".psb", ".psd", ".qoi", ".tga", ".wdp", ".xcf"}
 )
 VIDEO_SUFFIXES: frozenset[str] = frozenset(
-    {".3g2", ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf"}
-    | {".ogv", ".webm", ".wmv"}
+    {".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts"}
+    | {".wmv", ".asf", ".flv", ".ogv"}
 )
 # Folders of thumbnails and of deleted pictures that are not hidden: of NAS devices, Windows and macOS
 _COPIES_AND_BINS = {

@@ -37,8 +37,7 @@ class Tools(NamedTuple):
     restore: Callable[[Picture, Progress], tuple[Picture, float]]
     """Gives the restored picture and the scale that it was restored at."""
     video: Callable[[Path, Path, Progress], Any]
-    """Restores a video file; gives a report whose `lost` says what the target lacks, and `partial` whether the source
-    broke off."""
+    """Restores a video file; gives a report whose `lost` says what the target lacks."""
 
 
 @dataclass(frozen=True)
@@ -283,10 +282,7 @@ class _Pipeline:
 
     def _restore_video(self, job: Job, reached: Progress) -> Video:
         job.target.parent.mkdir(parents=True, exist_ok=True)
-        report = self.tools.video(job.source, job.target, reached)
-        if report.partial:
-            raise ValueError(f"{job.target} holds a part of it: the video breaks off")
-        return Video(tuple(report.lost))
+        return Video(tuple(self.tools.video(job.source, job.target, reached).lost))
 
     def _finish(self, job: Job, result: Result) -> None:
         """Writes what was restored, and enters and says what became of the job."""

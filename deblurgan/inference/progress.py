@@ -71,7 +71,7 @@ class Display:
         self._has_bar = stream.isatty() and os.environ.get("TERM") != "dumb"
         self._lock = threading.RLock()
         self._over = threading.Event()
-        self._drawn = 0  # characters of the bar that stand on the terminal
+        self._drawn = ""  # what stands on the terminal
         self._share = self._line_share = 0.0
         self._start = self._at = self._line_at = clock()
 
@@ -124,13 +124,14 @@ class Display:
         width = min(40, shutil.get_terminal_size().columns - len(text) - 3)
         full = int(width * self._share)
         bar = f"{'#' * full}{'.' * (width - full)} " if width > 4 else ""
-        self._write("\r" + (bar + text).ljust(self._drawn))
-        self._drawn = len(bar + text)
+        if bar + text != self._drawn:
+            self._write("\r" + (bar + text).ljust(len(self._drawn)))
+            self._drawn = bar + text
 
     def _erase(self) -> None:
         if self._drawn:
-            self._write("\r" + " " * self._drawn + "\r")
-            self._drawn = 0
+            self._write("\r" + " " * len(self._drawn) + "\r")
+            self._drawn = ""
 
     def _line_if_due(self) -> None:
         waited = self._clock() - self._line_at
