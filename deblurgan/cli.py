@@ -276,8 +276,9 @@ def _deblur_files(options: DeblurConfig) -> int:
                 progress=display,
                 processes=together,
             )
-    if together.rank == 0:
-        _summary(report)
+        if together.rank == 0:
+            _summary(report)
+        together.wait()
     return 1 if report.failed else 0
 
 

@@ -67,6 +67,10 @@ class Processes:
             dist.all_gather_object(lists, results, group=self.group)
         return [result for part in lists for result in part]
 
+    def wait(self) -> None:
+        """Waits until all processes have come here: torchrun ends the others once one has failed."""
+        self.gathered([])
+
 
 @contextmanager
 def joined() -> Iterator[Processes]:
