@@ -311,14 +311,13 @@ def _listed(files_from: Path | None) -> list[Path]:
 
 
 def _preview(deblurrer: Deblurrer, options: DeblurConfig, listed: list[Path]) -> int:
-    from deblurgan.images import printable
     from deblurgan.inference import folders
 
     plan = folders.plan_files(options.inputs, options.out, listed=listed, suffix=options.suffix, format=options.format)
     how = folders.Options(options.overwrite, options.skip_existing, compare=options.compare)
     code = 0
     for succeeds, line in folders.preview(plan, how, deblurrer.plan):
-        (_log if succeeds else _warn)(options)(printable(line))
+        (_log if succeeds else _warn)(options)(line)
         code = code if succeeds else 1
     return code
 
@@ -381,14 +380,23 @@ def _summary(report: FilesReport) -> None:
     """Says how many pictures were written, and where; a failure was said when it came."""
     from deblurgan.images import kinds, printable
 
-    where = ""
-    if len(report.done) == 1:
-        where = f": {report.done[0]}"
-    elif report.done:
-        where = f", in {os.path.commonpath([path.parent for path in report.done]) or '.'}"
-    _say(printable(f"{len(report.done)} written, {len(report.skipped)} left out, {len(report.failed)} failed{where}"))
+    counts = f"{len(report.done)} written, {len(report.skipped)} left out, {len(report.failed)} failed"
+    _say(printable(counts + _where(report.done)))
     if report.others:
         _say(printable(f"left out as no pictures: {kinds(report.others)}"))
+
+
+def _where(written: list[Path]) -> str:
+    """Names the only file, or the folder that holds all."""
+    if len(written) < 2:
+        return f": {written[0]}" if written else ""
+    folders = {path.parent for path in written}
+    if len(folders) == 1:
+        return f", in {folders.pop()}"
+    try:
+        return f", in {os.path.commonpath(folders)}" if os.path.commonpath(folders) else ""
+    except ValueError:  # some are absolute, or on other drives
+        return f", in {len(folders)} folders"
 
 
 def _evaluate(options: EvaluateConfig) -> int:

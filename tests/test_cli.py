@@ -468,6 +468,20 @@ def test_deblur_alone_writes_beside_its_source(photos: Path, weights: Path, caps
     assert "0 written, 5 left out, 0 failed" in capsys.readouterr().out
 
 
+def test_the_summary_names_what_was_written_where(
+    photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(photos)
+    for inputs, where in [
+        (["0.png"], ": 0-deblurred.png"),
+        (["0.png", "1.png"], ", in ."),
+        (["0.png", photos / "1.png"], ", in 2 folders"),
+        (["."], f", in {tmp_path / 'photos-deblurred'}"),
+    ]:
+        assert run("deblur", *inputs, "-m", weights, "--overwrite") == 0
+        assert f" written, 0 left out, 0 failed{where}\n" in capsys.readouterr().out
+
+
 class Pipes:
     """Standard input with these bytes, and what goes to standard output."""
 
@@ -541,14 +555,14 @@ def test_deblur_takes_a_list_of_files(
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
     photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(deblurgan.Deblurrer, "plan", lambda self, h, w: f"{h} rows in 1 strip", raising=False)
+    monkeypatch.setattr(deblurgan.Deblurrer, "plan", lambda self, h, w: f"picture {w}x{h}\nin strips", raising=False)
     (photos / "bad.png").write_bytes(b"none")
     (photos / "film.mp4").touch()
     before = contents(tmp_path)
     assert run("deblur", photos, "-o", tmp_path / "out", "-m", weights, "--dry-run", "--compare") == 1
     said = capsys.readouterr()
     sheet = f"{tmp_path / 'out' / '0.png'} and {tmp_path / 'out' / '0-compare.jpg'}"
-    assert f"{photos / '0.png'} -> {sheet}, 96x72: 72 rows in 1 strip\n" in said.out
+    assert f"{photos / '0.png'} -> {sheet}\n  picture 96x72\n  in strips\n" in said.out
     assert f"{photos / 'film.mp4'} left out: no picture\n" in said.out
     assert f"deblurgan: {photos / 'bad.png'} fails: damaged" in said.err
     assert contents(tmp_path) == before
@@ -556,7 +570,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
     assert run("deblur", photos, "-o", photos, "-m", weights, "--dry-run") == 1
     assert capsys.readouterr().err.count("exists: --overwrite replaces it") == 4
     assert run("deblur", photos, "-o", photos, "-m", weights, "--dry-run", "--overwrite") == 0
-    assert capsys.readouterr().out.count(", replaced, 96x72: ") == 4
+    assert capsys.readouterr().out.count(", replaced\n  picture 96x72") == 4
 
 
 def test_what_the_network_is_given_is_as_typed(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from textwrap import indent
 from threading import Condition
 from typing import Any, NamedTuple
 
 from PIL import Image
 
 from deblurgan import images
-from deblurgan.images import FilesReport, Picture, Plan
+from deblurgan.images import FilesReport, Picture, Plan, printable
 from deblurgan.images.batch import Written, is_video, require_not_itself, say_beforehand, speakers
 from deblurgan.inference.processes import Processes
 from deblurgan.inference.progress import Work
@@ -131,32 +132,33 @@ def restore_files(
 
 
 def preview(plan: Plan, options: Options, network_plan: Callable[[int, int], object]) -> Iterator[tuple[bool, str]]:
-    """What `restore_files` would do, as far as files' beginnings tell: whether it would succeed, and a line, for each
-    part of the plan. `network_plan` takes a height and a width."""
+    """What `restore_files` would do, as far as the beginnings of files tell: whether it would succeed, and lines, for
+    each part of the plan. `network_plan` takes a height and a width, and its str() says how such a picture is restored.
+    """
     for source, reason in plan.left_out:
-        yield True, f"{source} left out: {reason}"
+        yield True, printable(f"{source} left out: {reason}")
     for path in plan.others:
-        yield True, f"{path} left out: no picture"
+        yield True, printable(f"{path} left out: no picture")
     for source, reason in plan.failed:
-        yield False, f"{source} fails: {reason}"
+        yield False, printable(f"{source} fails: {reason}")
     for job in _jobs(plan, options.compare):
         try:
-            yield True, f"{job.source} {_preview(job, options, network_plan)}"
+            yield True, _preview(job, options, network_plan)
         except FAILURES as error:
-            yield False, f"{job.source} fails: {images.failure_reason(error)}"
+            yield False, printable(f"{job.source} fails: {images.failure_reason(error)}")
 
 
 def _preview(job: Job, options: Options, network_plan: Callable[[int, int], object]) -> str:
     if options.skip_existing and job.target.exists():
         require_not_itself(job.source, job.target)
-        return "exists, left out"
+        return printable(f"{job.source} left out: {job.target} exists")
     images.require_absent(job.target, overwrite=options.overwrite)
-    sheet = "" if job.sheet is None else f" and {job.sheet}"
-    replaced = ", replaced" if job.target.exists() else ""
+    targets = " and ".join(str(path) for path in (job.target, job.sheet) if path is not None)
+    line = printable(f"{job.source} -> {targets}{', replaced' if job.target.exists() else ''}")
     if is_video(job.source):
-        return f"-> {job.target}{replaced}, a video"
+        return line
     w, h = _size(job.source)
-    return f"-> {job.target}{sheet}{replaced}, {w}x{h}: {network_plan(h, w)}"
+    return f"{line}\n{indent(str(network_plan(h, w)), '  ')}"
 
 
 def _size(path: Path) -> tuple[int, int]:
