@@ -252,6 +252,10 @@ def _deblur(options: DeblurConfig) -> int:
 
 
 def _deblur_files(options: DeblurConfig) -> int:
+    from deblurgan import images
+
+    for path in options.inputs:  # what is mistyped is said at once, before torch is loaded
+        images.require_input(path)
     from deblurgan.inference import processes
 
     with processes.joined() as together:

@@ -585,6 +585,15 @@ def test_what_the_network_is_given_is_as_typed(photos: Path, monkeypatch: pytest
     assert (given["max_memory"], given["scale"], given["dtype"]) == (1_500_000_000, 0.5, "fp32")
 
 
+def test_a_mistyped_name_is_said_before_torch_is_loaded() -> None:
+    code = (
+        "import sys; from deblurgan.cli import main\n"
+        "code = main(['deblur', 'nowhere']); sys.exit('torch' in sys.modules or code)"
+    )
+    done = in_new_process(code=code)
+    assert (done.returncode, done.stderr) == (2, "deblurgan: inputs must exist, got nowhere\n")
+
+
 def test_ctrl_c_in_a_folder_says_how_to_go_on(
     photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,8 +8,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -457,6 +458,15 @@ def test_a_list_keeps_relative_paths_and_names_what_is_missing(tmp_path: Path, m
     assert names(tmp_path / "out") == ["t/a.png", "t/x/a.png", "z.png"]
     assert report.failed == [(Path("t/gone.png"), "no such file")]
     assert report.others == [Path("t/notes.txt")]
+
+
+def test_heic_is_a_picture_where_something_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "in" / "a.HEIC"
+    path.parent.mkdir()
+    path.touch()
+    monkeypatch.setitem(sys.modules, "pillow_heif", ModuleType("pillow_heif"))
+    monkeypatch.setattr(sys.modules["pillow_heif"], "__spec__", ModuleSpec("pillow_heif", None))
+    assert [source for source, _ in plan_files([path.parent], None).pairs] == [path]
 
 
 # Oddities of file systems: what is beside a good picture, and what becomes of it

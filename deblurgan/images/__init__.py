@@ -9,7 +9,16 @@ know of file formats: jpeg, tiff, xmp and png each of one, jpeg_end whether a JP
 replaces pictures; batch works through many.
 """
 
-from deblurgan.images.batch import FAILURES, FilesReport, Plan, failure_reason, names_file, plan_outputs, run_plan
+from deblurgan.images.batch import (
+    FAILURES,
+    FilesReport,
+    Plan,
+    failure_reason,
+    names_file,
+    plan_outputs,
+    require_input,
+    run_plan,
+)
 from deblurgan.images.files import SUFFIXES, find, kinds, replace_file, require_absent
 from deblurgan.images.picture import ImageError, Picture, printable
 from deblurgan.images.reading import from_pil, read, to_pil_like
@@ -32,6 +41,7 @@ __all__ = [
     "read",
     "replace_file",
     "require_absent",
+    "require_input",
     "require_writable",
     "run_plan",
     "to_pil_like",

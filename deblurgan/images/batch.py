@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from glob import has_magic
 from pathlib import Path
 from typing import NamedTuple
 
@@ -223,9 +224,7 @@ def _inputs(given: StrPath) -> list[Input]:
     """One input, or what it matches as a pattern. Raises FileNotFoundError where there is nothing."""
     matched = expand(given)
     if matched is None:
-        path = as_path("inputs", given)
-        if not path.exists():
-            raise FileNotFoundError(f"inputs must exist, got {path}{_with_slashes(path)}")
+        path = require_input(given)
         return [Input(path, path if path.is_dir() else path.parent)]
     matches, base = matched
     if not matches:
@@ -237,6 +236,14 @@ def _inputs(given: StrPath) -> list[Input]:
         found.others.clear()
     folders = [Input(path, base) for path in matches if path.is_dir()]
     return [Input(Path(given), base, found), *folders] if files else folders
+
+
+def require_input(given: StrPath) -> Path:
+    """The path of an input. Raises FileNotFoundError for one that is missing and no pattern."""
+    path = as_path("inputs", given)
+    if not path.exists() and not has_magic(str(path)):
+        raise FileNotFoundError(f"inputs must exist, got {path}{_with_slashes(path)}")
+    return path
 
 
 def _with_slashes(path: Path) -> str:
