@@ -19,13 +19,13 @@ from PIL import Image
 from deblurgan import images
 from deblurgan.images import FilesReport, Picture, Plan, printable
 from deblurgan.images.batch import Written, is_video, require_not_itself, say_beforehand, speakers
+from deblurgan.inference import compare
 from deblurgan.inference.processes import Processes
 from deblurgan.inference.progress import Work
 
 RESULT, SHEET = "-deblurred", "-compare"  # endings of names
 AHEAD = 2**25  # pixels in flight above which no further picture is decoded
 FAILURES = (*images.FAILURES, ImportError)  # of an extra that is not installed
-HARDLY = 1.0  # levels of mean absolute change below which a picture is said to be hardly changed
 
 Progress = Callable[[float], object]
 
@@ -312,8 +312,6 @@ class _Pipeline:
 
     def _write(self, job: Job, restored: Restored) -> tuple[Outcome, str]:
         """Writes the sheet, if one is wanted, and then the picture: where that is there, both are."""
-        from deblurgan.inference import compare
-
         before, after, scale = restored
         images.require_absent(job.target, overwrite=self.options.overwrite)  # once more, as it may be there by now
         change = compare.change(before.pixels, after.pixels)
@@ -323,26 +321,13 @@ class _Pipeline:
         if self.options.strip_metadata:
             after = after.without_metadata()
         lacking = write(after, job.target, self.options.quality)
-        words = f"-> {job.target}, {change_words(change)}{scale_words(scale)}{_without(lacking)}"
-        return Outcome(*job[:3], change=change, scale=scale), words
+        at = "" if scale == 1 else f" at scale {scale:.3g}"
+        return Outcome(*job[:3], change=change.mean, scale=scale), f"-> {job.target}{at}{_without(lacking)}, {change}"
 
 
 def write(picture: Picture, target: Path, quality: int | None) -> tuple[str, ...]:
     """images.write, at its own choice of quality where none is given."""
     return images.write(picture, target) if quality is None else images.write(picture, target, quality=quality)
-
-
-def change_words(change: float) -> str:
-    """What a mean absolute change in levels of 255 means."""
-    return (
-        f"changed by {change:.1f} levels"
-        if change >= HARDLY
-        else f"hardly changed ({change:.1f} levels): sharp already?"
-    )
-
-
-def scale_words(scale: float) -> str:
-    return "" if scale == 1 else f", at scale {scale:.3g}"
 
 
 def _without(lacking: Iterable[str]) -> str:
