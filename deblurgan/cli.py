@@ -20,7 +20,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from deblurgan import config
-from deblurgan.config import BlurConfig, DeblurConfig, DemoConfig, EvaluateConfig, InfoConfig, TrainConfig, TuneConfig
+from deblurgan.config import (
+    BlurConfig,
+    DeblurConfig,
+    DemoConfig,
+    EvaluateConfig,
+    ExportConfig,
+    InfoConfig,
+    TrainConfig,
+    TuneConfig,
+)
 
 if TYPE_CHECKING:
     from deblurgan.images import FilesReport
@@ -437,6 +446,18 @@ def _demo(options: DemoConfig) -> int:
     return 0
 
 
+def _export(options: ExportConfig) -> int:
+    from deblurgan import images
+    from deblurgan.export import export_generator
+    from deblurgan.nn import Generator
+
+    images.require_absent(options.out, overwrite=options.overwrite)
+    generator = Generator.from_pretrained(options.weights)
+    difference = export_generator(generator, options.out, unit_range=options.unit_range)
+    _say(f"{options.out} written from {generator.source}: within {difference:.1g} of the network at two sizes")
+    return 0
+
+
 def _info(options: InfoConfig) -> int:
     from deblurgan.diagnosis import info
 
@@ -457,6 +478,7 @@ COMMANDS = {
     "blur": Command(BlurConfig, _blur),
     "evaluate": Command(EvaluateConfig, _evaluate),
     "demo": Command(DemoConfig, _demo),
+    "export": Command(ExportConfig, _export),
     "info": Command(InfoConfig, _info),
     "tune": Command(TuneConfig, _tune),
 }

@@ -486,6 +486,21 @@ class InfoConfig(Options):
 
 
 @dataclass(frozen=True)
+class ExportConfig(Options):
+    """Write the network for other runtimes, as ONNX or a torch.export program."""
+
+    out: Positional[Path]
+    """The file, which ends in .onnx or .pt2."""
+    weights: Annotated[Path | None, option("-m")] = None
+    """A weights file, a run folder, a saved model's folder or a Hugging Face repository, OWNER/NAME; the weights that
+    ship with the package if not given."""
+    unit_range: bool = False
+    """Take and give pictures in [0, 1], in place of [-1, 1]."""
+    overwrite: bool = False
+    """Replace a file that exists."""
+
+
+@dataclass(frozen=True)
 class TuneConfig(Options):
     """Measure which tilings of the convolutions' kernels are the fastest on this GPU."""
 

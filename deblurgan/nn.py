@@ -77,7 +77,8 @@ class Generator(nn.Module):
     gradient is needed; that gradient cannot be differentiated again. They compute in autocast's type where that is
     active. `generator.backend = "reference"` switches back to plain torch, and `why_reference(x)` tells why that is
     used. `generator.quantize = "int8"` or "fp8" runs the engine's residual blocks in 8 bits, on compute capability 8.0
-    or 8.9 and newer.
+    or 8.9 and newer. `source` says in words where loaded weights come from, and `card` is what their file tells of
+    their training, until they are trained on; both are None for weights that were drawn.
 
     Args:
         preset: "paper", the network of the published numbers and the released weights (two convolutions a block,
@@ -120,6 +121,8 @@ class Generator(nn.Module):
             self._add_layer(stage)
         self.backend: Backend = "auto"
         self.quantize: Quantize | None = None
+        self.source: str | None = None
+        self.card: dict[str, Any] | None = None
         self._engine: tuple[Any, engine.Engine] | None = None
         self.apply(_init_weights)
 
@@ -228,6 +231,8 @@ class Generator(nn.Module):
 
     def train(self, mode: bool = True) -> Generator:
         self._engine = None  # fused optimisers change weights without a trace
+        if mode:
+            self.card = None
         return super().train(mode)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -250,6 +255,77 @@ class Generator(nn.Module):
     def config(self) -> dict[str, Any]:
         """The spec as plain values: `Generator(**config)` builds the same network."""
         return asdict(self.spec)
+
+    @staticmethod
+    def from_pretrained(
+        path_or_id: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+    ) -> Generator:
+        """The generator of a weights file, a training's run folder (its best), a folder by `save_pretrained`, a Hugging
+        Face repository, or, by default, the one that ships; fp32 on the CPU, in evaluation mode. `source` says which.
+
+        A repository is given as "OWNER/NAME" or "hub:OWNER/NAME", with "@REVISION" or not; a path that exists is the
+        path. Its model.safetensors is fetched, and config.json where that file does not describe itself, nothing else;
+        without a network the copy in the cache is taken. The keywords are those of huggingface_hub's hf_hub_download.
+
+        Raises CheckpointError for a damaged file or an unknown network; FileNotFoundError for what is neither a path
+        nor a repository with such a file; ConnectionError where there is neither network nor copy; PermissionError for
+        a gated repository; ImportError where huggingface_hub is missing.
+        """
+        from deblurgan.checkpoint import load_pretrained
+
+        return load_pretrained(
+            path_or_id,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+        )
+
+    def save_pretrained(self, folder: str | Path, *, card: dict[str, Any] | None = None) -> None:
+        """Writes model.safetensors, config.json and, unless the folder has one, a README.md that is the model card.
+
+        `card` is what is known of the weights, such as {"licence": "cc-by-4.0", "psnr": 28.1}; if not given, it is what
+        their own file told. The options of a training that name files and folders are left out of it.
+        """
+        from deblurgan.checkpoint import save_pretrained
+
+        save_pretrained(self, folder, card=card)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        card: dict[str, Any] | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        commit_message: str = "Upload a generator of deblurgan",
+    ) -> str:
+        """Uploads what `save_pretrained` writes to the Hugging Face repository "OWNER/NAME", which is made where there
+        is none, and returns the commit's address. A README.md that it has is kept.
+
+        Raises ImportError without huggingface_hub; what goes wrong with the upload is told by its own errors.
+        """
+        from deblurgan.checkpoint import push_to_hub
+
+        return push_to_hub(
+            self,
+            repository,
+            card=card,
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+            commit_message=commit_message,
+        )
 
     def dead_biases(self) -> set[str]:
         """Names of the biases that feed an InstanceNorm, which subtracts them again: they have no effect."""

@@ -64,7 +64,7 @@ def test_python_m_deblurgan_runs_and_exits_as_main_does() -> None:
     assert (version.returncode, version.stdout, version.stderr) == (0, f"deblurgan {deblurgan.__version__}\n", "")
     wrong = in_new_process("sharpen")
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert "unknown command 'sharpen': deblurgan has train, deblur, blur, evaluate, demo, info, tune" in wrong.stderr
+    assert f"unknown command 'sharpen': deblurgan has {', '.join(cli.COMMANDS)}" in wrong.stderr
 
 
 def test_help_answers_without_torch() -> None:
@@ -99,6 +99,7 @@ def test_help_lists_the_commands(word: str, capsys: pytest.CaptureFixture[str]) 
         ("evaluate", ["--metrics", "--kernels", "--csv", "--layout", "--config"]),
         ("demo", ["--seed", "-o", "--config"]),
         ("info", ["--help"]),
+        ("export", ["--weights", "-m", "--unit-range", "--overwrite", "--config"]),
         (
             "tune",
             ["--budget", "--preset", "--dtype", "--forward-only", "--gradients-only", "--table", "-o", "--config"],
@@ -159,6 +160,8 @@ def test_each_command_has_help(name: str, options: list[str], capsys: pytest.Cap
         ("demo -o small.safetensors/grid.png", "small.safetensors"),
         ("deblur photos -o out --suffix a/b", "suffix must be part of a file's name, got 'a/b'"),
         ("evaluate photos --csv photos", "photos is a folder"),
+        ("export net.pth", "path must end in .onnx or .pt2, got net.pth"),
+        ("export photos/0.png", "0.png exists: --overwrite replaces it"),
         ("demo -o photos/0.png --no-overwrite", "0.png exists: --overwrite replaces it"),
     ],
 )

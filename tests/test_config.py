@@ -18,7 +18,7 @@ from deblurgan import config
 from deblurgan.config import TRAIN_PRESETS, TrainConfig, from_mapping, to_mapping, train_config
 
 KINDS = [config.TrainConfig, config.DeblurConfig, config.BlurConfig, config.EvaluateConfig, config.DemoConfig]
-KINDS.append(config.TuneConfig)
+KINDS += [config.TuneConfig, config.ExportConfig]
 
 
 def test_defaults_are_the_paper_s() -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import io
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -677,16 +675,6 @@ def test_from_pretrained_takes_a_file_a_run_folder_or_nothing(small_generator: G
     assert Deblurrer.from_pretrained(dtype="bf16").dtype == torch.bfloat16
     with pytest.raises(FileNotFoundError):
         Deblurrer.from_pretrained(tmp_path / "nowhere.safetensors")
-
-
-def test_from_pretrained_fetches_a_hub_repository(
-    small_generator: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save_generator(small_generator, tmp_path / "model.safetensors")
-    hub = ModuleType("huggingface_hub")
-    hub.hf_hub_download = lambda repository, name: str(tmp_path / name) if repository == "owner/name" else ""
-    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
-    assert Deblurrer.from_pretrained("hub:owner/name").generator.spec == small_generator.spec
 
 
 def test_info_names_each_part() -> None:

@@ -95,7 +95,7 @@ def _load_pth(path: Path, start: bytes) -> Any:
     except Exception as error:  # of any kind, AssertionError and struct.error among them; the file itself was read
         if "TorchScript" in str(error):
             raise CheckpointError(f"{path}: a TorchScript archive, not the state dict of its module") from None
-        raise CheckpointError(f"{path}: damaged weights file ({_first_line(error)})") from error
+        raise CheckpointError(f"{path}: damaged weights file ({first_line(error)})") from error
 
 
 def _why_not_plain(error: pickle.UnpicklingError) -> str:
@@ -108,5 +108,6 @@ def _why_not_plain(error: pickle.UnpicklingError) -> str:
     return "not a file of plain weights, or damaged; only tensors are read, since other objects can run code"
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What it says, in one short line."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]

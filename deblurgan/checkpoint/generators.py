@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,37 +12,18 @@ import torch
 from deblurgan.arguments import require_kind
 from deblurgan.checkpoint.files import CheckpointError, load_objects, save_tensors
 from deblurgan.checkpoint.layouts import filled, generator_of, released_names, unfilled
+from deblurgan.checkpoint.sources import SAVED_CONFIG, SAVED_MODEL, Source, find_weights, local_weights
 from deblurgan.checkpoint.state_dicts import StateDict, find_generator
 from deblurgan.device import torch_defaults
 from deblurgan.images import replace_file
 from deblurgan.nn import Generator
 
-DEFAULT_WEIGHTS = Path(__file__).parents[1] / "assets" / "tiny.safetensors"
-
-
-def weights_file(path: Path | str) -> Path:
-    """The weights file of a path: the file itself or, of a run folder, its best.safetensors.
-
-    A run that was stopped before its first validation has last.safetensors alone, which is then taken, with a warning.
-    Raises IsADirectoryError for a folder without either.
-    """
-    require_kind("path", path, (str, os.PathLike))
-    path = Path(path).expanduser()
-    if not path.is_dir():
-        return path
-    best, last = path / "best.safetensors", path / "last.safetensors"
-    if best.exists():
-        return best
-    if last.exists():
-        warnings.warn(f"{path} holds no best.safetensors: last.safetensors is taken", stacklevel=2)
-        return last
-    raise IsADirectoryError(f"{path} is a folder without best.safetensors or last.safetensors, so none of a training")
-
 
 def save_generator(
     generator: Generator, path: Path | str, *, half: bool = False, card: dict[str, Any] | None = None
 ) -> None:
-    """Writes weights and spec as safetensors. `half` stores fp16; `card` goes into the header as JSON.
+    """Writes weights and spec as safetensors, in a folder that is made where there is none. `half` stores fp16; `card`
+    goes into the header as JSON.
 
     Raises ValueError for weights that fp16 cannot hold.
     """
@@ -58,14 +37,18 @@ def save_generator(
     metadata = {"generator": json.dumps(generator.config(), sort_keys=True)}
     if card is not None:
         metadata["card"] = json.dumps(card, sort_keys=True)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     save_tensors(tensors, path, metadata=metadata)
 
 
-@torch_defaults()
 def load_generator(path: Path | str) -> Generator:
-    """The generator in a weights file or run folder (see `weights_file`), fp32 on the CPU, in evaluation mode.
+    """The generator in a weights file, run folder or saved model's folder, fp32 on the CPU, in evaluation mode.
 
-    Reads our safetensors, and a released .pth of any width and number of blocks:
+    Of a run folder best.safetensors is taken (last.safetensors, with a warning, of a run that was stopped before its
+    first validation), of a saved model's model.safetensors; `Generator.source` says which.
+
+    Reads our safetensors, those of huggingface_hub's mixin with a config.json beside them, and a released .pth of any
+    width and number of blocks:
 
     - with two convolutions a block (conv_block.1 and .6, or .5 without dropout), or one (conv_block.1: the released
       code after 2019-03, read as a block that ends in a ReLU);
@@ -79,18 +62,51 @@ def load_generator(path: Path | str) -> Generator:
     network. Raises CheckpointError for a damaged file, an unknown network, and for missing or extra tensors, which it
     names; OSError where the file cannot be read.
     """
-    path = weights_file(path)
-    content, metadata = load_objects(path)
+    return _loaded(local_weights(path))
+
+
+def load_pretrained(path_or_id: Path | str | None = None, **options: Any) -> Generator:
+    """`load_generator` of a path, a Hugging Face id or None, with the options and errors of `find_weights`."""
+    return _loaded(find_weights(path_or_id, **options))
+
+
+@torch_defaults()
+def _loaded(source: Source) -> Generator:
+    content, metadata = load_objects(source.path)
     if "generator" in metadata:
-        return _ours(StateDict(path, "", "", content), metadata["generator"])
-    if metadata.get("format") == "deblurgan":
-        raise CheckpointError(f"{path}: no weights file; the state of a training has best.safetensors beside it")
-    return generator_of(find_generator(path, content))
+        generator = _ours(StateDict(source.path, "", "", content), metadata["generator"])
+    elif metadata.get("format") == "deblurgan":
+        raise CheckpointError(f"{source.path}: no weights file; the state of a training has best.safetensors beside it")
+    else:
+        generator = _theirs(find_generator(source.path, content))
+    generator.card = _card(source.path, metadata)
+    step = (generator.card or {}).get("step")
+    generator.source = source.found if step is None else f"{source.found}, step {step}"
+    return generator
+
+
+def _card(path: Path, metadata: dict[str, str]) -> dict[str, Any] | None:
+    try:
+        card = json.loads(metadata["card"]) if "generator" in metadata and "card" in metadata else None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: its card is not JSON ({error})") from error
+    return card if isinstance(card, dict) else None
+
+
+def _theirs(state: StateDict) -> Generator:
+    config = state.path.with_name(SAVED_CONFIG)
+    if state.is_ours() and state.path.name == SAVED_MODEL and config.is_file():
+        return _ours(state, config.read_text(encoding="utf-8"))
+    return generator_of(state)
 
 
 def save_released(generator: Generator, path: Path | str) -> None:
-    """Writes a .pth in the released layout, which the released code loads. Raises ValueError for a network that it
-    cannot hold: the released code pads with reflection and has a bias on every convolution."""
+    """Writes a .pth in the released layout, which the released code loads, in a folder that is made where there is
+    none.
+
+    Raises ValueError for a network that it cannot hold: the released code pads with reflection and has a bias on every
+    convolution.
+    """
     require_kind("generator", generator, Generator)
     spec = generator.spec
     if spec.border != "reflect" or not spec.bias:
@@ -99,15 +115,17 @@ def save_released(generator: Generator, path: Path | str) -> None:
     tensors = {released: generator.state_dict()[ours].cpu() for released, ours in names.items()}
     buffer = io.BytesIO()
     torch.save(tensors, buffer)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     replace_file(Path(path), buffer.getvalue())
 
 
 def _ours(state: StateDict, config: str) -> Generator:
     try:
-        spec = json.loads(config)
-        if spec["blocks"] + spec.get("downsamplings", 0) > len(state.tensors):  # before as many layers are made
+        options = {name: value for name, value in json.loads(config).items() if value is not None}
+        layers = options.get("blocks", 0) + options.get("downsamplings", 0)
+        if layers > len(state.tensors):  # before as many layers are made
             raise ValueError(f"as many layers, but {len(state.tensors)} tensors: {config}")
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise state.error(f"describes no generator this version knows ({error})") from error
-    generator = unfilled(state, **spec)
+    generator = unfilled(state, **options)
     return filled(generator, {name: name for name in generator.state_dict()}, state)

@@ -73,7 +73,7 @@ def find_generator(path: Path, content: Any) -> StateDict:
         labels = ", ".join(one.label() for one in (chosen, *others))
         raise CheckpointError(f"{path}: holds several generators, {labels}: the one that is meant needs its own file")
     if len(generators) > 1:
-        warnings.warn(f"{path}: of {len(generators)} generators the average is taken, {chosen.label()}", stacklevel=4)
+        warnings.warn(f"{path}: of {len(generators)} generators the average is taken, {chosen.label()}", stacklevel=5)
     return chosen
 
 

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from deblurgan import images, memory
 from deblurgan.arguments import require_kind
-from deblurgan.checkpoint import load_generator
 from deblurgan.config import as_path
 from deblurgan.device import (
     DTYPES,
@@ -31,7 +30,6 @@ from deblurgan.device import (
 from deblurgan.images import FilesReport
 from deblurgan.inference import checks, folders
 from deblurgan.inference.processes import Processes
-from deblurgan.inference.weights import weights_path
 from deblurgan.limits import require_memory
 from deblurgan.nn import Generator
 from deblurgan.ops.layers import Quantize
@@ -105,6 +103,7 @@ class Deblurrer:
         self.generator = self._copy(generator)
         self.device = next(self.generator.parameters()).device  # by number: "cuda" is another one in another thread
         self.generator.quantize = quantize
+        self.source = generator.source
         self._network = self._compiled() if compile else self.generator
 
     @classmethod
@@ -120,15 +119,15 @@ class Deblurrer:
         quantize: Quantize | None = None,
         compile: bool = False,
     ) -> Deblurrer:
-        """A Deblurrer with the weights of a file, of a training's run folder (its best), of a Hugging Face repository
-        given as "hub:OWNER/NAME" (downloaded), or, by default, those that ship with the package.
+        """A Deblurrer with the weights of a file, of a training's run folder (its best), of a folder by
+        `Generator.save_pretrained`, of a Hugging Face repository given as "OWNER/NAME" or "hub:OWNER/NAME", with
+        "@REVISION" or not (downloaded), or, by default, those that ship with the package. `source` says which.
 
-        The options are those of the class. Raises CheckpointError for a damaged file or an unknown network, OSError for
-        a file that cannot be read, ImportError where "hub:" lacks huggingface_hub.
+        The options are those of the class, the errors those of `Generator.from_pretrained`.
         """
         checks.require_own_threads()  # before the weights are copied
         return cls(
-            load_generator(weights_path(path_or_id)),
+            Generator.from_pretrained(path_or_id),
             device=device,
             dtype=dtype,
             max_memory=max_memory,

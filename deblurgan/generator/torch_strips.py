@@ -1,0 +1,76 @@
+"""The arithmetic of strips in plain torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deblurgan.generator.strips import Moments
+from deblurgan.kernels.config import Border
+from deblurgan.spec import Stage
+
+
+class TorchOps:
+    """`strips.StripOps` with the weights of `state`, a generator's, on their device and in their type.
+
+    A bias before an InstanceNorm, which subtracts it again, is left out.
+    """
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        self.state = state
+        self.dtype, self.device = state["head.weight"].dtype, state["head.weight"].device
+
+    def pack(self, pixels: Tensor, out: Tensor, border: Border) -> None:
+        _with_sides(pixels, out, border)
+
+    def conv(self, stage: Stage, x: Tensor) -> tuple[Tensor, Moments]:
+        weight, planes = self.state[f"{stage.name}.weight"], x.permute(2, 0, 1)[None]
+        if stage.kind == "up":  # of the last row only what it adds to the one above
+            y = F.conv_transpose2d(planes, weight, stride=2, padding=1, output_padding=(0, 1))[..., :-1, :]
+        else:
+            y = F.conv2d(planes, weight, stride=stage.stride)
+        rows = y[0].permute(1, 2, 0)
+        return rows, moments(rows)
+
+    def activate(
+        self, stage: Stage, y: Tensor, stats: Tensor, residual: Tensor | None, out: Tensor, border: Border
+    ) -> None:
+        mean, inverse_std = stats
+        value = y.to(torch.promote_types(y.dtype, torch.float32), copy=True).sub_(mean).mul_(inverse_std)
+        if stage.act == "relu":
+            value.relu_()
+        if residual is not None:
+            value.add_(residual)
+        _with_sides(value, out, border)
+
+    def head(self, x: Tensor, pixels: Tensor) -> Tensor:
+        y = F.conv2d(x.permute(2, 0, 1)[None], self.state["head.weight"], self.state["head.bias"])
+        return torch.tanh(y)[0].permute(1, 2, 0).float().add_(pixels).clamp_(-1, 1)
+
+
+def moments(y: Tensor) -> Moments:
+    """Of the planes of y [rows, w, c], about a pivot: a constant plane has its own value as mean, and no variance."""
+    values = y.reshape(-1, y.shape[2]).to(torch.promote_types(y.dtype, torch.float32))
+    pivot = values[0]
+    centred = values - pivot
+    mean = centred.mean(0)
+    m2 = centred.sub_(mean).square_().sum(0)
+    return Moments(len(values), pivot + mean, m2)
+
+
+def _with_sides(rows: Tensor, out: Tensor, border: Border) -> None:
+    """rows [rows, w, c] into the middle of out [rows, w + 2b, c], and their border beside them."""
+    width = border.width
+    if width == 0:
+        out.copy_(rows)
+        return
+    out[:, width:-width] = rows
+    if border.mode == "zero":
+        out[:, :width] = 0
+        out[:, -width:] = 0
+    else:
+        out[:, :width] = out[:, width + 1 : 2 * width + 1].flip(1)
+        out[:, -width:] = out[:, -2 * width - 1 : -width - 1].flip(1)
