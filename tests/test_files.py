@@ -105,7 +105,7 @@ def test_pictures_that_cannot_be_read_are_named_and_other_files_counted(
 
 
 def test_a_folder_of_nothing_that_can_be_read_is_no_empty_one(tmp_path: Path) -> None:
-    path = touch(tmp_path / "in" / "a.heic")
+    path = touch(tmp_path / "in" / "a.heics")
     plan = plan_outputs([path.parent], tmp_path / "out")
     assert (plan.pairs, [source for source, _ in plan.failed]) == ([], [path])
 
