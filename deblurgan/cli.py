@@ -29,6 +29,7 @@ from deblurgan.config import (
     InfoConfig,
     TrainConfig,
     TuneConfig,
+    WebConfig,
 )
 
 if TYPE_CHECKING:
@@ -472,6 +473,13 @@ def _tune(options: TuneConfig) -> int:
     return 0
 
 
+def _web(options: WebConfig) -> int:
+    from deblurgan.web import serve
+
+    serve(options, log=_say)
+    os._exit(0)  # at once: a photo in work would hold up the interpreter's exit, or crash in it
+
+
 COMMANDS = {
     "train": Command(TrainConfig, _train),
     "deblur": Command(DeblurConfig, _deblur),
@@ -481,4 +489,5 @@ COMMANDS = {
     "export": Command(ExportConfig, _export),
     "info": Command(InfoConfig, _info),
     "tune": Command(TuneConfig, _tune),
+    "web": Command(WebConfig, _web),
 }

@@ -429,12 +429,12 @@ class BlurConfig(Options):
     """Replace files that exist, the inputs themselves included."""
     skip_existing: bool = False
     """Leave out versions that exist. With pairs this goes without saying: an interrupted set is gone on with."""
-    quality: int = 95
-    """Of JPEG and WebP, 1 to 100."""
+    quality: int | None = None
+    """Of JPEG, WebP and AVIF, 1 to 100; as each source was if not given, 95 where it says nothing."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.quality <= 100:
+        if self.quality is not None and not 1 <= self.quality <= 100:
             raise ValueError(f"quality must be 1 to 100, got {self.quality}")
         if self.n < 1:
             raise ValueError(f"n must be at least 1, got {self.n}")
@@ -542,6 +542,29 @@ class TuneConfig(Options):
         for name in ("sizes", "crops"):
             for text in getattr(self, name):
                 parsed_size(name, text)
+
+
+@dataclass(frozen=True)
+class WebConfig(Options):
+    """Open a page for the browser: drop a photo, compare before and after, play with camera shake."""
+
+    weights: Annotated[Path | None, option("-m")] = None
+    """A .safetensors file, a released .pth or a run folder; the weights that ship with the package if not given."""
+    port: int = 7860
+    """Of the page's address, 1 to 65535."""
+    host: str = "127.0.0.1"
+    """Address to listen at, by default for this machine alone. There is no password."""
+    max_file_size: int = 200
+    """Of a photo, MB."""
+    device: str = "auto"
+    dtype: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.port <= 65535:
+            raise ValueError(f"port must be 1 to 65535, got {self.port}")
+        if self.max_file_size < 1:
+            raise ValueError(f"max_file_size must be at least 1 MB, got {self.max_file_size}")
 
 
 def parsed_size(name: str, text: str) -> tuple[int, int, int]:

@@ -118,7 +118,7 @@ def test_the_thumbnail_of_a_raw_file_is_not_taken_for_the_picture(tmp_path: Path
 
 
 def test_a_picture_is_read_by_its_content_where_its_suffix_lies(tmp_path: Path) -> None:
-    path = picture(tmp_path / "a.heic", "JPEG")
+    path = picture(tmp_path / "a.heics", "JPEG")
     assert run_plan(plan_outputs([path], tmp_path / "out.jpg"), copy).done == [tmp_path / "out.jpg"]
 
 
@@ -130,9 +130,9 @@ def test_a_picture_is_read_by_its_content_where_its_suffix_lies(tmp_path: Path) 
 def test_thumbnails_and_deleted_pictures_are_passed_over_unless_they_are_named(tmp_path: Path, folder: str) -> None:
     kept = touch(tmp_path / "DCIM" / "a.jpg")
     inside = touch(tmp_path / folder / "b.jpg")
-    touch(tmp_path / folder / "c.heic")
+    touch(tmp_path / folder / "c.heics")
     assert images.find(tmp_path) == [kept]
-    (inside.parent / "c.heic").unlink()
+    (inside.parent / "c.heics").unlink()
     assert images.find(inside.parent) == [inside]
     assert images.find(inside) == [inside]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import pickle
-import random
 import shutil
 import stat
 import struct
@@ -17,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from deblurgan import images
 from deblurgan.images import ImageError, Picture
@@ -185,6 +185,7 @@ def test_rgb_colour_key_becomes_alpha(tmp_path: Path) -> None:
     assert same(picture.pixels, pixels)
 
 
+@pytest.mark.skipif(int(PIL.__version__.split(".")[0]) < 13, reason="older Pillows do not read it")
 def test_ycbcr_tiff_becomes_rgb(tmp_path: Path) -> None:
     image = Image.fromarray(smooth(8, 8))
     picture = images.read(saved(tmp_path, image.convert("YCbCr"), "TIFF"))
@@ -222,38 +223,9 @@ def test_cmyk_with_unfit_profile_is_refused(tmp_path: Path, profile: bytes) -> N
 # Depth and colour spaces that are refused
 
 
-@pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
-def test_sixteen_bit_png_is_refused(tmp_path: Path, colour: int, channels: int) -> None:
-    path = tmp_path / "deep.png"
-    path.write_bytes(raw_png(3, 2, 16, colour, (b"\0" + bytes(range(6 * channels))) * 2))
-    with pytest.raises(ImageError, match="16 bits a channel are not supported: convert to 8 bits first"):
-        images.read(path)
-
-
-def sixteen_bit_rgb_tiff() -> bytes:
-    shorts = {256: 3, 257: 2, 259: 1, 262: 2, 277: 3, 278: 2}
-    entries = {tag: struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in shorts.items()}
-    after = 8 + 2 + 12 * 9 + 4
-    entries[258] = struct.pack("<HHII", 258, 3, 3, after)
-    entries[273] = struct.pack("<HHII", 273, 4, 1, after + 6)
-    entries[279] = struct.pack("<HHII", 279, 4, 1, 36)
-    directory = struct.pack("<H", 9) + b"".join(entries[tag] for tag in sorted(entries)) + bytes(4)
-    return b"II*\0" + struct.pack("<I", 8) + directory + struct.pack("<HHH", 16, 16, 16) + bytes(range(36))
-
-
-def test_sixteen_bit_rgb_tiff_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "deep.tif"
-    path.write_bytes(sixteen_bit_rgb_tiff())
-    with Image.open(path) as image:
-        assert image.mode == "RGB"  # Pillow alone would reduce it in silence
-    with pytest.raises(ImageError, match="16 bits a channel"):
-        images.read(path)
-
-
 @pytest.mark.parametrize(
     ("image", "reason"),
     [
-        (Image.fromarray(np.ones((3, 4), np.uint16)), "16 bits"),
         (Image.new("I", (4, 3)), "32 bits"),
         (Image.new("F", (4, 3)), "floating-point"),
         (Image.new("LAB", (4, 3)), "LAB colours"),
@@ -270,7 +242,7 @@ def test_signed_pixels_are_refused(tmp_path: Path) -> None:
         images.read(path)
 
 
-@pytest.mark.parametrize("mode", ["I", "F", "I;16", "HSV", "LAB"])
+@pytest.mark.parametrize("mode", ["I", "F", "HSV", "LAB"])
 def test_from_pil_refuses_what_read_refuses(mode: str) -> None:
     with pytest.raises(ImageError, match="not supported") as caught:
         images.from_pil(Image.new(mode, (4, 3)), name="frame 7")
@@ -297,7 +269,7 @@ def test_from_pil_leaves_the_image_alone(tmp_path: Path) -> None:
 def test_many_frames_are_refused(tmp_path: Path, format: str) -> None:
     first, second = (Image.fromarray(noise(6, 6, 3, seed=seed)) for seed in (0, 1))
     path = saved(tmp_path, first, format, save_all=True, append_images=[second])
-    with pytest.raises(ImageError, match="2 frames"):
+    with pytest.raises(ImageError, match="many-paged" if format == "TIFF" else "animated"):
         images.read(path)
 
 
@@ -693,19 +665,21 @@ def test_formats_off_the_list_are_refused(tmp_path: Path) -> None:
 def test_decompression_bomb(tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(raw_png(30_000, 30_000, 8, 2, bytes(1000)))
-    with pytest.raises(ImageError, match="too many pixels"):
+    with pytest.raises(ImageError, match="30000x30000 are more than 500000000 pixels"):
         images.read(path)
 
 
-def test_large_pictures_are_read_without_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = saved(tmp_path, Image.fromarray(noise(10, 15, 3)))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "BMP", "GIF"])
+def test_the_limit_of_pixels_is_ours_and_not_the_process_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    path = saved(tmp_path, Image.fromarray(noise(10, 15, 3)), format)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert images.read(path).pixels.shape == (10, 15, 3)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 70)
-    with pytest.raises(ImageError, match="too many pixels"):
-        images.read(path)
+        assert images.read(path, max_pixels=150).pixels.shape == (10, 15, 3)
+    with pytest.raises(ImageError, match="15x10 are more than 149 pixels"):
+        images.read(path, max_pixels=149)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
@@ -751,59 +725,9 @@ def test_errors_that_are_not_the_files_fault_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     path = saved(tmp_path, Image.fromarray(noise(4, 4, 3)))
-    monkeypatch.setattr(Image, "open", failing(error))
+    monkeypatch.setattr(PngImagePlugin, "PngImageFile", failing(error))
     with pytest.raises(type(error)):
         images.read(path)
-
-
-def mutation_seeds() -> dict[str, bytes]:
-    small = Image.fromarray(smooth(12, 10))
-    extras: dict[str, Any] = {"exif": camera_exif(6).tobytes(), "icc_profile": srgb(), "dpi": (300, 300)}
-    return {
-        "jpeg": encoded(small, "JPEG", **extras),
-        "progressive": encoded(small, "JPEG", progressive=True),
-        "png": encoded(small.convert("RGBA"), "PNG", **extras),
-        "palette": encoded(small.quantize(8), "PNG", transparency=1),
-        "tiff": encoded(small, "TIFF", **extras),
-        "deflate": encoded(small, "TIFF", compression="tiff_deflate"),
-        "webp": encoded(small, "WEBP", **{name: extras[name] for name in ("exif", "icc_profile")}),
-        "bmp": encoded(small, "BMP"),
-        "gif": encoded(small.quantize(8), "GIF"),
-        "mpo": encoded(small, "MPO", save_all=True, append_images=[small]),
-    }
-
-
-def with_true_checksums(png: bytes | bytearray) -> bytes:
-    """Checksums would stop nearly all damage at the door."""
-    out, at = bytes(png[:8]), 8
-    while at + 12 <= len(png):
-        (size,) = struct.unpack_from(">I", png, at)
-        out += chunk(bytes(png[at + 4 : at + 8]), png[at + 8 : at + 8 + size])
-        at += 12 + size
-    return out + png[at:]
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", list(mutation_seeds()))
-def test_damaged_files_give_a_picture_or_an_image_error(tmp_path: Path, kind: str) -> None:
-    original, dice = mutation_seeds()[kind], random.Random(kind)
-    path, refused = tmp_path / "mutant", 0
-    for _ in range(60):
-        mutant = bytearray(original)
-        # Half the damage falls on the header, where the structure is.
-        span = min(len(mutant), 200) if dice.random() < 0.5 else len(mutant)
-        for _ in range(dice.randint(1, 8)):
-            mutant[dice.randrange(span)] = dice.choice([0, 1, 127, 128, 255, dice.randrange(256)])
-        if dice.random() < 0.2:
-            del mutant[dice.randrange(len(mutant)) :]
-        path.write_bytes(with_true_checksums(mutant) if original.startswith(b"\x89PNG") else mutant)
-        try:
-            picture = images.read(path)
-        except ImageError:
-            refused += 1
-        else:
-            assert picture.pixels.ndim == 3
-    assert 0 < refused < 60
 
 
 # Picture
@@ -875,10 +799,11 @@ def test_find_follows_links_but_not_in_circles(tmp_path: Path) -> None:
 
 
 def test_every_suffix_is_found_and_read(tmp_path: Path) -> None:
+    heic = {".heic", ".heif", ".hif"}
     formats = {suffix: format for format, suffix in SUFFIX.items()} | {".tiff": "TIFF", ".apng": "PNG", ".dib": "BMP"}
     for suffix in images.SUFFIXES:
         source = formats.get(suffix, "JPEG")
         shutil.copy(saved(tmp_path, Image.new("RGB", (4, 4)), source), tmp_path / ("picture" + suffix))
     found = [path for path in images.find(tmp_path) if path.stem == "picture"]
-    assert {path.suffix for path in found} == images.SUFFIXES
+    assert {path.suffix for path in found} == images.SUFFIXES > heic  # whose own test has such files
     assert all(images.read(path).pixels.shape == (4, 4, 3) for path in found)

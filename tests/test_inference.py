@@ -287,7 +287,7 @@ def test_the_result_can_be_changed_and_trained_on(deblurrer: Deblurrer) -> None:
         (torch.zeros(3, 8, 8, device="meta"), "a dense Tensor, got torch.strided on meta"),
         (torch.zeros(3, 8, 8).to_sparse(), "a dense Tensor, got torch.sparse_coo"),
         (torch.zeros(3, 8, 8).to(torch.float8_e4m3fn), r"uint8 or float in \[0, 1\], got torch.float8_e4m3fn"),
-        (Image.new("I;16", (8, 8)), "16 bits a channel are not supported"),
+        (Image.new("I", (8, 8)), "32 bits a channel are not supported"),
         (Image.new("CMYK", (8, 8)), "CMYK without a colour profile"),
     ],
 )
@@ -584,8 +584,8 @@ def add_bad_files(folder: Path) -> dict[str, str]:
     (folder / "truncated.jpg").write_bytes(jpeg[: len(jpeg) // 2])
     (folder / "empty.png").write_bytes(b"")
     (folder / "text.png").write_text("not a picture")
-    (folder / "deep.png").write_bytes(encoded(Image.fromarray(texture(9, 9)[..., 0].astype(np.uint16) * 257), "PNG"))
-    return {"truncated.jpg": "truncated", "empty.png": "empty", "text.png": "not a JPEG", "deep.png": "16 bits"}
+    (folder / "deep.tif").write_bytes(encoded(Image.new("I", (9, 9)), "TIFF"))
+    return {"truncated.jpg": "truncated", "empty.png": "empty", "text.png": "not a JPEG", "deep.tif": "32 bits"}
 
 
 def test_bad_files_are_listed_and_the_rest_is_written(deblurrer: Deblurrer, photos: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ FLOORS = [
     {"nn"},
     {"losses", "data", "checkpoint"},
     {"training", "inference", "diagnosis", "tuning", "export", "integrations"},
-    {"evaluation"},
+    {"evaluation", "web"},
     {"cli"},
 ]
 # Methods that stand for functions of a higher floor, which they import when they are called

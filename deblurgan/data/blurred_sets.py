@@ -148,7 +148,7 @@ def _blur_one(options: BlurConfig, blur: MotionBlur, outputs: Outputs) -> Callab
         paths = outputs.pair(target) if options.pairs else [target]
         for path in paths:  # what is there of a set is its own: _begin_set has looked
             images.require_absent(path, overwrite=options.overwrite or options.pairs)
-        sharp = images.read(source, check_size=lambda w, h: require_memory(w, h, w * h * BYTES_PER_PIXEL))
+        sharp = images.read(source, check_size=lambda w, h: require_memory(w, h, w * h * BYTES_PER_PIXEL)).in_8_bits()
         pixels = torch.from_numpy(sharp.pixels).permute(2, 0, 1)
         pixels = blur(pixels, seed=options.seed, index=outputs.number[target])
         blurred = sharp.with_pixels(pixels.permute(1, 2, 0).numpy())

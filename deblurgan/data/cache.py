@@ -77,7 +77,7 @@ class PictureCache:
         if path in self.bad:
             raise images.ImageError(path, self.bad[path])
         try:
-            pixels = images.read(path).pixels
+            pixels = images.read(path).in_8_bits().pixels
         except images.ImageError as error:
             self.bad[path] = error.reason
             raise

@@ -1,12 +1,13 @@
 """Picture files in and out, nothing lost in silence.
 
-`read` gives a `Picture`: upright 8-bit RGB pixels, with alpha, EXIF, XMP, comments, colour profile and resolution
-beside them. `write` puts all of it back. A picture that a format cannot hold (16-bit depth, animation, alpha in a JPEG)
+`read` gives a `Picture`: upright RGB pixels of 8 or 16 bits, with alpha, EXIF, XMP, comments, colour profile and
+resolution beside them. `write` puts all of it back. A picture that a format cannot hold (animation, alpha in a JPEG)
 is refused with an `ImageError`; what else a file lacks, `write` returns in words.
 
-picture holds the picture in memory, reading and writing its way from and to a file, colour and metadata what these two
-know of file formats: jpeg, tiff, xmp and png each of one, jpeg_end whether a JPEG is all there. files finds and
-replaces pictures; batch works through many.
+picture holds the picture in memory, reading and writing its way from and to a file, opening what is looked at before
+anything is decoded, colour, deep and metadata what these know of file formats: jpeg, tiff, xmp, png and isobmff (AVIF
+and HEIC) each of one, jpeg_end whether a JPEG is all there. files finds and replaces pictures; batch works through
+many.
 """
 
 from deblurgan.images.batch import (
@@ -22,7 +23,7 @@ from deblurgan.images.batch import (
 from deblurgan.images.files import SUFFIXES, find, kinds, replace_file, require_absent
 from deblurgan.images.picture import ImageError, Picture, printable
 from deblurgan.images.reading import from_pil, read, to_pil_like
-from deblurgan.images.writing import require_writable, write
+from deblurgan.images.writing import encode, require_writable, write
 
 __all__ = [
     "FAILURES",
@@ -31,6 +32,7 @@ __all__ = [
     "ImageError",
     "Picture",
     "Plan",
+    "encode",
     "failure_reason",
     "find",
     "from_pil",

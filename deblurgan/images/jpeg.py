@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable
 
 from PIL import Image
-from PIL.JpegImagePlugin import JpegImageFile
+from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 
-from deblurgan.images.picture import Picture, Segment
+from deblurgan.images.picture import JpegCoding, Picture, Segment
 from deblurgan.images.tiff import EXIF_HEAD
 
 PHOTOSHOP_HEAD = b"Photoshop 3.0\0"
@@ -19,6 +19,7 @@ PROFILE_HEAD = b"ICC_PROFILE\0"
 _OTHERS = (b"JFIF\0", b"JFXX\0", b"Adobe", b"MPF\0", b"urn:iso:std:iso:ts:21496:")  # of the pixels, or further pictures
 _KNOWN = (EXIF_HEAD, XMP_HEAD, EXTENSION_HEAD, PROFILE_HEAD, PHOTOSHOP_HEAD, *_OTHERS)
 _IPTC_RESOURCE = re.compile(rb"8BIM\x04\x04\0\0(.{4})", re.DOTALL)  # with its length
+_HALVED_ACROSS, _HALVED_BOTH_WAYS = 1, 2  # as Pillow counts the subsampling of colours
 _LONGEST = 65533  # bytes in a segment
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")  # but for those of restarts, which are in the midst of a scan
 _STANDARD_PACKET = (
@@ -26,6 +27,25 @@ _STANDARD_PACKET = (
     b'<rdf:Description rdf:about="" xmlns:xmpNote="http://ns.adobe.com/xmp/note/" xmpNote:HasExtendedXMP="%s"/>'
     b"</rdf:RDF></x:xmpmeta>"
 )
+
+
+def coding(image: Image.Image, *, sideways: bool) -> JpegCoding | None:
+    """How an opened JPEG holds its pixels, for a picture that is to be turned sideways or not; None for another format,
+    and for CMYK, which is not written."""
+    if not isinstance(image, JpegImageFile) or len(image.layer) not in (1, 3):
+        return None
+    try:
+        tables = [tuple(image.quantization[number]) for *_, number in image.layer]
+    except KeyError:  # a table is missing; libjpeg has its own
+        return None
+    if tables[1:2] == tables[2:]:
+        del tables[2:]
+    if sideways:
+        tables = [tuple(table[8 * x + y] for y in range(8) for x in range(8)) for table in tables]
+    # Halved across, a turned picture would be halved down, which Pillow does not write: all its colours are.
+    sampling = get_sampling(image)
+    kept = sampling if sampling == _HALVED_BOTH_WAYS or (sampling == _HALVED_ACROSS and not sideways) else 0
+    return JpegCoding(len(image.layer) == 1, tuple(tables), kept, bool(image.info.get("progressive")))
 
 
 def segments(image: Image.Image) -> tuple[Segment, ...]:

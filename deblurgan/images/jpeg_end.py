@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 END = b"\xff\xd9"
+START_OF_SCAN = b"\xff\xda"
 _SCAN = re.compile(rb"\xff\xda..([\x01-\x04])", re.DOTALL)
 _RESTART = re.compile(rb"\xff([\xd0-\xd7])")
 _LONGEST_BLOCK = 2048  # bytes, more than the pixels between two points of a scan at which it can break off

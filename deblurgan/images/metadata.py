@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,11 +12,12 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import SAMPLESPERPIXEL, TiffImageFile
 
-from deblurgan.images import jpeg, png, tiff, xmp
-from deblurgan.images.picture import Picture, Segment, valid_dpi
+from deblurgan.images import isobmff, jpeg, png, tiff, xmp
+from deblurgan.images.picture import Chunk, Picture, Segment, valid_dpi
 
 _FOLLOWING = "what follows the picture in its file (gain map, video, further pictures)"
-_NOT_ALL_READ = ("JPEG", "MPO", "TIFF", "GIF", "BMP", "WEBP")  # formats of whose files Pillow passes over a part
+_IN_BOXES = ("AVIF", "HEIF")
+_NOT_ALL_READ = ("JPEG", "MPO", "TIFF", "GIF", "BMP", "WEBP", *_IN_BOXES)  # of whose files Pillow passes over a part
 _BMP_WITH_PROFILE, _BMP_PROFILES = 124, (b"DEBM", b"KNIL")  # bytes of the header; a profile in the file, or beside it
 _GIF_EXTENSION = re.compile(rb"!\xff\x0b([ -~]{8})...", re.DOTALL)
 _GIF_LOOPS = ("NETSCAPE", "ANIMEXTS")
@@ -30,6 +33,10 @@ class Unloaded(NamedTuple):
     """Photoshop's in a TIFF file, and its IPTC data as one of them."""
     lost: tuple[str, ...] = ()
     """What else is in the file, in words."""
+    chunks: tuple[Chunk, ...] = ()
+    """That a PNG would have for the colours of an AVIF or HEIC file."""
+    lossless: bool = False
+    """Whether the file is a lossless WebP."""
 
 
 class Metadata(NamedTuple):
@@ -47,19 +54,32 @@ def before_loading(image: Image.Image) -> Unloaded:
     """Reads an opened image's file, and leaves it as it was; nothing where the image has been loaded, or is at a frame
     other than the first, which the file tells of elsewhere."""
     file = getattr(image, "fp", None)
-    if file is None or file.closed or image.format not in _NOT_ALL_READ or image.tell() > 0:
+    if file is None or file.closed or image.format not in _NOT_ALL_READ:
+        return Unloaded()
+    if image.tell() > 0 and image.format != "HEIF":  # whose primary picture need not be the first
         return Unloaded()
     at = file.tell()
     file.seek(0)
     data = file.read()
     file.seek(at)
+    if image.format in _IN_BOXES:
+        return _from_boxes(image, isobmff.read(data))
     if not isinstance(image, TiffImageFile):
-        return Unloaded(lost=tuple(_passed_over(image, data)))
+        return Unloaded(lost=tuple(_passed_over(image, data)), lossless=b"VP8L" in _webp_chunks(data))
     tags = tiff.read_tags(data)
     resources, iptc, layers = (tags.pop(tag) for tag in (tiff.PHOTOSHOP, tiff.IPTC, tiff.LAYERS))
     if iptc and not jpeg.iptc(resources):
         resources += jpeg.iptc_resource(iptc)
     return Unloaded(tags, resources, ("Photoshop layers",) if layers else ())
+
+
+def _from_boxes(image: Image.Image, said: isobmff.Said) -> Unloaded:
+    lost = list(said.lost)
+    if said.bits > 8:
+        lost.append(f"{said.bits - 8} of {said.bits} bits a channel")  # what both decoders give
+    if getattr(image, "n_frames", 1) > 1:
+        lost.append("further pictures")
+    return Unloaded(lost=tuple(lost), chunks=() if said.cicp is None else ((b"cICP", said.cicp),))
 
 
 def _passed_over(image: Image.Image, data: bytes) -> list[str]:
@@ -75,15 +95,19 @@ def _passed_over(image: Image.Image, data: bytes) -> list[str]:
 
 
 def _unknown_webp_chunks(data: bytes) -> list[str]:
-    if not data.startswith(b"RIFF"):  # of a loaded image Pillow has put the pixels in place of the file
-        return []
-    found, at, end = list[str](), 12, 8 + int.from_bytes(data[4:8], "little")
+    unknown = (kind for kind in _webp_chunks(data) if kind not in _WEBP_CHUNKS)
+    found = [f"{kind.decode('ascii', 'backslashreplace')} chunk" for kind in unknown]
+    end = 8 + int.from_bytes(data[4:8], "little")
+    return [*found, _FOLLOWING] if data.startswith(b"RIFF") and data[end:].strip(b"\0") else found
+
+
+def _webp_chunks(data: bytes) -> Iterator[bytes]:
+    """The kind of each chunk; none where Pillow has put the pixels in place of the file, as of a loaded image."""
+    at, end = 12, 8 + int.from_bytes(data[4:8], "little") if data.startswith(b"RIFF") else 0
     while at + 8 <= end:
         kind, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
-        if kind not in _WEBP_CHUNKS:
-            found.append(f"{kind.decode('ascii', 'backslashreplace')} chunk")
+        yield kind
         at += 8 + size + size % 2
-    return [*found, _FOLLOWING] if data[end:].strip(b"\0") else found
 
 
 def collect(image: Image.Image, unloaded: Unloaded) -> Metadata:
@@ -98,12 +122,15 @@ def collect(image: Image.Image, unloaded: Unloaded) -> Metadata:
     lost = [*unloaded.lost, *jpeg.unknown(found)]
     if jpeg.have(found, jpeg.PROFILE_HEAD) and not image.info.get("icc_profile"):
         lost.append("incomplete colour profile")
-    block = exif_block(image, unloaded.tags)
+    in_boxes = image.format in _IN_BOXES
+    block = (image.info.get("exif") or b"") if in_boxes else exif_block(image, unloaded.tags)
     exif_orientation, exif = tiff.split_orientation(block)
     if exif is None and block.strip(tiff.EXIF_HEAD):
         lost.append("unreadable EXIF")
     xmp_orientation, packet = _xmp(image, lost)
     orientation = xmp_orientation if exif_orientation is None else exif_orientation
+    if in_boxes:  # Pillow tells by EXIF how an AVIF lies, whatever XMP says; a HEIC comes upright
+        orientation = exif_orientation
     if isinstance(image, TiffImageFile):
         orientation = 1
         if image.tag_v2.get(SAMPLESPERPIXEL, 1) > len(image.getbands()):
@@ -154,11 +181,12 @@ def _dpi(image: Image.Image, exif: bytes | None) -> Any:
 def left_out(picture: Picture, format: str) -> tuple[str, ...]:
     """What a file of the format lacks of the picture and of the file that it came from, in words."""
     kinds = {name for name, _ in picture.segments}
+    bare, no_density = format == "BMP", format in ("WEBP", "AVIF")
     lacking = {
-        "EXIF": picture.exif is not None and format == "BMP",
-        "XMP": picture.xmp is not None and format == "BMP",
-        "colour profile": picture.icc is not None and format == "BMP",
-        "resolution": picture.dpi is not None and format == "WEBP" and not tiff.resolution(picture.exif or b""),
+        "EXIF": picture.exif is not None and bare,
+        "XMP": picture.xmp is not None and bare,
+        "colour profile": picture.icc is not None and bare,
+        "resolution": picture.dpi is not None and no_density and not tiff.resolution(picture.exif or b""),
         "comment": "COM" in kinds and format != "JPEG",
         "IPTC and Photoshop data": "APP13" in kinds and format not in ("JPEG", "TIFF"),
     }
@@ -166,9 +194,8 @@ def left_out(picture: Picture, format: str) -> tuple[str, ...]:
     return (*picture.lost, *(word for word, lacks in lacking.items() if lacks), *chunks)
 
 
-def tiff_file(image: Image.Image, picture: Picture) -> bytes:
-    """The image, the pixels of the picture, as a TIFF file with all that the picture says."""
-    values = np.asarray(image).reshape(image.height, image.width, -1)
+def tiff_file(picture: Picture) -> bytes:
+    """A TIFF file of the picture and all that it says."""
     resources = jpeg.photoshop_resources(picture.segments)
     further = {
         tiff.XMP: (tiff.BYTE, picture.xmp),
@@ -177,4 +204,6 @@ def tiff_file(image: Image.Image, picture: Picture) -> bytes:
         tiff.IPTC: (tiff.UNDEFINED, jpeg.iptc(resources)),  # again: some programs look for it in one place only
     }
     fields: tiff.Directory = {tag: (kind, len(value), value) for tag, (kind, value) in further.items() if value}
-    return tiff.encode(values, picture.exif, picture.dpi, fields)
+    if picture.pixels.dtype == np.uint16 and picture.alpha is not None:
+        picture = dataclasses.replace(picture, grey=False)  # Pillow opens no TIFF of grey and alpha in 16 bits
+    return tiff.encode(picture.values(), picture.exif, picture.dpi, fields)

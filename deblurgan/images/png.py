@@ -12,8 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from deblurgan.images.jpeg import XMP_HEAD
-from deblurgan.images.picture import Chunk, Picture, valid_dpi
+from deblurgan.images.picture import COLOUR_CHUNKS, Chunk, Picture, valid_dpi
 from deblurgan.images.tiff import EXIF_HEAD
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -27,12 +30,14 @@ _STEP = 16 << 10  # bytes of packed pixels; zlib makes a thousand times as many 
 _PIXELS = frozenset({b"tRNS", b"acTL", b"fcTL", b"fdAT"})  # by their names not critical, yet the picture needs them
 _TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
 _OF_OLD_PIXELS = frozenset({b"tIME", b"sBIT", b"bKGD", b"hIST", b"sPLT", b"iDOT"})
-_COLOURS = frozenset({b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI"})
 _SRGB_CICP = bytes([1, 13, 0, 1])
 _SRGB_GAMMA = (45455,)  # in units of 1e-5, as the chunk has it; so are the primaries
 _SRGB_PRIMARIES = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
 _SAME = 1000  # the difference up to which libpng takes primaries for sRGB's
 
+_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
+_LESS_LEFT = 1  # the filter of a row
+_PART = 1 << 20  # bytes of rows
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
@@ -153,21 +158,31 @@ def _raw_profile(text: bytes | None) -> tuple[str, bytes] | None:
 
 
 def _outlives_change(kind: bytes, layout: bytes) -> bool:
-    """Whether a chunk still holds when the pixels have changed and are RGB or grey, of 8 bits, with or without alpha.
+    """Whether a chunk still holds when the pixels have changed and are RGB or grey, of 8 or 16 bits, with or without
+    alpha.
 
     The fourth letter of its kind says so where PNG does not define it otherwise. `layout` is the depth and the colour
     type that the pixels had.
     """
     if kind == b"bKGD":
-        return layout[0] == 8 and layout[1] != 3  # else it counts in the old depth or palette
-    return kind in _COLOURS or kind[3:].islower()
+        return layout[0] >= 8 and layout[1] != 3  # else it counts in the old depth or palette
+    return kind in COLOUR_CHUNKS or kind[3:].islower()
 
 
 def left_out(picture: Picture) -> list[str]:
     """What formats other than PNG lack of the picture's chunks, in words."""
-    kinds = {kind for kind, _ in picture.png_chunks} - _COLOURS  # another format is refused, or needs none to say so
+    kinds = {
+        kind for kind, _ in picture.png_chunks
+    } - COLOUR_CHUNKS  # another format is refused, or needs none to say so
     texts = ["texts of the PNG file"] if kinds & _TEXTS else []
     return texts + [f"{kind.decode()} chunk" for kind in sorted(kinds - _TEXTS)]
+
+
+def with_layout(file: bytes, *, depth: int, colour: int) -> bytes:
+    """A PNG file whose header states another depth and type of colour."""
+    header = file[len(SIGNATURE) + 8 : _HEADER_END - 4]
+    header = header[:8] + bytes([depth, colour]) + header[10:]
+    return SIGNATURE + _chunk(b"IHDR", header) + file[_HEADER_END:]
 
 
 def require_all_rows(file: bytes) -> None:
@@ -228,3 +243,32 @@ def with_chunks(file: bytes, picture: Picture) -> bytes:
         xmp = _XMP_KEY + bytes(5) + picture.xmp  # 5: no compression, no language, no translation
         chunks = (*chunks, (b"iTXt", xmp))
     return file[:_HEADER_END] + b"".join(_chunk(*chunk) for chunk in chunks) + file[_HEADER_END:]
+
+
+def encode_deep(picture: Picture) -> bytes:
+    """A PNG file of a 16-bit picture with its EXIF, profile and resolution, which Pillow writes of 8-bit pictures."""
+    values = picture.values()
+    h, w, c = values.shape
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", w, h, 16, _COLOUR_TYPES[c], 0, 0, 0))]
+    if picture.icc is not None:
+        chunks.append((b"iCCP", b"ICC Profile\0\0" + zlib.compress(picture.icc)))
+    if picture.dpi is not None:
+        x, y = (round(number / 0.0254) for number in picture.dpi)
+        chunks.append((b"pHYs", struct.pack(">IIB", x, y, 1)))
+    if picture.exif is not None:
+        chunks.append((b"eXIf", picture.exif.removeprefix(EXIF_HEAD)))
+    packed = (_chunk(b"IDAT", part) for part in _packed(values))
+    return b"".join([SIGNATURE, *(_chunk(*chunk) for chunk in chunks), *packed, _END])
+
+
+def _packed(values: NDArray[np.uint16]) -> Iterator[bytes]:
+    """All rows, each byte less the one in the pixel to its left, packed in parts."""
+    h, w, c = values.shape
+    packer, rows = zlib.compressobj(), max(1, _PART // (2 * w * c))
+    for y in range(0, h, rows):
+        part = values[y : y + rows].astype(">u2").view(np.uint8).reshape(-1, w, 2 * c)
+        filtered = np.empty((len(part), 1 + 2 * w * c), np.uint8)
+        filtered[:, 0] = _LESS_LEFT
+        filtered[:, 1:] = np.diff(part, axis=1, prepend=np.uint8(0)).reshape(len(part), -1)
+        yield packer.compress(filtered.tobytes())
+    yield packer.flush()

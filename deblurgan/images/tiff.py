@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple, Union
 
-import numpy as np
 from numpy.typing import NDArray
 
 EXIF_HEAD = b"Exif\0\0"
@@ -194,13 +193,14 @@ def _packed(order: Order, tags: Directory, at: int) -> bytes:
     return cells + bytes(4) + values
 
 
-def encode(values: NDArray[np.uint8], exif: bytes | None, dpi: tuple[float, float] | None, further: Directory) -> bytes:
-    """A TIFF file of 8-bit values [h, w, c], c = 1 to 4 for grey, grey and alpha, RGB, RGBA; compressed, lossless.
+def encode(values: NDArray[Any], exif: bytes | None, dpi: tuple[float, float] | None, further: Directory) -> bytes:
+    """A TIFF file of 8 or 16 bits from values [h, w, c], c = 1 to 4 for grey, grey and alpha, RGB, RGBA; lossless.
 
     It begins with the EXIF block, so that all offsets in that stay valid; the tags of the block's first directory, but
     for its thumbnail, are among the file's. `dpi` and the `further` tags replace what the block says.
     """
     h, w, c = values.shape
+    size = values.itemsize
     block = parse(exif or b"") or Block(_HEADS["little"] + bytes(4), "little", 0, [])
     order, data = block.order, bytearray(block.body)
     tags = block.raw_tags()
@@ -208,7 +208,8 @@ def encode(values: NDArray[np.uint8], exif: bytes | None, dpi: tuple[float, floa
     def numbers(kind: int, *values: int) -> tuple[int, int, bytes]:
         return kind, len(values), b"".join(value.to_bytes(_SIZES[kind], order) for value in values)
 
-    rows = max(1, _STRIP // (w * c))
+    values = values.astype(values.dtype.newbyteorder(order), copy=False)
+    rows = max(1, _STRIP // (w * c * size))
     strips = [zlib.compress(values[y : y + rows].tobytes()) for y in range(0, h, rows)]
     offsets = []
     for strip in strips:
@@ -218,7 +219,7 @@ def encode(values: NDArray[np.uint8], exif: bytes | None, dpi: tuple[float, floa
     tags |= {
         256: numbers(LONG, w),
         257: numbers(LONG, h),
-        258: numbers(SHORT, *[8] * c),
+        258: numbers(SHORT, *[8 * size] * c),
         259: numbers(SHORT, 8),  # compression: Deflate
         262: numbers(SHORT, 2 if c > 2 else 1),  # RGB, or grey with 0 as black
         273: numbers(LONG, *offsets),

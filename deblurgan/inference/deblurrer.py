@@ -30,6 +30,7 @@ from deblurgan.device import (
 from deblurgan.images import FilesReport
 from deblurgan.inference import checks, folders
 from deblurgan.inference.processes import Processes
+from deblurgan.inference.video import VideoReport, restore_video
 from deblurgan.limits import require_memory
 from deblurgan.nn import Generator
 from deblurgan.ops.layers import Quantize
@@ -178,7 +179,7 @@ class Deblurrer:
     ) -> tuple[str, ...]:
         """Restores a picture file. EXIF (its orientation applied), XMP, ICC profile, resolution and alpha go with it.
 
-        `quality` is that of JPEG and WebP, 1 to 100; if not given, as images.write has it. `progress` is called with
+        `quality` is that of JPEG, WebP and AVIF, 1 to 100; None: as the source was. `progress` is called with
         the share that is done, 0 to 1. Returns what the target lacks of the source, in words. Raises FileExistsError
         where target exists, unless `overwrite`; PermissionError where it is read-only; ImageError for a bad file.
         """
@@ -186,7 +187,7 @@ class Deblurrer:
         images.require_absent(target, overwrite=overwrite)
         picture = self._read(source)
         images.require_writable(picture, target)
-        return folders.write(self._restore(picture, progress), target, quality)
+        return images.write(self._restore(picture, progress), target, quality=quality)
 
     def files(
         self,
@@ -220,7 +221,7 @@ class Deblurrer:
             skip_existing: leaves out pictures whose output exists; not with `overwrite`.
             suffix: added to each name, before its extension; without `out` it takes the place of -deblurred.
             format: "keep", or the extension of the outputs without its dot.
-            quality: of JPEG and WebP, 1 to 100; if not given, as images.write has it.
+            quality: of JPEG, WebP and AVIF, 1 to 100; None: as each source was, 95 where it says nothing.
             compare: also writes NAME-compare.jpg beside each output, where the change is largest before and after.
             strip_metadata: leaves out what the files say beside the picture.
             log: takes a line a picture, which says how much it changed and what the output lacks of what the file held.
@@ -243,6 +244,36 @@ class Deblurrer:
         )
         options = folders.Options(overwrite, skip_existing, quality, compare, strip_metadata)
         return folders.restore_files(plan, tools, options, log=log, warn=warn, progress=progress, processes=processes)
+
+    def video(
+        self,
+        source: Path | str,
+        target: Path | str,
+        *,
+        overwrite: bool = False,
+        quality: int | None = None,
+        progress: Callable[[float], object] | None = None,
+    ) -> VideoReport:
+        """Restores a video file frame by frame. Times, sound, subtitles, metadata and rotation go with it.
+
+        It needs PyAV. The target's suffix is .mp4, .m4v, .mov or .mkv for H.264 video, .webm for VP9; `quality` is the
+        encoder's, 1 to 100, None for visually lossless. `progress` is called with the share done, 0 ... 1. Every frame
+        is restored by itself.
+
+        Raises VideoError for a video that cannot be read, restored or written, and for one that is damaged or cut
+        short: then what could be decoded is beside the target, in NAME.partial.SUFFIX. Raises FileExistsError where
+        target exists, unless `overwrite`; MemoryError for frames that need more than `max_memory`; ImportError without
+        PyAV.
+        """
+        return restore_video(
+            self,
+            source,
+            target,
+            overwrite=overwrite,
+            quality=quality,
+            check_size=lambda w, h: self._require_memory(h, w),
+            progress=progress,
+        )
 
     def _read(self, path: str | Path, seen: Callable[[int, int], object] | None = None) -> images.Picture:
         """The picture of a file; `seen` is called with its width and height before it is decoded."""

@@ -320,14 +320,9 @@ class _Pipeline:
             _write_sheet(compare.compare_sheet(before.pixels, after.pixels), job.sheet)
         if self.options.strip_metadata:
             after = after.without_metadata()
-        lacking = write(after, job.target, self.options.quality)
+        lacking = images.write(after, job.target, quality=self.options.quality)
         at = "" if scale == 1 else f" at scale {scale:.3g}"
         return Outcome(*job[:3], change=change.mean, scale=scale), f"-> {job.target}{at}{_without(lacking)}, {change}"
-
-
-def write(picture: Picture, target: Path, quality: int | None) -> tuple[str, ...]:
-    """images.write, at its own choice of quality where none is given."""
-    return images.write(picture, target) if quality is None else images.write(picture, target, quality=quality)
 
 
 def _without(lacking: Iterable[str]) -> str:
