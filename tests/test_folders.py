@@ -349,7 +349,7 @@ def test_the_line_says_how_much_changed_at_which_scale_and_what_is_lacking(
     monkeypatch.setattr(compare, "change", lambda before, after: next(changes))
     scales = iter([0.25, 1.0])
     tools = TOOLS._replace(restore=lambda picture, progress: (picture, next(scales)))
-    monkeypatch.setattr(images, "write", lambda picture, target: target.touch() or ("comment",))
+    monkeypatch.setattr(images, "write", lambda picture, target, **_: target.touch() or ("comment",))
     lines: list[str] = []
     report = restore([source], tools=tools, log=lines.append)
     restore([source], tools=tools, log=lines.append, overwrite=True)
