@@ -363,7 +363,7 @@ class DeblurConfig(Options):
     suffix: str = ""
     """Added to each name, before its extension; without out, in place of -deblurred."""
     format: Literal["keep", "png", "jpg", "webp", "tiff", "avif"] = "keep"
-    """Of the outputs; keep is that of each input."""
+    """Of the outputs; keep is that of each input, but JPEG for HEIC and PNG for GIF."""
     quality: int | None = None
     """Of JPEG, WebP and AVIF, 1 to 100. If not given, as each input was, and 95 where it does not say."""
     compare: bool = False

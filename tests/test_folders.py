@@ -467,7 +467,12 @@ def test_heic_is_a_picture_where_something_reads_it(tmp_path: Path, monkeypatch:
     path.touch()
     monkeypatch.setitem(sys.modules, "pillow_heif", ModuleType("pillow_heif"))
     monkeypatch.setattr(sys.modules["pillow_heif"], "__spec__", ModuleSpec("pillow_heif", None))
-    assert [source for source, _ in plan_files([path.parent], None).pairs] == [path]
+    assert plan_files([path], None).pairs == [(path, path.with_name("a-deblurred.jpg"))]
+
+
+def test_gif_is_kept_as_png(tmp_path: Path) -> None:
+    Image.fromarray(texture(16, 20)).save(tmp_path / "a.GIF")
+    assert restore([tmp_path / "a.GIF"]).done == [tmp_path / "a-deblurred.png"]
 
 
 # Oddities of file systems: what is beside a good picture, and what becomes of it

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from deblurgan.config import as_path
 from deblurgan.images.files import (
+    HEIC_SUFFIXES,
     PICTURE_SUFFIXES,
     SUFFIXES,
     VIDEO_SUFFIXES,
@@ -23,6 +24,8 @@ from deblurgan.images.files import (
 from deblurgan.images.picture import StrPath, printable
 from deblurgan.images.writing import FORMATS
 
+# What takes the place of formats that can be read and not written
+_WRITTEN_AS = {**dict.fromkeys(HEIC_SUFFIXES, ".jpg"), ".gif": ".png"}
 # What a bad file or a full disk or memory raises: a failure of one picture, not of the program
 FAILURES = (ValueError, OSError, MemoryError, ArithmeticError, RuntimeError)
 
@@ -85,8 +88,8 @@ def plan_outputs(
 
     Without `out` the target of a file lies beside it, and that of a folder is a folder beside it: `suffix` is then
     added to the name of what was given, else to each picture's, before its extension. `format` is a new extension, or
-    "keep". `subfolder` is where in `out` the targets lie. Of several `versions` each has a number at the end of its
-    name.
+    "keep", which is .jpg for HEIC and .png for GIF. `subfolder` is where in `out` the targets lie. Of several
+    `versions` each has a number at the end of its name.
 
     An input with *, ?, [...] or ** stands for what it matches, unless a file has that very name; of that the folder
     above its first such part is mirrored. Of `listed`, pictures by name as in a file list, a relative path is kept
@@ -291,7 +294,8 @@ def _pairs(
     if out is None and root.path.is_dir():
         out, base, suffix = _beside(root.path, suffix), root.path, ""
     for source in _sources(root, out, plan):
-        extension = source.suffix if format == "keep" or is_video(source) else f".{format}"
+        kept = _WRITTEN_AS.get(source.suffix.lower(), source.suffix)
+        extension = kept if format == "keep" or is_video(source) else f".{format}"
         name = source.stem + suffix + extension
         folder = source.parent if out is None else (out / subfolder / source.relative_to(base)).parent
         result = is_result(source, root.base, suffix if folder.resolve() == source.parent.resolve() else "")

@@ -220,7 +220,8 @@ class Deblurrer:
             overwrite: replaces files that exist, the inputs themselves included; otherwise such a picture fails.
             skip_existing: leaves out pictures whose output exists; not with `overwrite`.
             suffix: added to each name, before its extension; without `out` it takes the place of -deblurred.
-            format: "keep", or the extension of the outputs without its dot.
+            format: the extension of the outputs without its dot, or "keep": JPEG for HEIC, PNG for GIF, else that of
+                each input.
             quality: of JPEG, WebP and AVIF, 1 to 100; None: as each source was, 95 where it says nothing.
             compare: also writes NAME-compare.jpg beside each output, where the change is largest before and after.
             strip_metadata: leaves out what the files say beside the picture.
