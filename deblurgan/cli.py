@@ -340,7 +340,6 @@ def _deblur_stream(options: DeblurConfig) -> int:
     """From standard input or to standard output, or both; messages go to standard error."""
     from deblurgan import images
     from deblurgan.inference import pipes
-    from deblurgan.inference.compare import Change
 
     if len(options.inputs) != 1 or options.files_from is not None or options.dry_run or options.compare:
         return _fail("- takes one picture, without --files-from, --dry-run and --compare")
@@ -364,8 +363,8 @@ def _deblur_stream(options: DeblurConfig) -> int:
             )
         for _, reason in report.failed:
             _warn(options)(images.printable(f"{'standard input' if given == STREAM else given}: {reason}"))
-        for mean in report.changes.values():
-            _say(f"deblurgan: {Change(mean)}", sys.stderr)
+        for change in report.changes.values():
+            _say(f"deblurgan: {change}", sys.stderr)
     return 1 if report.failed else 0
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from glob import has_magic
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from deblurgan.config import as_path
 from deblurgan.images.files import (
@@ -23,6 +23,9 @@ from deblurgan.images.files import (
 )
 from deblurgan.images.picture import StrPath, printable
 from deblurgan.images.writing import FORMATS
+
+if TYPE_CHECKING:
+    from deblurgan.inference.compare import Change
 
 # What takes the place of formats that can be read and not written
 _WRITTEN_AS = {**dict.fromkeys(HEIC_SUFFIXES, ".jpg"), ".gif": ".png"}
@@ -51,15 +54,15 @@ class FilesReport:
     """What became of each picture: `done` and `skipped` (it existed) list targets, `failed` sources with a reason,
     among them folders that cannot be listed. `others` are files in the folders that are no pictures.
 
-    Of targets that are done, `changes` are mean absolute changes in levels of 255, and `scales` the scale that each
-    was restored at. These and `others` have no part in comparisons of reports.
+    Of targets that are done, `changes` says how much each changed, and `scales` the scale that it was restored at.
+    These and `others` have no part in comparisons of reports.
     """
 
     done: list[Path] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
     failed: list[tuple[Path, str]] = field(default_factory=list)
     others: list[Path] = field(default_factory=list, compare=False)
-    changes: dict[Path, float] = field(default_factory=dict, compare=False)
+    changes: dict[Path, Change] = field(default_factory=dict, compare=False)
     scales: dict[Path, float] = field(default_factory=dict, compare=False)
 
 

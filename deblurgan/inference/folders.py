@@ -88,7 +88,7 @@ class Outcome(NamedTuple):
     reason: str | None = None
     is_new: bool = True
     """Not so where the target existed, and the picture was left out."""
-    change: float | None = None
+    change: compare.Change | None = None
     scale: float = 1.0
 
 
@@ -322,7 +322,7 @@ class _Pipeline:
             after = after.without_metadata()
         lacking = images.write(after, job.target, quality=self.options.quality)
         at = "" if scale == 1 else f" at scale {scale:.3g}"
-        return Outcome(*job[:3], change=change.mean, scale=scale), f"-> {job.target}{at}{_without(lacking)}, {change}"
+        return Outcome(*job[:3], change=change, scale=scale), f"-> {job.target}{at}{_without(lacking)}, {change}"
 
 
 def _without(lacking: Iterable[str]) -> str:
