@@ -13,8 +13,9 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import MISSING, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -33,6 +34,10 @@ from deblurgan.config import (
 
 if TYPE_CHECKING:
     from deblurgan.images import FilesReport
+    from deblurgan.inference import Deblurrer
+    from deblurgan.inference.progress import Display
+
+STREAM = Path("-")  # standard input or output
 
 
 @dataclass(frozen=True)
@@ -230,6 +235,11 @@ def _log(options: Any) -> Callable[[str], None]:
     return lambda line: _say(_as_typed(line, options))
 
 
+def _warn(options: Any) -> Callable[[str], None]:
+    """As `_log`, to standard error."""
+    return lambda line: _say(f"deblurgan: {_as_typed(line, options)}", sys.stderr)
+
+
 def _train(options: TrainConfig) -> int:
     from deblurgan.training import train
 
@@ -240,43 +250,167 @@ def _train(options: TrainConfig) -> int:
 
 
 def _deblur(options: DeblurConfig) -> int:
+    if not options.inputs and options.files_from is None:
+        return _fail("name a picture, a folder or - for standard input: deblurgan deblur photo.jpg")
+    try:
+        if STREAM in options.inputs or options.out == STREAM:
+            return _deblur_stream(options)
+        return _deblur_files(options)
+    except KeyboardInterrupt:
+        _say("interrupted: what is written is whole, and --skip-existing goes on from there", sys.stderr)
+        return 130
+
+
+def _deblur_files(options: DeblurConfig) -> int:
+    from deblurgan import images
+
+    for path in options.inputs:  # what is mistyped is said at once, before torch is loaded
+        images.require_input(path)
+    from deblurgan.inference import processes
+
+    with processes.joined() as together:
+        listed = together.first(lambda: _listed(options.files_from))
+        deblurrer = _deblurrer(options, processes.local_device(options.device))
+        if options.dry_run:
+            return _preview(deblurrer, options, listed) if together.rank == 0 else 0
+        with _display(together.count) as display:
+            report = deblurrer.files(
+                options.inputs,
+                options.out,
+                listed=listed,
+                overwrite=options.overwrite,
+                skip_existing=options.skip_existing,
+                suffix=options.suffix,
+                format=options.format,
+                quality=options.quality,
+                compare=options.compare,
+                strip_metadata=options.strip_metadata,
+                log=lambda line: _above(display, partial(_log(options), line)),
+                warn=lambda line: _above(display, partial(_warn(options), line)),
+                progress=display,
+                processes=together,
+            )
+        if together.rank == 0:
+            _summary(report)
+        together.wait()
+    return 1 if report.failed else 0
+
+
+def _deblurrer(options: DeblurConfig, device: str) -> Deblurrer:
     from deblurgan.inference import Deblurrer
 
-    deblurrer = Deblurrer.from_pretrained(
+    scale: dict[str, Any] = {} if options.scale == "auto" else {"scale": options.scale}
+    return Deblurrer.from_pretrained(
         options.weights,
-        device=options.device,
+        device=device,
         dtype=options.dtype,
+        max_memory=config.parsed_bytes("max_memory", options.max_memory),
         quantize=options.quantize,
         stochastic=options.stochastic,
         seed=options.seed,
         compile=options.compile,
+        **scale,
     )
-    report = deblurrer.files(
-        options.inputs,
-        options.out,
-        overwrite=options.overwrite,
-        skip_existing=options.skip_existing,
-        suffix=options.suffix,
-        format=options.format,
-        quality=options.quality,
-        log=_log(options),
-    )
-    return _summary(report, options)
+
+
+def _listed(files_from: Path | None) -> list[Path]:
+    from deblurgan.inference import pipes
+
+    if files_from is None:
+        return []
+    if files_from == STREAM:
+        return pipes.read_list(sys.stdin.buffer)
+    with open(files_from, "rb") as file:
+        return pipes.read_list(file)
+
+
+def _preview(deblurrer: Deblurrer, options: DeblurConfig, listed: list[Path]) -> int:
+    from deblurgan.inference import folders
+
+    plan = folders.plan_files(options.inputs, options.out, listed=listed, suffix=options.suffix, format=options.format)
+    how = folders.Options(options.overwrite, options.skip_existing, compare=options.compare)
+    code = 0
+    for succeeds, line in folders.preview(plan, how, deblurrer.plan):
+        (_log if succeeds else _warn)(options)(line)
+        code = code if succeeds else 1
+    return code
+
+
+def _deblur_stream(options: DeblurConfig) -> int:
+    """From standard input or to standard output, or both; messages go to standard error."""
+    from deblurgan import images
+    from deblurgan.inference import pipes
+
+    if len(options.inputs) != 1 or options.files_from is not None or options.dry_run or options.compare:
+        return _fail("- takes one picture, without --files-from, --dry-run and --compare")
+    to_stream = options.out in (None, STREAM)
+    if to_stream and sys.stdout.isatty():
+        return _fail("standard output is a terminal: give -o FILE, or send it to one by >")
+    given = options.inputs[0]
+    with ExitStack() as stack:
+        source = stack.enter_context(pipes.stored(sys.stdin.buffer)) if given == STREAM else given
+        suffix = source.suffix if options.format == "keep" else f".{options.format}"
+        target = stack.enter_context(pipes.sent(sys.stdout.buffer, suffix)) if to_stream else options.out
+        deblurrer = _deblurrer(options, options.device)
+        with _display(1) as display:
+            report = deblurrer.files(
+                [source],
+                target,
+                overwrite=options.overwrite,
+                quality=options.quality,
+                strip_metadata=options.strip_metadata,
+                progress=display,
+            )
+        for _, reason in report.failed:
+            _warn(options)(images.printable(f"{'standard input' if given == STREAM else given}: {reason}"))
+        for change in report.changes.values():
+            _say(f"deblurgan: {change}", sys.stderr)
+    return 1 if report.failed else 0
+
+
+def _display(processes: int) -> AbstractContextManager[Display | None]:
+    """What shows how far the work is; nothing where several processes would draw over one another."""
+    from deblurgan.inference.progress import Display
+
+    return Display(sys.stderr) if processes == 1 else nullcontext()
+
+
+def _above(display: Display | None, say: Callable[[], None]) -> None:
+    if display is None:
+        say()
+    else:
+        display.above(say)
 
 
 def _blur(options: BlurConfig) -> int:
     from deblurgan.data.blurred_sets import write_blurred
 
-    return _summary(write_blurred(options, log=_log(options)), options)
-
-
-def _summary(report: FilesReport, options: Any) -> int:
-    from deblurgan.images import printable
-
-    _say(f"{len(report.done)} written, {len(report.skipped)} left out, {len(report.failed)} failed")
-    for source, reason in report.failed:
-        _say(printable(f"deblurgan: {source}: {_as_typed(reason, options)}"), sys.stderr)
+    report = write_blurred(options, log=_log(options), warn=_warn(options))
+    _summary(report)
     return 1 if report.failed else 0
+
+
+def _summary(report: FilesReport) -> None:
+    """Says how many pictures were written, and where; a failure was said when it came."""
+    from deblurgan.images import kinds, printable
+
+    counts = f"{len(report.done)} written, {len(report.skipped)} left out, {len(report.failed)} failed"
+    _say(printable(counts + _where(report.done)))
+    if report.others:
+        _say(printable(f"left out as no pictures: {kinds(report.others)}"))
+
+
+def _where(written: list[Path]) -> str:
+    """Names the only file, or the folder that holds all."""
+    if len(written) < 2:
+        return f": {written[0]}" if written else ""
+    folders = {path.parent for path in written}
+    if len(folders) == 1:
+        return f", in {folders.pop()}"
+    try:
+        return f", in {os.path.commonpath(folders)}" if os.path.commonpath(folders) else ""
+    except ValueError:  # some are absolute, or on other drives
+        return f", in {len(folders)} folders"
 
 
 def _evaluate(options: EvaluateConfig) -> int:

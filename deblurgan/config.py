@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
@@ -340,24 +341,40 @@ def over_preset(options: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class DeblurConfig(Options):
-    """Restore pictures: files or whole folders."""
+    """Restore pictures: files, whole folders, videos."""
 
-    inputs: Positional[tuple[Path, ...]]
-    """Pictures and folders of pictures."""
-    out: Annotated[Path, option("-o")]
-    """A folder, which mirrors the folders of the inputs; for a single picture it may be a file."""
+    inputs: Positional[tuple[Path, ...]] = ()
+    """Pictures, folders of pictures, videos, and quoted patterns such as 'trip/**/*.jpg', where ** is any folders.
+    A picture on standard input is -."""
+    out: Annotated[Path | None, option("-o")] = None
+    """A folder, which mirrors the folders of the inputs; for a single picture it may be a file, or - for standard
+    output. If not given: NAME-deblurred.EXT beside a picture, NAME-deblurred/ beside a folder."""
     weights: Annotated[Path | None, option("-m")] = None
     """A .safetensors file, a released .pth or a run folder; the weights that ship with the package if not given."""
+    files_from: Path | None = None
+    """A file that lists more pictures, one a line or, as find -print0 does, with NUL between them; - is standard
+    input."""
     overwrite: bool = False
     """Replace files that exist, the inputs themselves included."""
     skip_existing: bool = False
-    """Leave out pictures whose output exists."""
+    """Leave out pictures whose output exists: this goes on with what was interrupted."""
+    dry_run: bool = False
+    """Say what would be written, and how, and write nothing."""
     suffix: str = ""
-    """Added to each name, before its extension."""
-    format: Literal["keep", "png", "jpg", "webp", "tiff"] = "keep"
-    """Of the outputs; keep is that of each input."""
+    """Added to each name, before its extension; without out, in place of -deblurred."""
+    format: Literal["keep", "png", "jpg", "webp", "tiff", "avif"] = "keep"
+    """Of the outputs; keep is that of each input, but JPEG for HEIC and PNG for GIF."""
     quality: int | None = None
-    """Of JPEG, WebP and AVIF, 1 to 100; as each source was if not given, 95 where it says nothing."""
+    """Of JPEG, WebP and AVIF, 1 to 100. If not given, as each input was, and 95 where it does not say."""
+    compare: bool = False
+    """Also write NAME-compare.jpg beside each output: before and after, where the change is largest."""
+    strip_metadata: bool = False
+    """Leave out EXIF (with the place and time), XMP, comments and the like."""
+    scale: Literal["auto"] | float = "auto"
+    """Size at which the network works, as a share of the picture's: above 0, up to 1. Large blurs need small ones;
+    auto looks at the picture."""
+    max_memory: str = "auto"
+    """What a picture may take beside itself, such as 1.5GB or 800MiB; auto is what is free."""
     device: str = "auto"
     dtype: Precision = "auto"
     quantize: Literal["int8", "fp8"] | None = None
@@ -373,6 +390,9 @@ class DeblurConfig(Options):
         super().__post_init__()
         if self.quality is not None and not 1 <= self.quality <= 100:
             raise ValueError(f"quality must be 1 to 100, got {self.quality}")
+        if self.scale != "auto" and not 0 < self.scale <= 1:
+            raise ValueError(f"scale must be auto or above 0 and up to 1, got {self.scale}")
+        parsed_bytes("max_memory", self.max_memory)
         if self.overwrite and self.skip_existing:
             raise ValueError("overwrite=True and skip_existing=True contradict each other")
         if self.seed != DeblurConfig.seed and not self.stochastic:
@@ -558,6 +578,22 @@ def parsed_size(name: str, text: str) -> tuple[int, int, int]:
     if number < 1:
         raise ValueError(f"{name} must be for 1 picture or more, got {text!r}")
     return number, height, width
+
+
+def parsed_bytes(name: str, text: str) -> int | Literal["auto"]:
+    """The number of bytes in text such as 1.5GB or 800MiB, or "auto". Raises ValueError."""
+    if text == "auto":
+        return "auto"
+    found = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+    number = 0 if found is None else int(float(found[1]) * _bytes_in(found[2].upper(), bool(found[3])))
+    if number < 1:
+        raise ValueError(f"{name} must be auto or bytes such as 1.5GB or 800MiB, got {text!r}")
+    return number
+
+
+def _bytes_in(prefix: str, is_binary: bool) -> int:
+    power = " KMGT".index(prefix or " ")
+    return 1024**power if is_binary else 1000**power
 
 
 class Untyped(str):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import subprocess
 import sys
@@ -118,8 +120,17 @@ def test_each_command_has_help(name: str, options: list[str], capsys: pytest.Cap
         ("", "usage: deblurgan COMMAND"),
         ("sharpen", "unknown command 'sharpen'"),
         ("--bogus", "unknown command '--bogus'"),
-        ("deblur", "Missing"),
-        ("deblur a.png", "--out"),
+        ("deblur", "name a picture, a folder or - for standard input: deblurgan deblur photo.jpg"),
+        ("deblur a.png", "inputs must exist, got a.png"),
+        (r"deblur photos\0.png", r"inputs must exist, got photos\0.png: photos/0.png does"),
+        ("deblur photos/*.jpg", "inputs must match files, nothing matches photos/*.jpg"),
+        ("deblur photos/0.png -o x.mp4", "out must be a folder or end in .jpg"),
+        ("deblur photos/0.png -o x.heic", "got x.heic for photos/0.png"),
+        ("deblur photos/0.png photos/1.png -o both.jpg", "out must be a folder for a folder or several pictures"),
+        ("deblur photos --scale 2", "scale must be auto or above 0 and up to 1, got 2.0"),
+        ("deblur photos --max-memory plenty", "auto or bytes such as"),
+        ("deblur photos - -o x.jpg", "- takes one picture"),
+        ("deblur --files-from nowhere.txt", "nowhere.txt"),
         ("deblur nowhere -o out", "inputs must exist, got nowhere"),
         ("deblur empty -o out", "found none in empty"),
         ("deblur photos -o out --weights nowhere.pth", "nowhere.pth"),
@@ -382,8 +393,9 @@ def test_deblur_lists_bad_files_and_exits_with_1(
     (photos / "bad.png").write_bytes(b"not a picture")
     assert run("deblur", photos, "-o", tmp_path / "out", "--weights", weights) == 1
     said = capsys.readouterr()
-    assert "4 written, 0 left out, 1 failed" in said.out
-    assert f"deblurgan: {photos / 'bad.png'}: damaged, or not a JPEG" in said.err
+    assert f"4 written, 0 left out, 1 failed, in {tmp_path / 'out'}\n" in said.out
+    assert "bad.png" not in said.out
+    assert re.fullmatch(rf"deblurgan: \[5/5\] {photos / 'bad.png'} failed: damaged, or not a .*\n", said.err)
     assert len(names(tmp_path / "out")) == 4
 
 
@@ -443,6 +455,174 @@ def test_deblur_reads_released_weights(photos: Path, small_generator: Generator,
     deblurgan.save_released(small_generator, tmp_path / "net.pth")
     assert run("deblur", photos / "0.png", "-o", tmp_path / "out", "-m", tmp_path / "net.pth") == 0
     assert names(tmp_path / "out") == ["0.png"]
+
+
+def test_deblur_alone_writes_beside_its_source(photos: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("deblur", photos / "0.png", photos, "-m", weights)
+    assert run(*words) == 0
+    assert "5 written, 0 left out, 0 failed, in " in capsys.readouterr().out
+    assert (photos / "0-deblurred.png").is_file()
+    assert names(photos.with_name("photos-deblurred")) == ["0.png", "1.png", "2.png", "3.png"]
+    assert run(*words) == 1
+    said = capsys.readouterr()
+    assert f"{photos / '0-deblurred.png'} left out: the result of an earlier run" in said.out
+    assert said.err.count("0-deblurred.png exists: --overwrite replaces it") == 1
+    assert run(*words, "--skip-existing") == 0
+    assert "0 written, 5 left out, 0 failed" in capsys.readouterr().out
+
+
+def test_the_summary_names_what_was_written_where(
+    photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(photos)
+    for inputs, where in [
+        (["0.png"], ": 0-deblurred.png"),
+        (["0.png", "1.png"], ", in ."),
+        (["0.png", photos / "1.png"], ", in 2 folders"),
+        (["."], f", in {tmp_path / 'photos-deblurred'}"),
+    ]:
+        assert run("deblur", *inputs, "-m", weights, "--overwrite") == 0
+        assert f" written, 0 left out, 0 failed{where}\n" in capsys.readouterr().out
+
+
+class Pipes:
+    """Standard input with these bytes, and what goes to standard output."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, given: bytes = b"") -> None:
+        self.out = io.BytesIO()
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(self.out))
+
+
+@pytest.mark.parametrize("suffix, format", [(".png", "PNG"), (".jpg", "JPEG"), (".webp", "WEBP"), (".tif", "TIFF")])
+def test_deblur_reads_standard_input_and_writes_to_standard_output(
+    suffix: str,
+    format: str,
+    weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source, wanted = tmp_path / f"in{suffix}", tmp_path / f"wanted{suffix}"
+    images.write(images.Picture(texture(24, 30)), source)
+    deblurgan.Deblurrer.from_pretrained(weights, device="cpu").file(source, wanted)
+    model = ("-m", weights, "--device", "cpu")
+    pipes = Pipes(monkeypatch, source.read_bytes())
+    assert run("deblur", "-", *model) == 0
+    assert pipes.out.getvalue() == wanted.read_bytes()
+    assert re.fullmatch(r"deblurgan: changed by .*\n", capsys.readouterr().err)
+    pipes = Pipes(monkeypatch)
+    assert run("deblur", source, "-o", "-", *model) == 0
+    assert pipes.out.getvalue() == wanted.read_bytes()
+    pipes = Pipes(monkeypatch, source.read_bytes())
+    assert run("deblur", "-", "-o", tmp_path / f"file{suffix}", *model) == 0
+    assert ((tmp_path / f"file{suffix}").read_bytes(), pipes.out.getvalue()) == (wanted.read_bytes(), b"")
+    assert names(tmp_path) == sorted([f"file{suffix}", f"in{suffix}", "small.safetensors", f"wanted{suffix}"])
+
+
+@pytest.mark.parametrize("given", [b"", b"none", b"\xff\xd8\xff\xe0"])
+def test_what_is_no_picture_on_standard_input_fails_in_words(
+    given: bytes, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipes = Pipes(monkeypatch, given)
+    assert run("deblur", "-", "-m", weights) == 1
+    assert pipes.out.getvalue() == b""
+    assert re.fullmatch(r"deblurgan: standard input: (empty file|damaged).*\n", capsys.readouterr().err)
+
+
+def test_a_terminal_gets_no_picture(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Pipes(monkeypatch)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert run("deblur", photos / "0.png", "-o", "-") == 2
+    assert "standard output is a terminal" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("separator", ["\n", "\r\n", "\0"])
+@pytest.mark.parametrize("from_file", [False, True])
+def test_deblur_takes_a_list_of_files(
+    separator: str, from_file: bool, photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = photos / os.fsdecode(b"caf\xe9 1.png")
+    (photos / "3.png").rename(odd)
+    listed = [photos / "0.png", odd, photos / "gone.png"]
+    data = os.fsencode(separator.join([*map(str, listed), ""]))
+    Pipes(monkeypatch, data)
+    (tmp_path / "list").write_bytes(data)
+    source = tmp_path / "list" if from_file else "-"
+    assert run("deblur", "--files-from", source, "-o", tmp_path / "out", "-m", weights) == 1
+    assert names(tmp_path / "out") == ["0.png", odd.name]
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
+    photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(deblurgan.Deblurrer, "plan", lambda self, h, w: f"picture {w}x{h}\nin strips", raising=False)
+    (photos / "bad.png").write_bytes(b"none")
+    (photos / "film.mp4").touch()
+    before = contents(tmp_path)
+    assert run("deblur", photos, "-o", tmp_path / "out", "-m", weights, "--dry-run", "--compare") == 1
+    said = capsys.readouterr()
+    sheet = f"{tmp_path / 'out' / '0.png'} and {tmp_path / 'out' / '0-compare.jpg'}"
+    assert f"{photos / '0.png'} -> {sheet}\n  picture 96x72\n  in strips\n" in said.out
+    assert f"{photos / 'film.mp4'} left out: no picture\n" in said.out
+    assert f"deblurgan: {photos / 'bad.png'} fails: damaged" in said.err
+    assert contents(tmp_path) == before
+    (photos / "bad.png").unlink()
+    assert run("deblur", photos, "-o", photos, "-m", weights, "--dry-run") == 1
+    assert capsys.readouterr().err.count("exists: --overwrite replaces it") == 4
+    assert run("deblur", photos, "-o", photos, "-m", weights, "--dry-run", "--overwrite") == 0
+    assert capsys.readouterr().out.count(", replaced\n  picture 96x72") == 4
+
+
+def test_what_the_network_is_given_is_as_typed(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def from_pretrained(weights: Any, **options: Any) -> Any:
+        given.update(options)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(deblurgan.Deblurrer, "from_pretrained", from_pretrained)
+    assert run("deblur", photos, "--max-memory", "1.5GB", "--scale", 0.5, "--dtype", "fp32") == 2
+    assert (given["max_memory"], given["scale"], given["dtype"]) == (1_500_000_000, 0.5, "fp32")
+
+
+def test_a_mistyped_name_is_said_before_torch_is_loaded() -> None:
+    code = (
+        "import sys; from deblurgan.cli import main\n"
+        "code = main(['deblur', 'nowhere']); sys.exit('torch' in sys.modules or code)"
+    )
+    done = in_new_process(code=code)
+    assert (done.returncode, done.stderr) == (2, "deblurgan: inputs must exist, got nowhere\n")
+
+
+def test_ctrl_c_in_a_folder_says_how_to_go_on(
+    photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(self: Any, *_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(deblurgan.Deblurrer, "_restore", interrupted)
+    assert run("deblur", photos, "-o", tmp_path / "out", "-m", weights) == 130
+    assert capsys.readouterr().err == "interrupted: what is written is whole, and --skip-existing goes on from there\n"
+
+
+def test_on_a_terminal_lines_stand_above_a_bar(
+    photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = io.StringIO()
+    screen.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setattr(sys, "stderr", screen)
+    (photos / "bad.png").write_bytes(b"none")
+    assert run("deblur", photos, "-o", tmp_path / "out", "-m", weights) == 1
+    text = screen.getvalue()
+    assert text.count("bad.png") == 1
+    lines = [line.split("\r")[-1] for line in text.split("\n")]
+    assert [line[:6] for line in lines[:6]] == ["[1/5] ", "[2/5] ", "[3/5] ", "[4/5] ", "deblur", "4 writ"]
+    assert "%, about " in text
 
 
 # The whole way, and the rest

@@ -17,7 +17,7 @@ from conftest import texture
 from deblurgan import Deblurrer, Generator, cli, evaluate, images, save_generator, train
 from deblurgan.config import BlurConfig, DeblurConfig
 from deblurgan.data import SharpFolder, open_dataset
-from deblurgan.images import FilesReport, Plan, plan_outputs, printable, run_plan
+from deblurgan.images import FilesReport, Plan, kinds, plan_outputs, printable, run_plan
 from small_training import SMALL
 
 ODD = os.fsdecode(b"caf\xe9.png")  # Latin-1, as on an old disk
@@ -79,22 +79,28 @@ def test_a_jpeg_is_one_by_any_of_its_suffixes(tmp_path: Path, suffix: str) -> No
         assert image.format == "JPEG"
 
 
-def test_pictures_that_cannot_be_read_are_named_and_other_files_are_not(tmp_path: Path) -> None:
+def test_pictures_that_cannot_be_read_are_named_and_other_files_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "in"
     picture(folder / "a.png")
-    foreign = {touch(folder / name) for name in ("b.heics", "c.AVIFS", "d.jxl", "e.jp2", "f.psd", "g.exr", "sub/h.NEF")}
-    for name in ("a.xmp", "a.png.xmp", "film.mp4", "notes.txt", "Thumbs.db", ".DS_Store", "._a.heics", "noext"):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if not installed
+    foreign = {touch(folder / name) for name in ("b.heic", "c.avifs", "d.jxl", "e.jp2", "f.psd", "g.exr", "sub/h.NEF")}
+    for name in ("a.xmp", "a.png.xmp", "film.mp4", "notes.txt", "Thumbs.db", ".DS_Store", "._a.heic", "noext"):
         touch(folder / name)
     lines: list[str] = []
     report = run_plan(plan_outputs([folder], tmp_path / "out"), copy, log=lines.append)
     assert report.done == [tmp_path / "out" / "a.png"]
     assert {path for path, _ in report.failed} == foreign
+    reasons = {path.suffix: reason for path, reason in report.failed}
+    assert reasons.pop(".heic") == ".heic pictures need pillow-heif: pip install 'deblurgan[heic]'"
     assert all(
-        reason == f"{path.suffix.lower()} pictures cannot be read: convert to PNG, TIFF or JPEG first"
-        for path, reason in report.failed
+        reason == f"{suffix.lower()} pictures cannot be read: convert to PNG, TIFF or JPEG first"
+        for suffix, reason in reasons.items()
     )
+    assert kinds(report.others) == "1 video (.mp4), 2 .xmp, 1 .db, 1 .txt, 1 without a suffix"
     assert len(lines) == 1 + len(foreign)
-    with pytest.warns(UserWarning, match=r"left out 7 pictures, such as .*b\.heics: \.heics pictures cannot be read"):
+    with pytest.warns(UserWarning, match=r"left out 7 pictures, such as .*b\.heic: \.heic pictures need pillow-heif"):
         assert images.find(folder) == [folder / "a.png"]
 
 
@@ -185,7 +191,11 @@ def test_any_name_is_one_line_that_utf8_can_hold(text: str, shown: str) -> None:
 @LINUX
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
 def test_no_name_stops_the_commands(
-    encoding: str, small_generator: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoding: str,
+    small_generator: Generator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     names = [ODD, "smile\N{GRINNING FACE}.png", "two\nlines.png", "z.png"]
     for name in names:
@@ -204,7 +214,9 @@ def test_no_name_stops_the_commands(
     assert r"caf\xe9.png" in (tmp_path / "f.csv").read_text("utf-8")
     stdout.flush()
     lines = stdout.buffer.getvalue().decode(encoding).splitlines()  # type: ignore[attr-defined]
-    assert len([line for line in lines if line.startswith("[")]) == 3 * 5
+    failures = capsys.readouterr().err.splitlines()
+    assert len([line for line in lines if line.startswith("[")]) + len(failures) == 3 * 5
+    assert all(r"bad\xe9\n.png failed: " in line for line in failures)
     assert any(r"two\nlines.png" in line for line in lines)
 
 

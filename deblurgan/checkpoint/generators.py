@@ -14,6 +14,7 @@ from deblurgan.checkpoint.files import CheckpointError, load_objects, save_tenso
 from deblurgan.checkpoint.layouts import filled, generator_of, released_names, unfilled
 from deblurgan.checkpoint.sources import SAVED_CONFIG, SAVED_MODEL, Source, find_weights, local_weights
 from deblurgan.checkpoint.state_dicts import StateDict, find_generator
+from deblurgan.config import as_path
 from deblurgan.device import torch_defaults
 from deblurgan.images import replace_file
 from deblurgan.nn import Generator
@@ -37,7 +38,7 @@ def save_generator(
     metadata = {"generator": json.dumps(generator.config(), sort_keys=True)}
     if card is not None:
         metadata["card"] = json.dumps(card, sort_keys=True)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    as_path("path", path).parent.mkdir(parents=True, exist_ok=True)
     save_tensors(tensors, path, metadata=metadata)
 
 
@@ -115,7 +116,7 @@ def save_released(generator: Generator, path: Path | str) -> None:
     tensors = {released: generator.state_dict()[ours].cpu() for released, ours in names.items()}
     buffer = io.BytesIO()
     torch.save(tensors, buffer)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    as_path("path", path).parent.mkdir(parents=True, exist_ok=True)
     replace_file(Path(path), buffer.getvalue())
 
 

@@ -43,11 +43,14 @@ class Outputs(NamedTuple):
         return [target, self.root / "sharp" / self.name(target)]
 
 
-def write_blurred(options: BlurConfig, *, log: Callable[[str], None] | None = None) -> images.FilesReport:
+def write_blurred(
+    options: BlurConfig, *, log: Callable[[str], None] | None = None, warn: Callable[[str], None] | None = None
+) -> images.FilesReport:
     """Writes `options.n` blurred versions of each picture; with `pairs` a training set: blur/, sharp/ and psf.npz.
 
     The set's pictures are PNGs, psf.npz holds the PSF of each by name, and `show_psf` adds psf.png, a contact sheet. A
-    bad picture is listed in the report. `log` takes a line a picture and one for the sheet.
+    bad picture is listed in the report. `log` takes a line a picture and one for the sheet; `warn` takes those of
+    failures in its place.
 
     A set that was interrupted is gone on with by the same inputs and options: it becomes, bit for bit, the set that one
     call makes. One that was interrupted with `overwrite` is not: that makes all of it anew.
@@ -68,7 +71,7 @@ def write_blurred(options: BlurConfig, *, log: Callable[[str], None] | None = No
     if options.pairs:
         _begin_set(archive, options, outputs, psfs(outputs.number))
     report = images.run_plan(
-        outputs.plan, _blur_one(options, blur, outputs), is_done=_is_done(options, outputs), log=log
+        outputs.plan, _blur_one(options, blur, outputs), is_done=_is_done(options, outputs), log=log, warn=warn
     )
     made = sorted([*report.done, *report.skipped], key=outputs.number.__getitem__)
     if made and options.pairs:

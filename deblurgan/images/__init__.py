@@ -10,8 +10,17 @@ and HEIC) each of one, jpeg_end whether a JPEG is all there. files finds and rep
 many.
 """
 
-from deblurgan.images.batch import FAILURES, FilesReport, Plan, failure_reason, names_file, plan_outputs, run_plan
-from deblurgan.images.files import SUFFIXES, find, replace_file, require_absent
+from deblurgan.images.batch import (
+    FAILURES,
+    FilesReport,
+    Plan,
+    failure_reason,
+    names_file,
+    plan_outputs,
+    require_input,
+    run_plan,
+)
+from deblurgan.images.files import SUFFIXES, find, kinds, replace_file, require_absent
 from deblurgan.images.picture import ImageError, Picture, printable
 from deblurgan.images.reading import from_pil, read, to_pil_like
 from deblurgan.images.writing import encode, require_writable, write
@@ -27,12 +36,14 @@ __all__ = [
     "failure_reason",
     "find",
     "from_pil",
+    "kinds",
     "names_file",
     "plan_outputs",
     "printable",
     "read",
     "replace_file",
     "require_absent",
+    "require_input",
     "require_writable",
     "run_plan",
     "to_pil_like",

@@ -4,32 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
+import importlib.util
 import os
 import secrets
 import stat
 import warnings
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from deblurgan.config import as_path
 from deblurgan.images.picture import StrPath, printable
 
-# Of pictures that can be read, of what cameras' sensors saw, and of all pictures
+# Of pictures that Pillow reads, of those for pillow-heif, of what cameras' sensors saw, of all pictures, and of videos
 SUFFIXES: frozenset[str] = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".jif", ".pjpeg", ".pjp", ".mpo", ".png", ".apng", ".tif", ".tiff"}
-    | {".webp", ".avif", ".heic", ".heif", ".hif", ".bmp", ".dib", ".gif"}
+    | {".webp", ".bmp", ".dib", ".gif", ".avif"}
 )
+HEIC_SUFFIXES: frozenset[str] = frozenset({".heic", ".heif", ".hif"})
 RAW_SUFFIXES: frozenset[str] = frozenset(
     {".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".gpr", ".iiq", ".k25", ".kdc", ".mef"}
     | {".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"}
 )
 PICTURE_SUFFIXES: frozenset[str] = (
     SUFFIXES
+    | HEIC_SUFFIXES
     | RAW_SUFFIXES
     | {".avifs", ".exr", ".hdr", ".heics", ".j2c", ".j2k", ".jp2", ".jpf", ".jpx"}
     | {".jxl", ".jxr", ".pbm", ".pcx", ".pfm", ".pgm", ".pnm", ".ppm", ".psb", ".psd", ".qoi", ".tga", ".wdp", ".xcf"}
+)
+VIDEO_SUFFIXES: frozenset[str] = frozenset(
+    {".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts"}
+    | {".wmv", ".asf", ".flv", ".ogv"}
 )
 # Folders of thumbnails and of deleted pictures that are not hidden: of NAS devices, Windows and macOS
 _COPIES_AND_BINS = {
@@ -39,13 +47,15 @@ _COPIES_AND_BINS = {
 
 
 class Found(NamedTuple):
-    """The pictures below a folder, sorted, and what stays out of reach."""
+    """The pictures below a folder, and what stays out of reach; all sorted."""
 
     pictures: list[Path]
     failed: list[tuple[Path, str]]
-    """Folders that cannot be listed and pictures of formats that cannot be read, each with the reason, sorted."""
+    """Folders that cannot be listed and pictures of formats that cannot be read, each with the reason."""
     errors: list[OSError]
     """Of the folders that cannot be listed."""
+    others: list[Path]
+    """Files that are no pictures."""
 
 
 def find(root: StrPath, *, log: Callable[[str], object] = warnings.warn) -> list[Path]:
@@ -70,8 +80,8 @@ def scan(root: StrPath) -> Found:
     """As `find`, but what cannot be listed or read is part of the result."""
     root = as_path("root", root)
     if not stat.S_ISDIR(root.stat().st_mode):
-        return Found([root], [], [])
-    pending, seen, found = deque([root]), set[str](), Found([], [], [])
+        return Found([root], [], [], [])
+    pending, seen, found = deque([root]), set[str](), Found([], [], [], [])
     while pending:
         folder = pending.popleft()
         real = os.path.realpath(folder)
@@ -87,16 +97,57 @@ def scan(root: StrPath) -> Found:
             continue
         for entry in listed:
             _sort_in(entry, folder / entry.name, pending, found)
-    found.pictures.sort()
-    found.failed.sort()
+    for part in (found.pictures, found.failed, found.others):
+        part.sort()
     return found
+
+
+def expand(pattern: StrPath) -> tuple[list[Path], Path] | None:
+    """What matches a pattern with *, ?, [...] or ** (any folders), sorted, and the folder above its first such part;
+    None where a file of that very name is there, or there is no such part.
+
+    Hidden files match no wildcard, and of ** folders are no matches. Linked folders are followed, each being visited
+    once.
+    """
+    path = as_path("inputs", pattern)
+    if not glob.has_magic(str(path)) or os.path.lexists(path):
+        return None
+    fixed = [not glob.has_magic(part) for part in path.parts].index(False)
+    seen, matches = set[tuple[str, str]](), []
+    for name in sorted(glob.iglob(str(path), recursive=True), key=lambda name: (name.count(os.sep), name)):
+        match = Path(name)
+        place = os.path.realpath(match.parent), match.name
+        if place not in seen and os.path.lexists(match) and not ("**" in path.parts and match.is_dir()):
+            seen.add(place)
+            matches.append(match)
+    return sorted(matches), Path(*path.parts[:fixed])
+
+
+def sort_files(paths: Iterable[Path]) -> Found:
+    """Files by their suffixes into pictures, those that cannot be read and others, as `scan` does."""
+    found = Found([], [], [], [])
+    for path in paths:
+        _sort_file(path, found)
+    return found
+
+
+def kinds(paths: Iterable[Path]) -> str:
+    """Files that are no pictures, counted by kind: "3 videos (.mov, .mp4), 2 .txt"."""
+    videos, others = Counter[str](), Counter[str]()
+    for path in paths:
+        suffix = path.suffix.lower()
+        (videos if suffix in VIDEO_SUFFIXES else others)[suffix or "without a suffix"] += 1
+    words = [f"{count} {suffix}" for suffix, count in sorted(others.items(), key=lambda item: (-item[1], item[0]))]
+    if videos:
+        number = videos.total()
+        words.insert(0, f"{number} video{'s' if number > 1 else ''} ({', '.join(sorted(videos))})")
+    return ", ".join(words)
 
 
 def _sort_in(entry: os.DirEntry[str], path: Path, pending: deque[Path], found: Found) -> None:
     """Adds one entry of a folder to the folders to be visited or to what was found, unless it is to be skipped."""
     if entry.name.startswith("."):
         return
-    suffix = path.suffix.lower()
     if _is_folder(entry):
         if entry.name.lower() in _COPIES_AND_BINS:
             return
@@ -104,10 +155,30 @@ def _sort_in(entry: os.DirEntry[str], path: Path, pending: deque[Path], found: F
             pending.append(path)  # after all real folders, so that those keep their own names
         else:
             pending.appendleft(path)
-    elif suffix in SUFFIXES:
+    else:
+        _sort_file(path, found)
+
+
+def _sort_file(path: Path, found: Found) -> None:
+    why = why_unreadable(path)
+    if why is not None:
+        found.failed.append((path, why))
+    elif path.suffix.lower() in PICTURE_SUFFIXES:
         found.pictures.append(path)
-    elif suffix in PICTURE_SUFFIXES:
-        found.failed.append((path, f"{suffix} pictures cannot be read: convert to PNG, TIFF or JPEG first"))
+    else:
+        found.others.append(path)
+
+
+def why_unreadable(path: Path) -> str | None:
+    """Why a file of this suffix is a picture that cannot be read; None where it can, and for other files."""
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES or suffix not in PICTURE_SUFFIXES:
+        return None
+    if suffix not in HEIC_SUFFIXES:
+        return f"{suffix} pictures cannot be read: convert to PNG, TIFF or JPEG first"
+    if importlib.util.find_spec("pillow_heif") is None:
+        return f"{suffix} pictures need pillow-heif: pip install 'deblurgan[heic]'"
+    return None
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

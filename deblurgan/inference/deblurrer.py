@@ -28,7 +28,8 @@ from deblurgan.device import (
     why_no_kernels,
 )
 from deblurgan.images import FilesReport
-from deblurgan.inference import checks
+from deblurgan.inference import checks, folders
+from deblurgan.inference.processes import Processes
 from deblurgan.inference.video import VideoReport, restore_video
 from deblurgan.limits import require_memory
 from deblurgan.nn import Generator
@@ -168,56 +169,82 @@ class Deblurrer:
         raise TypeError(f"picture must be a path, PIL image, ndarray or Tensor, got {type(picture).__name__}")
 
     def file(
-        self, source: Path | str, target: Path | str, *, overwrite: bool = False, quality: int | None = None
+        self,
+        source: Path | str,
+        target: Path | str,
+        *,
+        overwrite: bool = False,
+        quality: int | None = None,
+        progress: Callable[[float], object] | None = None,
     ) -> tuple[str, ...]:
         """Restores a picture file. EXIF (its orientation applied), XMP, ICC profile, resolution and alpha go with it.
 
-        `quality` is that of JPEG, WebP and AVIF, 1 to 100; None: as the source was. Returns what the target lacks of
-        the source, in words. Raises FileExistsError where target exists, unless `overwrite`; PermissionError where it
-        is read-only; ImageError for a bad file.
+        `quality` is that of JPEG, WebP and AVIF, 1 to 100; None: as the source was. `progress` is called with
+        the share that is done, 0 to 1. Returns what the target lacks of the source, in words. Raises FileExistsError
+        where target exists, unless `overwrite`; PermissionError where it is read-only; ImageError for a bad file.
         """
         source, target = as_path("source", source), as_path("target", target)
         images.require_absent(target, overwrite=overwrite)
         picture = self._read(source)
         images.require_writable(picture, target)
-        return images.write(self._restore(picture), target, quality=quality)
+        return images.write(self._restore(picture, progress), target, quality=quality)
 
     def files(
         self,
         inputs: Iterable[Path | str],
-        out: Path | str,
+        out: Path | str | None = None,
         *,
+        listed: Iterable[Path | str] = (),
         overwrite: bool = False,
         skip_existing: bool = False,
         suffix: str = "",
         format: str = "keep",
         quality: int | None = None,
+        compare: bool = False,
+        strip_metadata: bool = False,
         log: Callable[[str], None] | None = None,
+        warn: Callable[[str], None] | None = None,
+        progress: Callable[[float], object] | None = None,
+        processes: Processes | None = None,
     ) -> FilesReport:
         """Restores pictures and whole folders into `out`, which mirrors the folders. A bad file never stops the rest:
-        the report lists it.
+        the report lists it. While the network works on one picture, the next is read and the one before is written.
 
         Args:
-            inputs: picture files and folders.
-            out: a folder, or for a single picture its file.
+            inputs: picture files, folders, and patterns with *, ?, [...] or ** (any folders). A video is restored where
+                its file or a pattern for its suffix is given; those in folders are left out.
+            out: a folder, or for a single picture its file. If not given, NAME-deblurred.EXT beside each file and
+                FOLDER-deblurred beside each folder; these are not taken as inputs while NAME or FOLDER lies beside
+                them.
+            listed: more files, as from a file list: a relative path is kept below `out`, a missing one fails.
             overwrite: replaces files that exist, the inputs themselves included; otherwise such a picture fails.
             skip_existing: leaves out pictures whose output exists; not with `overwrite`.
-            suffix: added to each name, before its extension.
-            format: "keep", or the extension of the outputs without its dot.
+            suffix: added to each name, before its extension; without `out` it takes the place of -deblurred.
+            format: the extension of the outputs without its dot, or "keep": JPEG for HEIC, PNG for GIF, else that of
+                each input.
             quality: of JPEG, WebP and AVIF, 1 to 100; None: as each source was, 95 where it says nothing.
-            log: takes a line a picture, which names what the output lacks of what the file held.
+            compare: also writes NAME-compare.jpg beside each output, where the change is largest before and after.
+            strip_metadata: leaves out what the files say beside the picture.
+            log: takes a line a picture, which says how much it changed and what the output lacks of what the file held.
+                It is called in another thread.
+            warn: takes the lines of failures in place of `log`.
+            progress: called with the share of all the work that is done, 0 to 1.
+            processes: those that share the work, each of which makes this call; all give the report of the whole.
 
         Raises FileNotFoundError for an input that is missing, FileExistsError where several pictures have one output,
         ValueError for an input without pictures and for options that contradict each other.
         """
         if overwrite and skip_existing:
             raise ValueError("overwrite=True and skip_existing=True contradict each other")
-
-        def restore(source: Path, target: Path) -> tuple[str, ...]:
-            return self.file(source, target, overwrite=overwrite, quality=quality)
-
-        plan = images.plan_outputs(inputs, out, suffix=suffix, format=format)
-        return images.run_plan(plan, restore, is_done=Path.exists if skip_existing else None, log=log)
+        processes = processes or Processes()
+        plan = processes.first(lambda: folders.plan_files(inputs, out, listed=listed, suffix=suffix, format=format))
+        tools = folders.Tools(
+            read=self._read,
+            restore=lambda picture, reached: (self._restore(picture, reached), 1.0),
+            video=lambda source, target, reached: self.video(source, target, overwrite=overwrite, progress=reached),
+        )
+        options = folders.Options(overwrite, skip_existing, quality, compare, strip_metadata)
+        return folders.restore_files(plan, tools, options, log=log, warn=warn, progress=progress, processes=processes)
 
     def video(
         self,
@@ -249,11 +276,21 @@ class Deblurrer:
             progress=progress,
         )
 
-    def _read(self, path: str | Path) -> images.Picture:
-        return images.read(as_path("picture", path), check_size=lambda w, h: self._require_memory(h, w))
+    def _read(self, path: str | Path, seen: Callable[[int, int], object] | None = None) -> images.Picture:
+        """The picture of a file; `seen` is called with its width and height before it is decoded."""
 
-    def _restore(self, picture: images.Picture) -> images.Picture:
-        return picture.with_pixels(self._array(picture.pixels))
+        def check(w: int, h: int) -> None:
+            if seen is not None:
+                seen(w, h)
+            self._require_memory(h, w)
+
+        return images.read(as_path("picture", path), check_size=check)
+
+    def _restore(self, picture: images.Picture, progress: Callable[[float], object] | None = None) -> images.Picture:
+        restored = picture.with_pixels(self._array(picture.pixels))
+        if progress is not None:
+            progress(1.0)
+        return restored
 
     def _copy(self, generator: Generator) -> Generator:
         copy = Generator(**generator.config())

@@ -19,10 +19,6 @@ from deblurgan.images.picture import StrPath, one_line
 
 Pixels = NDArray[np.uint8]
 
-VIDEO_SUFFIXES: frozenset[str] = frozenset(
-    {".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts"}
-    | {".wmv", ".asf", ".flv", ".ogv"}
-)
 # By name, since other demuxers (playlists) open further files
 _DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,asf,flv,ogg"
 _FREE_CLOCKS = ("mpegts", "mpeg")  # whose timestamps start anywhere, as a broadcast's do
