@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-Pixels = TypeVar("Pixels", bound=NDArray[Any])
 Gradients = tuple[NDArray[np.float32], NDArray[np.float32]]  # across and down, levels of 255
 
 MIN_PIXELS = 1_500_000  # of a picture that "auto" looks at; the benchmarks' frames (720x1280) have fewer
@@ -62,7 +61,7 @@ def blur_width(pixels: NDArray[Any]) -> float:
     return _WIDTH_OF_RAMP * max(ramps)
 
 
-def restore_at(scale: float, restore: Callable[[Pixels], Pixels], pixels: Pixels) -> Pixels:
+def restore_at(scale: float, restore: Callable[[NDArray[Any]], NDArray[Any]], pixels: NDArray[Any]) -> NDArray[Any]:
     """The picture restored at `scale`, in (0, 1]: what `restore` changes in the reduced picture, enlarged, is added to
     the full one, which keeps its details. Same shape and dtype. At scale 1 it is `restore(pixels)`.
     """
@@ -93,7 +92,7 @@ BOX, BICUBIC = Image.Resampling.BOX, Image.Resampling.BICUBIC
 _REACH = {BOX: 0.5, BICUBIC: 2.0}  # px of the coarser picture, to either side
 
 
-def _reduced(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+def _reduced(pixels: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     small = np.empty((*size, *pixels.shape[2:]), pixels.dtype)
     for top in range(0, size[0], _STRIP):
         rows = slice(top, min(top + _STRIP, size[0]))
@@ -152,14 +151,15 @@ def _pyramid(pixels: NDArray[Any]) -> list[Gradients]:
 def _halved(grey: NDArray[np.float32]) -> NDArray[np.float32]:
     h, w = (side // 2 * 2 for side in grey.shape)
     rows = grey[0:h:2, :w] + grey[1:h:2, :w]
-    return (rows[:, 0::2] + rows[:, 1::2]) / 4
+    return (rows[:, 0::2] + rows[:, 1::2]) * np.float32(0.25)
 
 
 def _gradients(grey: NDArray[np.float32], *, every: int = 1) -> Gradients:
     """Of the cells of 2x2 pixels in each `every`-th row, flat."""
     upper, lower = grey[:-1:every], grey[1::every]
     sums, differences = upper + lower, lower - upper
-    return np.diff(sums).ravel() / 2, (differences[:, 1:] + differences[:, :-1]).ravel() / 2
+    half = np.float32(0.5)
+    return np.diff(sums).ravel() * half, (differences[:, 1:] + differences[:, :-1]).ravel() * half
 
 
 def _strengths(across: NDArray[np.float32], down: NDArray[np.float32]) -> NDArray[np.float64]:
