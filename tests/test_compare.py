@@ -44,7 +44,7 @@ def test_the_words_tell_a_picture_that_was_sharp_and_one_that_hardly_changed() -
     assert str(Change(mean=3.0, contrast=1.0)) == "changed by 3.00 levels of 255 on average"
     assert "sharp already" in str(Change(mean=3.0, contrast=6.0))
     assert "sharp already" in str(Change(mean=0.0, contrast=0.0))
-    assert "not one the network knows" in str(Change(mean=0.4, contrast=0.1))
+    assert "no blur that the network knows" in str(Change(mean=0.4, contrast=0.1))
 
 
 def test_crops_are_where_the_change_is_largest_the_largest_first() -> None:
