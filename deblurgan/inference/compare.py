@@ -40,7 +40,7 @@ class Change(NamedTuple):
         """
         if self.mean < SHARP * self.contrast or self.mean == 0:
             return "it was sharp already, or its detail is noise"
-        return "hardly changed: its blur is not one the network knows" if self.mean < HARDLY else ""
+        return "hardly changed: it has no blur that the network knows" if self.mean < HARDLY else ""
 
     def __str__(self) -> str:
         text = f"changed by {self.mean:.2f} levels of 255 on average"
