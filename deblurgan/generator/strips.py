@@ -46,17 +46,17 @@ class Moments(NamedTuple):
 class StripOps(Protocol):
     """The arithmetic: in plain torch, or in our kernels."""
 
-    dtype: torch.dtype
-    device: torch.device
+    def window(self, stage: Stage, rows: int, w: int) -> Tensor:
+        """Memory for what the stage reads, [rows, w + 2b, c]: rows of w pixels with their border at the sides.
+
+        The first stage's may have more columns and channels, whose values are the business of `pack`.
+        """
 
     def pack(self, pixels: Tensor, out: Tensor, border: Border) -> None:
-        """Rows of the picture, fp32 [rows, w, 3] in [-1, 1], into out [rows, w + 2b, 3], its border at the sides."""
+        """Rows of the picture, fp32 [rows, w, 3] in [-1, 1], into a window's, with their border at the sides."""
 
     def conv(self, stage: Stage, x: Tensor) -> tuple[Tensor, Moments]:
-        """The stage's convolution of x [rows, w + 2b, c], in which all borders are, [rows', w', c'], and its moments.
-
-        Of a transposed one x has no border at the sides, and its last row serves the outputs above it only.
-        """
+        """The stage's convolution of a whole window x, in which all borders are, [rows', w', c'], and its moments."""
 
     def activate(
         self, stage: Stage, y: Tensor, stats: Tensor, residual: Tensor | None, out: Tensor, border: Border
@@ -98,7 +98,7 @@ def rows_read(stage: Stage, start: int, stop: int) -> tuple[int, int]:
     if stage.kind == "down":
         return 2 * start - 1, 2 * stop
     if stage.kind == "up":
-        return start // 2, (stop + 1) // 2 + 1
+        return start // 2 - 1, (stop + 1) // 2 + 1
     return start - stage.halo, stop + stage.halo
 
 
@@ -125,15 +125,14 @@ class Window:
     def __init__(self, stage: Stage, source: Source, ops: StripOps, h: int, w: int) -> None:
         self.stage, self.source, self.ops = stage, source, ops
         self.h, self.w = h // stage.scale_in, w // stage.scale_in
-        self.border = Border(stage.border, 0 if stage.kind == "up" else stage.halo)
+        self.border = Border(stage.border, stage.halo)
         self.last = torch.empty(0)  # rows `top` ... `foot` - 1 of the picture, and its border
         self.top = self.foot = 0
 
     def read(self, start: int, stop: int) -> Tensor:
         """[rows, w + 2b, c] for output rows start ... stop - 1, which follow on those of the last call."""
         first, beyond = rows_read(self.stage, start, stop)
-        shape = beyond - first, self.w + 2 * self.border.width, self.stage.channels_in
-        rows = torch.empty(shape, dtype=self.ops.dtype, device=self.ops.device)
+        rows = self.ops.window(self.stage, beyond - first, self.w)
         kept = max(first, 0)
         if kept < self.foot:
             rows[kept - first : self.foot - first] = self.last[kept - self.top : self.foot - self.top]

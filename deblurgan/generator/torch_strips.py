@@ -21,15 +21,17 @@ class TorchOps:
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
         self.state = state
-        self.dtype, self.device = state["head.weight"].dtype, state["head.weight"].device
+
+    def window(self, stage: Stage, rows: int, w: int) -> Tensor:
+        return self.state["head.weight"].new_empty(rows, w + 2 * stage.halo, stage.channels_in)
 
     def pack(self, pixels: Tensor, out: Tensor, border: Border) -> None:
-        _with_sides(pixels, out, border)
+        with_sides(pixels, out, border)
 
     def conv(self, stage: Stage, x: Tensor) -> tuple[Tensor, Moments]:
         weight, planes = self.state[f"{stage.name}.weight"], x.permute(2, 0, 1)[None]
-        if stage.kind == "up":  # of the last row only what it adds to the one above
-            y = F.conv_transpose2d(planes, weight, stride=2, padding=1, output_padding=(0, 1))[..., :-1, :]
+        if stage.kind == "up":  # of the border, too, which is cut off again
+            y = F.conv_transpose2d(planes, weight, stride=2, padding=3, output_padding=1)
         else:
             y = F.conv2d(planes, weight, stride=stage.stride)
         rows = y[0].permute(1, 2, 0)
@@ -44,7 +46,7 @@ class TorchOps:
             value.relu_()
         if residual is not None:
             value.add_(residual)
-        _with_sides(value, out, border)
+        with_sides(value, out, border)
 
     def head(self, x: Tensor, pixels: Tensor) -> Tensor:
         y = F.conv2d(x.permute(2, 0, 1)[None], self.state["head.weight"], self.state["head.bias"])
@@ -61,12 +63,9 @@ def moments(y: Tensor) -> Moments:
     return Moments(len(values), pivot + mean, m2)
 
 
-def _with_sides(rows: Tensor, out: Tensor, border: Border) -> None:
+def with_sides(rows: Tensor, out: Tensor, border: Border) -> None:
     """rows [rows, w, c] into the middle of out [rows, w + 2b, c], and their border beside them."""
     width = border.width
-    if width == 0:
-        out.copy_(rows)
-        return
     out[:, width:-width] = rows
     if border.mode == "zero":
         out[:, :width] = 0
