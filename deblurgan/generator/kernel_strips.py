@@ -23,13 +23,13 @@ class KernelOps:
     def __init__(self, engine: Engine) -> None:
         if engine.quantize is not None:
             raise ValueError(f'quantize must be None for a picture in strips, got "{engine.quantize}"')
-        self.engine = engine
+        self.engine, self.dtype, self.device = engine, engine.dtype, engine.head_weight.device
 
     def window(self, stage: Stage, rows: int, w: int) -> Tensor:
-        engine, columns, channels = self.engine, w + 2 * stage.halo, stage.channels_in
+        columns, channels = w + 2 * stage.halo, stage.channels_in
         if stage.kind == "stem":
             columns, channels = columns + 1, PACKED_CHANNELS
-        return torch.empty(rows, columns, channels, dtype=engine.dtype, device=engine.head_weight.device)
+        return torch.empty(rows, columns, channels, dtype=self.dtype, device=self.device)
 
     def pack(self, pixels: Tensor, out: Tensor, border: Border) -> None:
         """As kernels.pack_image does, but for the rows of the border."""

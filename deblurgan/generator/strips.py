@@ -46,6 +46,9 @@ class Moments(NamedTuple):
 class StripOps(Protocol):
     """The arithmetic: in plain torch, or in our kernels."""
 
+    dtype: torch.dtype
+    device: torch.device
+
     def window(self, stage: Stage, rows: int, w: int) -> Tensor:
         """Memory for what the stage reads, [rows, w + 2b, c]: rows of w pixels with their border at the sides.
 

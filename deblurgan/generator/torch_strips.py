@@ -21,9 +21,10 @@ class TorchOps:
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
         self.state = state
+        self.dtype, self.device = state["head.weight"].dtype, state["head.weight"].device
 
     def window(self, stage: Stage, rows: int, w: int) -> Tensor:
-        return self.state["head.weight"].new_empty(rows, w + 2 * stage.halo, stage.channels_in)
+        return torch.empty(rows, w + 2 * stage.halo, stage.channels_in, dtype=self.dtype, device=self.device)
 
     def pack(self, pixels: Tensor, out: Tensor, border: Border) -> None:
         with_sides(pixels, out, border)
