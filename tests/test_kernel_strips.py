@@ -120,7 +120,7 @@ def test_gpu_strips_by_pinned_memory(dtype: torch.dtype, rows: int) -> None:
     engine = Engine(generator.spec, generator.state_dict(), dtype=dtype)
 
     def allocate(h: int, w: int, c: int) -> PinnedPlane:
-        return PinnedPlane(h, w, c, rows=rows + 2, dtype=dtype, device=KERNEL_DEVICE)
+        return PinnedPlane((h, w, c), dtype, KERNEL_DEVICE)
 
     got = by_strips(engine, x, rows, 2, allocate)
     assert_like_torch(got, generator, x, dtype)

@@ -103,7 +103,14 @@ def streams(monkeypatch: pytest.MonkeyPatch) -> Iterator[Streams]:
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "current_stream", streams.current_stream)
     monkeypatch.setattr(torch.cuda, "stream", streams.stream)
-    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda room, stream: streams.watched.append(room))
+    made = PinnedPlane.__init__
+
+    def watch(plane: PinnedPlane, *args: Any) -> None:
+        made(plane, *args)
+        streams.watched.append(plane.memory)
+
+    monkeypatch.setattr(PinnedPlane, "__init__", watch)
     with torch.no_grad():
         yield streams
 
@@ -132,10 +139,8 @@ def test_pinned_planes_are_planes(rows: int, streams: Streams, seeded: None) -> 
     planes: list[PinnedPlane] = []
 
     def allocate(h: int, w: int, c: int) -> PinnedPlane:
-        plane = PinnedPlane(h, w, c, rows=rows + 1, dtype=torch.float32, device=CPU)
-        planes.append(plane)
-        streams.watched += [plane.memory, plane.arriving]
-        return plane
+        planes.append(PinnedPlane((h, w, c), torch.float32, CPU))
+        return planes[-1]
 
     wanted = restored(generator, picture, rows, HostPlane)
     with streams:
@@ -148,8 +153,7 @@ def test_pinned_planes_are_planes(rows: int, streams: Streams, seeded: None) -> 
 
 def test_rows_come_while_others_are_computed_on(streams: Streams) -> None:
     """Strip 1 comes and strip 0 leaves without a wait for the work between them."""
-    plane = PinnedPlane(6, 1, 1, rows=2, dtype=torch.float32, device=CPU)
-    streams.watched += [plane.memory, plane.arriving]
+    plane = PinnedPlane((6, 1, 1), torch.float32, CPU)
     compute = streams.current
     with streams:
         plane.write(0, torch.arange(2.0).view(2, 1, 1))
@@ -162,7 +166,8 @@ def test_rows_come_while_others_are_computed_on(streams: Streams) -> None:
         assert plane.coming.known == before
         second = plane.read(2, 4)
         assert plane.leaving.known[compute] > 100 > before[compute]
-        assert plane.coming.known[compute] > 100  # and strip 2 comes when that has ended
+        assert plane.coming.known[compute] > 100  # and strip 2 comes when that has ended,
+        assert plane.coming.known[plane.leaving] == before[plane.leaving]  # whether or not strip 0 has left
     assert second.flatten().tolist() == [2.0, 3.0]
     assert plane.memory.flatten().tolist() == [1.0, 2.0, 2.0, 3.0, 4.0, 5.0]
     assert not streams.races
