@@ -312,7 +312,10 @@ class Strips:
         if self.stages[one.stage].kind == "trunk" and self.residual is None:
             self.residual = self.allocate(*self.shape.plane(one.stage))
         output, plane = Output(self._window(one.stage)), self._plane(one)
-        stats = merged([self._strip(output, plane, start, stop) for start, stop in self._strips(one)])
+        statistics = Statistics(self.stages[one.stage].channels_out, self.ops.device)
+        for start, stop in self._strips(one):
+            self._strip(output, plane, start, stop, statistics)
+        stats = statistics.normalisation()
         if not bool(stats.isfinite().all()):
             raise FloatingPointError(f"the network gave values that are not finite in {self.ops.dtype}")
         self.stats[one.stage] = stats
@@ -321,11 +324,11 @@ class Strips:
             if self.stages[one.stage].kind == "up":
                 self.residual = None
 
-    def _strip(self, output: Output, plane: Plane | None, start: int, stop: int) -> Moments:
+    def _strip(self, output: Output, plane: Plane | None, start: int, stop: int, statistics: Statistics) -> None:
         y, moments = output.measured(start, stop)
+        statistics.add(moments)
         if plane is not None:
             plane.write(start, y)
-        return moments
 
     def _finish(self, one: Pass) -> None:
         """The head, whose output is the restored picture."""
@@ -366,11 +369,23 @@ class Strips:
         self.work_done += work
 
 
-def merged(parts: list[Moments]) -> Tensor:
-    """Mean and 1 / std of a plane, fp32 [2, c], from the moments of its strips; the sums are fp64."""
-    counts = torch.tensor([part.pixels for part in parts], dtype=torch.float64, device=parts[0].mean.device)[:, None]
-    means, m2 = (torch.stack(values).double() for values in zip(*((p.mean, p.m2) for p in parts), strict=True))
-    total = counts.sum()
-    mean = means[0] + (counts * (means - means[0])).sum(0) / total
-    variance = (m2 + counts * (means - mean) ** 2).sum(0) / total
-    return torch.stack([mean, (variance + EPS).rsqrt()]).float()
+class Statistics:
+    """Of a plane, gathered in fp64 from the moments of its strips.
+
+    They are gathered at once: small tensors that stay would keep the heap from using the gaps between them.
+    """
+
+    def __init__(self, channels: int, device: torch.device) -> None:
+        self.pixels = 0
+        self.mean, self.m2 = torch.zeros(2, channels, dtype=torch.float64, device=device)
+
+    def add(self, part: Moments) -> None:
+        self.pixels += part.pixels
+        share = part.pixels / self.pixels
+        apart = part.mean.double() - self.mean
+        self.mean += share * apart
+        self.m2 += part.m2 + (1 - share) * part.pixels * apart.square()
+
+    def normalisation(self) -> Tensor:
+        """Mean and 1 / std, fp32 [2, c]."""
+        return torch.stack([self.mean, (self.m2 / self.pixels + EPS).rsqrt()]).float()

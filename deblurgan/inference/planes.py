@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 import os
 import tempfile
 import weakref
@@ -17,12 +19,19 @@ from deblurgan.limits import free_disk, lies_in_memory
 Place = Literal["device", "host", "disk"]
 Size = tuple[int, int, int]  # [h, w, c]
 
+# Of mmap, where systems have it: pages that no other process shares
+PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
+
 
 class MemoryPlane:
-    """On the device that computes."""
+    """On the device that computes. On a CPU it is mapped, so that it goes back to the system as a whole: in the heap
+    strips would settle between planes."""
 
     def __init__(self, size: Size, dtype: torch.dtype, device: torch.device) -> None:
-        self.rows = torch.empty(size, dtype=dtype, device=device)
+        if device.type == "cpu":
+            self.rows = torch.frombuffer(mmap.mmap(-1, math.prod(size) * dtype.itemsize, **PRIVATE), dtype=dtype).view(size)
+        else:
+            self.rows = torch.empty(size, dtype=dtype, device=device)
 
     def read(self, start: int, stop: int) -> Tensor:
         return self.rows[start:stop]

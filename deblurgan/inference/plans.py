@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +13,12 @@ from deblurgan.inference.planes import Place, spill_folder
 from deblurgan.spec import GeneratorSpec
 
 # Bytes, about, of a strip of the first layer's output: on a CPU what caches hold, elsewhere what keeps a GPU busy
-STRIP_BYTES = {"cpu": 2**22}
+STRIP_BYTES = {"cpu": 2**21}
 GPU_STRIP_BYTES = 2**27
+# What the heap takes for the largest strips, which come and go in many sizes, over their sum
+HEAP_FACTOR = 1.5
+# What oneDNN keeps of code for the sizes of a picture
+CODE_BYTES = 10 * 2**20
 
 WORDS: dict[Place, str] = {
     "device": "in memory",
@@ -65,8 +69,7 @@ class StripPlan:
     def peak_bytes(self) -> int:
         """On the device, planes and strips."""
         away = [i for i, place in enumerate(self.places) if place != "device"]
-        passes = range(len(self.shape.passes))
-        return max(self.held("device", i) + strip_bytes(self.shape, i, self.dtype, away) for i in passes)
+        return self.most("device") + heap_bytes(self.shape, self.dtype, away)
 
 
 @dataclass(frozen=True)
@@ -140,9 +143,12 @@ def plan_strips(
         if plan is not None:
             spill_folder(plan.most("disk"))
             return plan
-    passes = range(len(shapes[-1].passes))
-    least = max(strip_bytes(shapes[-1], i, dtype) for i in passes)
-    raise MemoryError(f"the smallest strips need {megabytes(least)}, {limits.source}")
+    raise MemoryError(f"the smallest strips need {megabytes(heap_bytes(shapes[-1], dtype))}, {limits.source}")
+
+
+def heap_bytes(shape: Shape, dtype: torch.dtype, away: Collection[int] = ()) -> int:
+    """What all takes but for the planes, see `strip_bytes`."""
+    return CODE_BYTES + int(HEAP_FACTOR * max(strip_bytes(shape, i, dtype, away) for i in range(len(shape.passes))))
 
 
 def _shapes(
@@ -167,19 +173,15 @@ def _multiple_below(rows: float, multiple: int) -> int:
 
 def _placed(shape: Shape, dtype: torch.dtype, limits: Limits, places: tuple[Place, ...]) -> StripPlan | None:
     """Each plane in the first place that has room for it; None where one finds none, or the strips themselves."""
-    strips = [strip_bytes(shape, i, dtype) for i in range(len(shape.passes))]
+    room = {
+        "device": min(limits.planes, limits.device - heap_bytes(shape, dtype)),
+        "host": limits.host,
+        "disk": float("inf"),
+    }
     plan = StripPlan(shape, dtype, ())
-
-    def fits(place: Place, number: int) -> bool:
-        use, size = shape.planes[number], plan.bytes_of(number)
-        after = {i: plan.held(place, i) + size for i in range(use.first, use.last + 1)}
-        if place == "device":
-            most = max(strips[i] + held for i, held in after.items())
-            return most <= limits.device and max(after.values()) <= limits.planes
-        return place == "disk" or max(after.values()) <= limits.host
-
-    for number in range(len(shape.planes)):
-        place = next((place for place in places if fits(place, number)), None)
+    for number, use in enumerate(shape.planes):
+        size, needed_in = plan.bytes_of(number), range(use.first, use.last + 1)
+        place = next((at for at in places if max(plan.held(at, i) for i in needed_in) + size <= room[at]), None)
         if place is None:
             return None
         plan = StripPlan(shape, dtype, (*plan.places, place))
