@@ -27,7 +27,7 @@ class PinnedPlane:
         self.arriving = self.departing = self.memory[:0]
         self.coming, self.leaving = torch.cuda.Stream(device), torch.cuda.Stream(device)
         self.fetched = 0, 0  # rows that are, or will be, in `arriving`
-        self.written = 0  # rows 0 ... written - 1 have left since any was read that had
+        self.written = 0  # the row after the last that left: those below it are older
 
     def read(self, start: int, stop: int) -> Tensor:
         first, beyond = self.fetched
@@ -41,7 +41,6 @@ class PinnedPlane:
     def _fetch(self, start: int, stop: int) -> None:
         if start < self.written:
             self.coming.wait_stream(self.leaving)
-            self.written = 0
         if len(self.arriving) < stop - start:
             self.arriving = self._room(stop - start, self.coming)
         self.coming.wait_stream(torch.cuda.current_stream(self.device))
