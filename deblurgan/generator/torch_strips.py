@@ -1,4 +1,4 @@
-"""The arithmetic of strips in plain torch."""
+"""The arithmetic of strips in plain torch, but on a CPU for what follows a convolution."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from deblurgan.generator.strips import Moments
 from deblurgan.kernels.config import Border
+from deblurgan.ops.strips import strip_moments, strip_norm_act, takes_rows
 from deblurgan.spec import Stage
 
 
@@ -41,6 +42,9 @@ class TorchOps:
     def activate(
         self, stage: Stage, y: Tensor, stats: Tensor, residual: Tensor | None, out: Tensor, border: Border
     ) -> None:
+        if takes_rows(y) and (residual is None or takes_rows(residual)):
+            strip_norm_act(y, stats, stage.act, residual, out, border)
+            return
         mean, inverse_std = stats
         value = y.to(torch.promote_types(y.dtype, torch.float32), copy=True).sub_(mean).mul_(inverse_std)
         if stage.act == "relu":
@@ -56,6 +60,8 @@ class TorchOps:
 
 def moments(y: Tensor) -> Moments:
     """Of the planes of y [rows, w, c], about a pivot: a constant plane has its own value as mean, and no variance."""
+    if takes_rows(y):
+        return Moments(y.shape[0] * y.shape[1], *strip_moments(y))
     values = y.reshape(-1, y.shape[2]).to(torch.promote_types(y.dtype, torch.float32))
     pivot = values[0]
     centred = values - pivot
