@@ -29,7 +29,9 @@ class MemoryPlane:
 
     def __init__(self, size: Size, dtype: torch.dtype, device: torch.device) -> None:
         if device.type == "cpu":
-            self.rows = torch.frombuffer(mmap.mmap(-1, math.prod(size) * dtype.itemsize, **PRIVATE), dtype=dtype).view(size)
+            self.rows = torch.frombuffer(mmap.mmap(-1, math.prod(size) * dtype.itemsize, **PRIVATE), dtype=dtype).view(
+                size
+            )
         else:
             self.rows = torch.empty(size, dtype=dtype, device=device)
 
