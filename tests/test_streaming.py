@@ -134,7 +134,7 @@ def test_a_smaller_budget_stores_less_then_cuts_smaller_then_leaves_memory(small
     assert [disk for disk, *_ in order] == sorted(disk for disk, *_ in order)
     assert {plan.shape.keep for plan in found} == {1, 2, 4}
     assert order == sorted(order)
-    with pytest.raises(MemoryError, match=r"the smallest strips need \d+ MiB, so little"):
+    with pytest.raises(MemoryError, match=r"needs \d+ MiB in the smallest strips, so little"):
         plans.plan_strips(spec, (600, 800), torch.float32, CPU, Limits(2**20, "so little"))
 
 

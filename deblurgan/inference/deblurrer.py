@@ -453,7 +453,7 @@ class Deblurrer:
         if free is None:
             return Limits(float("inf"), "")
         there = max(0, free.bytes - OVERHEAD - result)
-        return Limits(there, f"{megabytes(free.bytes)} are free ({free.source})", host=host)
+        return Limits(there, f"{megabytes(there)} are left of {megabytes(free.bytes)} ({free.source})", host=host)
 
     def _plan(self, h: int, w: int, limits: Limits, *, because: str | None = None) -> StreamPlan:
         """`because` says why the network cannot take the picture whole."""
