@@ -141,14 +141,14 @@ def parity(count: int, photos: Path | None) -> Iterator[dict[str, Any]]:
     whole = Deblurrer(generator, device="cpu", dtype="fp32")
     worst, worst_levels, tiles = 0.0, 0, []
     for i in range(count):
-        h, w = random_numbers.randrange(40, 300), random_numbers.randrange(40, 300)
+        h, w = random_numbers.randrange(100, 300), random_numbers.randrange(100, 300)
         picture = cropped(h, w, i, photos)
         plan = random_plan(generator, h, w, random_numbers)
         wanted, got = whole(picture / 255), strips_by(plan, whole, picture / 255)
         worst = max(worst, float(np.abs(got - wanted).max()))
         levels = strips_by(plan, whole, picture).astype(int) - whole(picture)
         worst_levels = max(worst_levels, int(np.abs(levels).max()))
-        tiles.append(decibels(naive_tiles(whole, picture / 255, 96), wanted))
+        tiles.append(decibels(naive_tiles(whole, picture / 255, 64), wanted))
     yield {"preset": "tiny", "pairs": count, "largest": worst, "in 8 bits": worst_levels, **spread(tiles)}
 
 
@@ -172,7 +172,7 @@ def cropped(h: int, w: int, number: int, photos: Path | None) -> NDArray[np.uint
     """A piece of a photo or, without photos, a synthetic picture."""
     if photos is None:
         return synthetic(h, w, number)
-    paths = sorted(photos.iterdir())
+    paths = sorted(photos.glob("*.jpg"))
     pixels = images.read(paths[number % len(paths)]).pixels
     top, left = (pixels.shape[0] - h) // 2, (pixels.shape[1] - w) // 2
     return np.ascontiguousarray(pixels[top : top + h, left : left + w])
