@@ -460,7 +460,9 @@ def test_more_memory_than_allowed_is_refused_before_any_work(
     assert Deblurrer(small_generator, device="cpu", max_memory=need)(x).shape == x.shape
     strict = Deblurrer(small_generator, device="cpu", max_memory=need - 1)
     monkeypatch.setattr(Generator, "forward", None)
-    with pytest.raises(MemoryError, match=r"picture of 55x39: it needs .* MiB in the smallest strips, max_memory is .* MiB"):
+    with pytest.raises(
+        MemoryError, match=r"picture of 55x39: it needs .* MiB in the smallest strips, max_memory is .* MiB"
+    ):
         strict(x)
 
 

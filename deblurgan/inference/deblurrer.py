@@ -376,8 +376,9 @@ class Deblurrer:
         h, w = picture.shape[1:]
         rows = PictureRows(picture, (self._padded(h), self._padded(w)), self.device)
         restored = ResultRows(result, self.device)
-        again, ops = partial(self._strips_plan, h, w), streaming.strip_ops(self.generator)
-        streaming.restore_in_strips(plan, again, limits, ops, pixels=rows.read, put=restored.write, done=done)
+        again = partial(self._strips_plan, h, w)
+        with streaming.strip_ops(self.generator) as ops:
+            streaming.restore_in_strips(plan, again, limits, ops, pixels=rows.read, put=restored.write, done=done)
         self._require_finite(restored.not_finite)
 
     def _whole(self, pictures: Tensor, results: Tensor, *, retain: bool) -> None:
