@@ -18,16 +18,18 @@ class Bytes(NamedTuple):
 
 
 def strip_bytes(shape: Shape, number: int, dtype: torch.dtype, away: Collection[int] = ()) -> int:
-    """At the most in the pass of that number, in `dtype`; the rows of the planes `away` must be copied to be read."""
+    """At the most in the pass of that number, in `dtype`; the rows of the planes `away` must be copied to be read.
+
+    Counted for the first two strips: others are as the second.
+    """
     counts = _Counts(shape, number, dtype, away)
     stage = shape.passes[number].stage
-    rows = min(shape.rows, shape.h) // shape.spec.stages[stage].scale_out
-    strips = (False, True) if shape.h > shape.rows else (False,)
-    return max(counts.output(stage, rows, follows).peak for follows in strips)
+    h, rows = (side // shape.spec.stages[stage].scale_out for side in (shape.h, shape.rows))
+    return max(counts.output(stage, start, min(start + rows, h)).peak for start in range(0, min(2 * rows, h), rows))
 
 
 class _Counts:
-    """`follows` tells whether rows above have been computed before."""
+    """Of rows start ... stop - 1, after those before them, if there are any, were asked for in one go."""
 
     def __init__(self, shape: Shape, number: int, dtype: torch.dtype, away: Collection[int]) -> None:
         self.shape, self.stages, self.source = shape, shape.spec.stages, shape.passes[number].source
@@ -36,30 +38,33 @@ class _Counts:
         self.is_away = shape.reads[number] in away
         self.residual_is_away = any(shape.planes[i].name == "residual" for i in away)
 
-    def output(self, i: int, rows: int, follows: bool) -> Bytes:
-        """Of rows of stage i's output and their moments; of the head's, of restored rows."""
+    def output(self, i: int, start: int, stop: int) -> Bytes:
+        """Of a stage's output and its moments; of the head's, of restored rows."""
         stage = self.stages[i]
-        window = self.window(i, rows, follows)
+        window = self.window(i, start, stop)
+        first, beyond = rows_read(stage, start, stop)
+        rows = 2 * (beyond - first - 1) if stage.kind == "up" else stop - start
         pixels = rows * (self.shape.w // stage.scale_out)
         elements = pixels * stage.channels_out
         after = elements * self.wide * (2 if self.size < self.wide or stage.kind == "head" else 1)
         unfolded = pixels * stage.size**2 * stage.channels_in * self.size if self.unfolds else 0
         return Bytes(max(window.peak, window.kept + elements * self.size + max(after, unfolded)), window.kept)
 
-    def window(self, i: int, rows: int, follows: bool) -> Bytes:
-        """Of what stage i reads for rows of its output."""
+    def window(self, i: int, start: int, stop: int) -> Bytes:
+        """Of what stage i reads."""
         stage = self.stages[i]
         h, w = self.shape.h // stage.scale_in, self.shape.w // stage.scale_in
-        first, beyond = rows_read(stage, 0, rows)
         border = 0 if stage.kind == "up" else stage.halo
-        whole = (beyond - first) * (w + 2 * border) * stage.channels_in * self.size
-        new = rows * stage.scale_out // stage.scale_in if follows else min(beyond, h)
-        source = self.source_of(i, max(new, 1), w, follows)
-        return Bytes(whole * (2 if follows else 1) + source.peak, whole + source.kept)
+        row = (w + 2 * border) * stage.channels_in * self.size
+        first, beyond = rows_read(stage, start, stop)
+        top, foot = rows_read(stage, 0, start) if start else (0, 0)
+        filling = self.source_of(i, min(foot, h), min(beyond, h), w)
+        kept = (beyond - first) * row
+        return Bytes(kept + (foot - top) * row + filling.peak, kept + filling.kept)
 
-    def source_of(self, i: int, rows: int, w: int, follows: bool) -> Bytes:
-        """Of filling so many rows of what stage i reads."""
-        elements = rows * w * self.stages[i].channels_in
+    def source_of(self, i: int, start: int, stop: int, w: int) -> Bytes:
+        """Of filling rows of what stage i reads."""
+        elements = (stop - start) * w * self.stages[i].channels_in
         if i == 0:
             return Bytes(2 * elements * self.wide, 0)
         activated = elements * self.wide
@@ -67,5 +72,7 @@ class _Counts:
             activated += elements * self.size
         if i - 1 == self.source:
             return Bytes(elements * self.size * self.is_away + activated, 0)
-        computed = self.output(i - 1, rows, follows)
+        if start == stop:
+            return self.output(i - 1, start - 1, stop)  # nothing is computed: what is kept counts
+        computed = self.output(i - 1, start, stop)
         return Bytes(max(computed.peak, computed.kept + elements * self.size + activated), computed.kept)

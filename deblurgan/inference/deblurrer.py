@@ -198,7 +198,10 @@ class Deblurrer:
         """
         if min(h, w) < 1:
             raise ValueError(f"h and w must be at least 1, got {h} and {w}")
-        return self._plan(h, w, self._limits())
+        seen = h, w
+        if isinstance(self.scale, Real):
+            seen = max(1, round(h * float(self.scale))), max(1, round(w * float(self.scale)))
+        return replace(self._plan(*seen, self._limits()), h=h, w=w, scale=self.scale)
 
     def file(
         self, source: Path | str, target: Path | str, *, overwrite: bool = False, quality: int = 95
@@ -270,14 +273,34 @@ class Deblurrer:
 
     def _array(self, picture: NDArray[Any], progress: Progress | None = None) -> NDArray[Any]:
         checks.require_array(picture)
-        pixels = np.require(picture, requirements=["C", "ALIGNED", "WRITEABLE", "ENSUREARRAY"])  # as torch can share it
-        source = torch.from_numpy(pixels.reshape(*picture.shape[:2], -1))
-        restored = self._tensor(source.permute(2, 0, 1), torch.preserve_format, progress)
+        if self.scale == 1:
+            return self._full_array(picture, progress)
+        from deblurgan.inference.scale import pick_scale, restore_at
+
+        checks.require_tensor(_as_tensor(picture))
+        scale = pick_scale(picture) if self.scale == "auto" else float(self.scale)
+        return restore_at(scale, partial(self._full_array, progress=progress), picture)
+
+    def _full_array(self, picture: NDArray[Any], progress: Progress | None = None) -> NDArray[Any]:
+        """At scale 1."""
+        restored = self._full_tensor(_as_tensor(picture), torch.preserve_format, progress)
         return restored.permute(1, 2, 0).numpy().reshape(picture.shape)
+
+    def _tensor(self, picture: Tensor, progress: Progress | None = None) -> Tensor:
+        if self.scale == 1 or picture.numel() == 0:
+            return self._full_tensor(picture, progress=progress)
+        checks.require_tensor(picture)
+        if picture.dim() == 4:
+            return torch.stack(
+                [self._tensor(one, _part(progress, i, 1, len(picture))) for i, one in enumerate(picture)]
+            )
+        exact = picture.float() if picture.dtype == torch.bfloat16 else picture
+        restored = self._array(exact.permute(1, 2, 0).cpu().numpy(), progress)
+        return torch.from_numpy(restored).permute(2, 0, 1).contiguous().to(picture)
 
     @torch_defaults()
     @torch.no_grad()
-    def _tensor(
+    def _full_tensor(
         self,
         picture: Tensor,
         layout: torch.memory_format = torch.contiguous_format,
@@ -292,12 +315,7 @@ class Deblurrer:
         at_once = self._at_once(plan, limits)
         for i in range(0, len(batch), at_once):
             some = batch[i : i + at_once]
-
-            def done(share: float, before: int = i, n: int = len(some)) -> None:
-                if progress is not None:
-                    progress((before + share * n) / len(batch))
-
-            self._some(some, restored[i : i + at_once], plan, limits, done)
+            self._some(some, restored[i : i + at_once], plan, limits, _part(progress, i, len(some), len(batch)))
         return restored if picture.dim() == 4 else restored[0]
 
     def _at_once(self, plan: StreamPlan, limits: Limits) -> int:
@@ -320,16 +338,21 @@ class Deblurrer:
             return
         warnings.warn(f"{reason}: computed again in fp32", stacklevel=2)
         single = self._in_fp32()
-        for picture, result in zip(pictures, results, strict=True):
-            single._some(picture[None], result[None], single._plan(plan.h, plan.w, limits), limits, done)
+        for i in range(len(pictures)):
+            plan = single._plan(plan.h, plan.w, limits)
+            single._some(pictures[i : i + 1], results[i : i + 1], plan, limits, _part(done, i, 1, len(pictures)))
 
     def _in_fp32(self) -> Deblurrer:
         with self._making_single:
             if self._single is None:
-                options: dict[str, Any] = {"max_memory": self.max_memory, "scale": self.scale}
-                if self.seed is not None:
-                    options |= {"stochastic": True, "seed": self.seed}
-                self._single = Deblurrer(self.generator, device=self.device, dtype="fp32", **options)
+                self._single = Deblurrer(
+                    self.generator,
+                    device=self.device,
+                    dtype="fp32",
+                    max_memory=self.max_memory,
+                    stochastic=self.seed is not None,
+                    seed=self.seed or 0,
+                )
             return self._single
 
     def _by_plan(self, pictures: Tensor, results: Tensor, plan: StreamPlan, limits: Limits, done: Progress) -> None:
@@ -346,15 +369,16 @@ class Deblurrer:
             done(1.0)
             return
         for i, (picture, result) in enumerate(zip(pictures, results, strict=True)):
-            self._in_strips(picture, result, strips, limits, lambda share, i=i: done((i + share) / len(pictures)))  # type: ignore[misc]
+            self._in_strips(picture, result, strips, limits, _part(done, i, 1, len(pictures)))
 
     def _in_strips(self, picture: Tensor, result: Tensor, plan: StripPlan, limits: Limits, done: Progress) -> None:
         """[c, h, w]: restored into `result`, which is alike."""
         h, w = picture.shape[1:]
         rows = PictureRows(picture, (self._padded(h), self._padded(w)), self.device)
         restored = ResultRows(result, self.device)
-        again, ops = partial(self._strips_plan, h, w), streaming.strip_ops(self.generator)
-        streaming.restore_in_strips(plan, again, limits, ops, pixels=rows.read, put=restored.write, done=done)
+        again = partial(self._strips_plan, h, w)
+        with streaming.strip_ops(self.generator) as ops:
+            streaming.restore_in_strips(plan, again, limits, ops, pixels=rows.read, put=restored.write, done=done)
         self._require_finite(restored.not_finite)
 
     def _whole(self, pictures: Tensor, results: Tensor, *, retain: bool) -> None:
@@ -430,7 +454,7 @@ class Deblurrer:
         if free is None:
             return Limits(float("inf"), "")
         there = max(0, free.bytes - OVERHEAD - result)
-        return Limits(there, f"{megabytes(free.bytes)} are free ({free.source})", host=host)
+        return Limits(there, f"{megabytes(there)} are left of {megabytes(free.bytes)} ({free.source})", host=host)
 
     def _plan(self, h: int, w: int, limits: Limits, *, because: str | None = None) -> StreamPlan:
         """`because` says why the network cannot take the picture whole."""
@@ -449,9 +473,9 @@ class Deblurrer:
         if because is None and why_whole is None and self.device.type == "cpu" and pixels > WHOLE_PIXELS:
             because = "a CPU is as fast so, in less memory"
         if because is None:
-            return StreamPlan(h, w, why_whole or "it fits", max(need, 0), scale=self.scale)
+            return StreamPlan(h, w, why_whole or "it fits", max(need, 0))
         strips = self._strips_plan(h, w, limits)
-        return StreamPlan(h, w, because, strips.peak_bytes, strips, scale=self.scale)
+        return StreamPlan(h, w, because, strips.peak_bytes, strips)
 
     def _strips_plan(self, h: int, w: int, limits: Limits) -> StripPlan:
         if self.max_memory == "auto" and self.device.type == "cpu":
@@ -485,6 +509,19 @@ class Deblurrer:
         if self.dtype == torch.float16 and self.device.type == "cpu":
             return 104 * max(width, 3) + 128
         return (16 if self.dtype == torch.float32 else 18) * width + 128
+
+
+def _as_tensor(picture: NDArray[Any]) -> Tensor:
+    """[h, w] or [h, w, c] as [c, h, w]."""
+    pixels = np.require(picture, requirements=["C", "ALIGNED", "WRITEABLE", "ENSUREARRAY"])  # as torch can share it
+    return torch.from_numpy(pixels.reshape(*picture.shape[:2], -1)).permute(2, 0, 1)
+
+
+def _part(progress: Progress | None, before: int, n: int, of: int) -> Progress:
+    """Progress with n of `of` pictures, as progress with all; `before` are done."""
+    if progress is None:
+        return lambda share: None
+    return lambda share: progress((before + share * n) / of)
 
 
 def _queued_to_host(x: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import mmap
-import os
 import tempfile
 import weakref
 from io import FileIO
@@ -19,6 +18,8 @@ from deblurgan.limits import free_disk, lies_in_memory
 Place = Literal["device", "host", "disk"]
 Size = tuple[int, int, int]  # [h, w, c]
 
+LARGE_FILES = Path("/var/tmp")  # noqa: S108  # where Unix has them, on disk
+
 # Of mmap, where systems have it: pages that no other process shares
 PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
 
@@ -29,7 +30,9 @@ class MemoryPlane:
 
     def __init__(self, size: Size, dtype: torch.dtype, device: torch.device) -> None:
         if device.type == "cpu":
-            self.rows = torch.frombuffer(mmap.mmap(-1, math.prod(size) * dtype.itemsize, **PRIVATE), dtype=dtype).view(size)
+            self.rows = torch.frombuffer(mmap.mmap(-1, math.prod(size) * dtype.itemsize, **PRIVATE), dtype=dtype).view(
+                size
+            )
         else:
             self.rows = torch.empty(size, dtype=dtype, device=device)
 
@@ -109,13 +112,8 @@ def _bytes_of(rows: Tensor) -> memoryview:
 def spill_folder(size: int) -> Path:
     """Where temporary files of `size` bytes in all can lie: in the system's folder for them or, where that is memory
     or too full, in /var/tmp. Raises MemoryError where there is no room."""
-    folders = [Path(tempfile.gettempdir())]
-    if os.name == "posix":
-        folders.append(Path("/var/tmp"))  # noqa: S108
     reasons = list[str]()
-    for folder in folders:
-        if not folder.is_dir():
-            continue
+    for folder in filter(Path.is_dir, (Path(tempfile.gettempdir()), LARGE_FILES)):
         free = free_disk(folder)
         if lies_in_memory(folder):
             reasons.append(f"{folder} lies in memory")

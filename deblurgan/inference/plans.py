@@ -143,7 +143,8 @@ def plan_strips(
         if plan is not None:
             spill_folder(plan.most("disk"))
             return plan
-    raise MemoryError(f"the smallest strips need {megabytes(heap_bytes(shapes[-1], dtype))}, {limits.source}")
+    least = megabytes(heap_bytes(shapes[-1], dtype))
+    raise MemoryError(f"it needs {least} in the smallest strips, {limits.source}")
 
 
 def heap_bytes(shape: Shape, dtype: torch.dtype, away: Collection[int] = ()) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -20,9 +21,10 @@ from deblurgan.nn import Generator
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc", "could not create a ")
 
 
-def strip_ops(generator: Generator) -> StripOps:
+@contextmanager
+def strip_ops(generator: Generator) -> Iterator[StripOps]:
     """The arithmetic for a generator's pictures in strips."""
-    return TorchOps(generator.state_dict())
+    yield TorchOps(generator.state_dict())
 
 
 def restore_in_strips(
