@@ -35,6 +35,7 @@ class _Counts:
         self.shape, self.stages, self.source = shape, shape.spec.stages, shape.passes[number].source
         self.size, self.wide = dtype.itemsize, max(4, dtype.itemsize)
         self.unfolds = dtype == torch.float16  # a CPU copies the window of every pixel
+        self.fused = dtype in (torch.float32, torch.bfloat16)  # nothing comes between y and what is stored of it
         self.is_away = shape.reads[number] in away
         self.residual_is_away = any(shape.planes[i].name == "residual" for i in away)
 
@@ -43,19 +44,25 @@ class _Counts:
         stage = self.stages[i]
         window = self.window(i, start, stop)
         first, beyond = rows_read(stage, start, stop)
-        rows = 2 * (beyond - first - 1) if stage.kind == "up" else stop - start
+        rows = 2 * (beyond - first - 2) if stage.kind == "up" else stop - start
         pixels = rows * (self.shape.w // stage.scale_out)
         elements = pixels * stage.channels_out
-        after = elements * self.wide * (2 if self.size < self.wide or stage.kind == "head" else 1)
-        unfolded = pixels * stage.size**2 * stage.channels_in * self.size if self.unfolds else 0
-        return Bytes(max(window.peak, window.kept + elements * self.size + max(after, unfolded)), window.kept)
+        copies = 2 if self.size < self.wide or stage.kind == "head" else 1
+        after = 0 if self.fused and stage.kind != "head" else elements * self.wide * copies
+        copied = pixels * stage.size**2 * stage.channels_in * self.size if self.unfolds else 0
+        if stage.kind == "up":  # a transposed convolution copies what it reads
+            copied = max(copied, (beyond - first) * self.row(i))
+        return Bytes(max(window.peak, window.kept + elements * self.size + max(after, copied)), window.kept)
+
+    def row(self, i: int) -> int:
+        """Of a row of what stage i reads."""
+        stage = self.stages[i]
+        return (self.shape.w // stage.scale_in + 2 * stage.halo) * stage.channels_in * self.size
 
     def window(self, i: int, start: int, stop: int) -> Bytes:
         """Of what stage i reads."""
         stage = self.stages[i]
-        h, w = self.shape.h // stage.scale_in, self.shape.w // stage.scale_in
-        border = 0 if stage.kind == "up" else stage.halo
-        row = (w + 2 * border) * stage.channels_in * self.size
+        h, w, row = self.shape.h // stage.scale_in, self.shape.w // stage.scale_in, self.row(i)
         first, beyond = rows_read(stage, start, stop)
         top, foot = rows_read(stage, 0, start) if start else (0, 0)
         filling = self.source_of(i, min(foot, h), min(beyond, h), w)
@@ -67,7 +74,7 @@ class _Counts:
         elements = (stop - start) * w * self.stages[i].channels_in
         if i == 0:
             return Bytes(2 * elements * self.wide, 0)
-        activated = elements * self.wide
+        activated = 0 if self.fused else elements * self.wide
         if self.residual_is_away and self.stages[i - 1].adds_residual:
             activated += elements * self.size
         if i - 1 == self.source:

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from deblurgan.generator.pinned_plane import PinnedPlane
 from deblurgan.limits import free_disk, lies_in_memory
 
 Place = Literal["device", "host", "disk"]
@@ -41,19 +42,6 @@ class MemoryPlane:
 
     def write(self, start: int, rows: Tensor) -> None:
         self.rows[start : start + len(rows)] = rows
-
-
-class HostPlane:
-    """In host memory, pinned: copies queue up on the device's stream."""
-
-    def __init__(self, size: Size, dtype: torch.dtype, device: torch.device) -> None:
-        self.rows, self.device = torch.empty(size, dtype=dtype, device="cpu", pin_memory=True), device
-
-    def read(self, start: int, stop: int) -> Tensor:
-        return self.rows[start:stop].to(self.device, non_blocking=True)
-
-    def write(self, start: int, rows: Tensor) -> None:
-        self.rows[start : start + len(rows)].copy_(rows, non_blocking=True)
 
 
 class FilePlane:
@@ -89,9 +77,9 @@ class FilePlane:
             left = left[self.file.write(left) :]
 
 
-PLANES: dict[Place, type[MemoryPlane | HostPlane | FilePlane]] = {
+PLANES: dict[Place, type[MemoryPlane | PinnedPlane | FilePlane]] = {
     "device": MemoryPlane,
-    "host": HostPlane,
+    "host": PinnedPlane,
     "disk": FilePlane,
 }
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from deblurgan.generator.kernel_strips import KernelOps
 from deblurgan.generator.strips import Plane, StripOps, Strips
 from deblurgan.generator.torch_strips import TorchOps
 from deblurgan.inference.planes import PLANES, PlaneMemoryError
@@ -23,8 +24,13 @@ OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc", "cou
 
 @contextmanager
 def strip_ops(generator: Generator) -> Iterator[StripOps]:
-    """The arithmetic for a generator's pictures in strips."""
-    yield TorchOps(generator.state_dict())
+    """The arithmetic for a generator's pictures in strips; that of our kernels is a turn of the engine."""
+    if generator.why_reference(next(generator.parameters())) is not None:
+        yield TorchOps(generator.state_dict())
+        return
+    engine = generator._packed_engine()
+    with engine.turn():
+        yield KernelOps(engine)
 
 
 def restore_in_strips(
