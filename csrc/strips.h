@@ -17,11 +17,11 @@ struct MomentsArgs {
 void strip_moments_cpu(const MomentsArgs& args, int64_t threads);
 
 struct ActivateArgs {
-  const void* y;         // [rows, w, c]
-  const void* residual;  // alike, or null
-  void* out;             // pixel (0, 0) of [rows, w + 2 border, c]'s inside
-  DType type;            // of all three
-  const float* stats;    // [2, c]: mean, 1 / std
+  const void* y;                         // [rows, w, c]
+  const void* residual;                  // alike, or null
+  void* out;                             // pixel (0, 0) of [rows, w + 2 border, c]'s inside
+  DType type;                            // of all three
+  const float* stats;                    // [2, c]: mean, 1 / std
   int64_t y_row, residual_row, out_row;  // elements from row to row
   int64_t rows, w, c;
   int64_t border;  // pixels on either side

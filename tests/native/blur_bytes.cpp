@@ -1,5 +1,5 @@
-// Draws, normalises, and blurs pictures of every kind in each instruction set of this CPU; prints a line a set: its name and a hash
-// of all bytes that were made. Plain blurs are held against direct sums in double.
+// Draws, normalises, and blurs pictures of every kind in each instruction set of this CPU; prints a line a set: its
+// name and a hash of all bytes that were made. Plain blurs are held against direct sums in double.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
