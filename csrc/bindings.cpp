@@ -8,6 +8,7 @@
 
 #include "blur.h"
 #include "convolve.h"
+#include "strips.h"
 
 namespace py = pybind11;
 using namespace deblurgan;
@@ -145,6 +146,32 @@ PYBIND11_MODULE(_C, m) {
     args.draws = draws_of(seed, first, counter);
     args.is_signed = is_signed;
     run(args, target, apply_psf_cpu, DEBLURGAN_GPU(apply_psf));
+  });
+
+  m.def("strip_moments", [](Address y, int type, Address moments, int64_t pixels, int64_t c, int64_t threads) {
+    const py::gil_scoped_release release;
+    strip_moments_cpu({pointer<const void>(y), static_cast<DType>(type), pointer<float>(moments), pixels, c}, threads);
+  });
+
+  m.def("strip_activate", [](Address y, Address residual, Address out, int type, Address stats, int64_t y_row,
+                             int64_t residual_row, int64_t out_row, int64_t rows, int64_t w, int64_t c, int64_t border,
+                             bool reflect, bool relu, int64_t threads) {
+    const ActivateArgs args{pointer<const void>(y),
+                            pointer<const void>(residual),
+                            pointer<void>(out),
+                            static_cast<DType>(type),
+                            pointer<const float>(stats),
+                            y_row,
+                            residual_row,
+                            out_row,
+                            rows,
+                            w,
+                            c,
+                            border,
+                            reflect,
+                            relu};
+    const py::gil_scoped_release release;
+    strip_activate_cpu(args, threads);
   });
 
   m.def("instruction_sets", &instruction_sets);

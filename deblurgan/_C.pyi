@@ -78,6 +78,26 @@ def apply_psf(
     target: _LaunchTarget,
 ) -> None: ...
 
+# y and the residual are fp32 or bf16, as DType in csrc/picture.h numbers them; strides count elements.
+def strip_moments(y: int, type: int, moments: int, pixels: int, c: int, threads: int) -> None: ...
+def strip_activate(
+    y: int,
+    residual: int,
+    out: int,
+    type: int,
+    stats: int,
+    y_row: int,
+    residual_row: int,
+    out_row: int,
+    rows: int,
+    w: int,
+    c: int,
+    border: int,
+    reflect: bool,
+    relu: bool,
+    threads: int,
+) -> None: ...
+
 # Of the CPU's blur: those that this CPU has, the fastest first; the one in use; another from now on, in all threads.
 # The first call takes the one that the environment's DEBLURGAN_CPU_ISA names. ValueError for one that is not there.
 def instruction_sets() -> list[str]: ...

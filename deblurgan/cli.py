@@ -299,17 +299,16 @@ def _deblur_files(options: DeblurConfig) -> int:
 def _deblurrer(options: DeblurConfig, device: str) -> Deblurrer:
     from deblurgan.inference import Deblurrer
 
-    scale: dict[str, Any] = {} if options.scale == "auto" else {"scale": options.scale}
     return Deblurrer.from_pretrained(
         options.weights,
         device=device,
         dtype=options.dtype,
         max_memory=config.parsed_bytes("max_memory", options.max_memory),
+        scale=options.scale,
         quantize=options.quantize,
         stochastic=options.stochastic,
         seed=options.seed,
         compile=options.compile,
-        **scale,
     )
 
 
@@ -421,7 +420,7 @@ def _evaluate(options: EvaluateConfig) -> int:
     if options.csv is not None:  # what is in its way shows before the work
         images.require_absent(options.csv, overwrite=True)
         options.csv.parent.mkdir(parents=True, exist_ok=True)
-    deblurrer = Deblurrer.from_pretrained(options.weights, device=options.device, dtype=options.dtype)
+    deblurrer = Deblurrer.from_pretrained(options.weights, device=options.device, dtype=options.dtype, scale=1.0)
     report = evaluate(
         deblurrer,
         options.data,

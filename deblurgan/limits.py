@@ -7,6 +7,7 @@ more; a shell's `ulimit -v` makes the allocation fail. /proc/meminfo shows neith
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -47,6 +48,20 @@ def require_memory(w: int, h: int, need: int, device: torch.device = CPU) -> Fre
         wanted, there = (round(count / 2**20) for count in (need, free.bytes))
         raise MemoryError(f"picture of {w}x{h} needs about {wanted} MiB, {there} MiB are free ({free.source})")
     return free
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes that this user can still write into the folder."""
+    return shutil.disk_usage(folder).free
+
+
+def lies_in_memory(folder: Path, proc: Path = Path("/proc")) -> bool:
+    """Whether files in the folder take memory, not disk; False where there is no /proc to say so."""
+    real, kinds = folder.resolve(), dict[Path, str]()
+    for line in _lines(proc / "self/mountinfo"):
+        mount, _, system = line.partition(" - ")
+        kinds[Path(_unescaped(mount.split(" ")[4]))] = system.split(" ")[0]  # the last mounted lies on top
+    return next((kinds[path] for path in (real, *real.parents) if path in kinds), "") in ("tmpfs", "ramfs")
 
 
 def available_memory(proc: Path = Path("/proc")) -> FreeMemory | None:
@@ -98,10 +113,15 @@ def _group_folders(proc: Path) -> Iterator[Path]:
         controller = "" if kind == "cgroup2" else "memory"
         if kind not in ("cgroup", "cgroup2") or controller not in ["", *options.split(",")]:
             continue
-        root, point = (re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), word) for word in mount.split(" ")[3:5])
+        root, point = map(_unescaped, mount.split(" ")[3:5])
         inside = _below(path_of.get(controller, "/"), root)
         folder = Path(point, inside)
         yield from (folder, *folder.parents[: len(inside.parts)])
+
+
+def _unescaped(word: str) -> str:
+    """A word of mountinfo, where a space is \\040."""
+    return re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), word)
 
 
 def _below(path: str, root: str) -> PurePosixPath:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -69,20 +68,36 @@ def merge_stats_kernel(
 
 
 def merge_stats(tiles: TileStats, stats: Tensor, *, eps: float) -> None:
-    """Fills stats [n, 2, c] with mean and 1 / std from the statistics of tiles.
+    """Fills stats [n, 2, c] with mean and 1 / std from the statistics of tiles."""
+    partials, counts = _grouped(tiles)
+    n, total, _, c = partials.shape
+    merge_stats_kernel[triton.cdiv(c, BLOCK_C), 1, n](
+        partials, counts, stats, counts, total, total, eps, **_shape(c), FINAL=True
+    )
 
-    Many tiles are merged in groups first, so that no program walks over more than a few blocks of them.
-    """
+
+def merge_moments(tiles: TileStats) -> TileStats:
+    """The statistics of all tiles as if they were one."""
+    tiles = _grouped(tiles)
+    return _in_groups(tiles, tiles.counts.shape[0])
+
+
+def _grouped(tiles: TileStats) -> TileStats:
+    """Many tiles in groups, so that no program walks over more than a few blocks of them."""
+    return _in_groups(tiles, BLOCK_TILES) if tiles.counts.shape[0] > 4 * BLOCK_TILES else tiles
+
+
+def _in_groups(tiles: TileStats, group: int) -> TileStats:
+    """The statistics of each `group` tiles together."""
     partials, counts = tiles
     n, total, _, c = partials.shape
-    across = triton.cdiv(c, BLOCK_C)
-    shape = {"C": c, "BLOCK_TILES": BLOCK_TILES, "BLOCK_C": BLOCK_C, **launch_early()}
-    if total > 4 * BLOCK_TILES:
-        groups = triton.cdiv(total, BLOCK_TILES)
-        group_partials = torch.empty(n, groups, 2, c, dtype=torch.float32, device=partials.device)
-        group_counts = torch.empty(groups, dtype=torch.float32, device=partials.device)
-        merge_stats_kernel[across, groups, n](
-            partials, counts, group_partials, group_counts, total, BLOCK_TILES, eps, **shape, FINAL=False
-        )
-        partials, counts, total = group_partials, group_counts, groups
-    merge_stats_kernel[across, 1, n](partials, counts, stats, counts, total, total, eps, **shape, FINAL=True)
+    groups = triton.cdiv(total, group)
+    merged = TileStats(partials.new_empty(n, groups, 2, c), counts.new_empty(groups))
+    merge_stats_kernel[triton.cdiv(c, BLOCK_C), groups, n](
+        partials, counts, *merged, total, group, 0.0, **_shape(c), FINAL=False
+    )
+    return merged
+
+
+def _shape(c: int) -> dict[str, int | bool]:
+    return {"C": c, "BLOCK_TILES": BLOCK_TILES, "BLOCK_C": BLOCK_C, **launch_early()}

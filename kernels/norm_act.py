@@ -12,6 +12,7 @@ from deblurgan.kernels.dropout import keep_mask, keep_threshold
 from deblurgan.kernels.launch import launch_early, wait_for_previous
 
 BORDER_MODES = {"reflect": 1, "zero": 2}
+SIDES_ALONE = 2  # added to a mode where nothing is written above and below
 MOST_TILES = 64  # more are merged by a launch of `merge_stats`
 
 
@@ -38,15 +39,16 @@ def store_bordered(
     if BORDER > 0:
         # reflect leaves the edge pixel out: pixel i stands again at -i and 2 (side - 1) - i; zero at -1 - i and
         # 2 side - 1 - i, as good a position as any
-        SKIP: tl.constexpr = 1 if BORDER == 1 else 0
-        edge = value if BORDER == 1 else tl.zeros_like(value) + ZERO
+        SKIP: tl.constexpr = BORDER % 2
+        COPIES: tl.constexpr = 3 if BORDER <= 2 else 1
+        edge = value if SKIP == 1 else tl.zeros_like(value) + ZERO
         left = (x >= SKIP) & (x < WIDTH + SKIP) & (x < w)
         right = (x < w - SKIP) & (x >= w - WIDTH - SKIP)
         near_left = first < WIDTH + SKIP
         near_right = first + BLOCK_P > w - WIDTH - SKIP
         x_left = SKIP - 1 - x
         x_right = 2 * w - 1 - SKIP - x
-        for copy in tl.static_range(3):  # this row, its copy above, its copy below
+        for copy in tl.static_range(COPIES):  # this row, its copy above, its copy below
             if copy == 0:
                 to = row
                 wanted = row >= 0
@@ -121,7 +123,7 @@ def norm_act_kernel(
     C: tl.constexpr,
     SLOPE: tl.constexpr,  # of the activation below 0: 0 is ReLU, 1 none
     RESIDUAL: tl.constexpr,
-    BORDER: tl.constexpr,  # 0 none, 1 reflect, 2 zero
+    BORDER: tl.constexpr,  # 0 none, 1 reflect, 2 zero, 3 and 4 the same at the sides alone
     WIDTH: tl.constexpr,  # of the border
     WRITE: tl.constexpr,  # whether out is written
     QUANTIZED: tl.constexpr,  # 1: quantized is int8, 2: fp8
@@ -191,10 +193,11 @@ def norm_act(
     *,
     residual: Tensor | None = None,
     border: Border | None = None,
+    sides_alone: bool = False,
     quantized: Quantized | None = None,
     eps: float = 0.0,
 ) -> None:
-    """Fills out [n, h, w, c], the inside of a bordered picture, and its border.
+    """Fills out [n, h, w, c], the inside of a bordered picture, and its border, or the part that is beside its rows.
 
     out may be inputs.y itself; residual [n, h, w, c] may not. Pixels of a row lie side by side. `quantized`, as wide as
     out, takes the same in 8 bits, clamped to 127 levels either way, or 448 in fp8; `out` is None where it alone is
@@ -239,7 +242,7 @@ def norm_act(
         C=c,
         SLOPE=slope,
         RESIDUAL=residual is not None,
-        BORDER=0 if border is None else BORDER_MODES[border.mode],
+        BORDER=0 if border is None else BORDER_MODES[border.mode] + SIDES_ALONE * sides_alone,
         WIDTH=0 if border is None else border.width,
         WRITE=out is not None,
         QUANTIZED=0 if quantized is None else 1 if narrow.dtype == torch.int8 else 2,

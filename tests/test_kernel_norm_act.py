@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pytest
 import torch
@@ -95,6 +95,21 @@ def test_norm_act(case: Norm, dtype: torch.dtype) -> None:
     assert_matches(nchw(out), wanted)
     assert torch.equal(nchw(whole), reference.pad(nchw(out), case.width, case.border or "zero"))
     assert untouched(memory, whole)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "zero"])
+@pytest.mark.parametrize("width", [1, 3])
+def test_norm_act_writes_the_sides_alone(mode: Literal["reflect", "zero"], width: int) -> None:
+    """Rows above and below are not touched, and the rest is as with the whole border."""
+    y, stats = normal(2, 4, 18, 256), normal(2, 2, 256)
+    wholes = []
+    for sides_alone in (False, True):
+        memory, whole, out = bordered(2, 4, 18, 256, width, torch.float32)
+        norm_act(NormActInputs(y, stats), out, border=Border(mode, width), sides_alone=sides_alone)
+        wholes.append(whole)
+    rows = wholes[1][:, width:-width]
+    assert torch.equal(rows, wholes[0][:, width:-width])
+    assert untouched(memory, rows)
 
 
 DROPS = {

@@ -27,7 +27,7 @@ from kernel_cases import (
 pytest.importorskip("triton", reason="triton is not installed")
 
 from deblurgan.kernels import tile_stats as tile_stats_module
-from deblurgan.kernels.merge_stats import BLOCK_TILES
+from deblurgan.kernels.merge_stats import BLOCK_TILES, merge_moments
 from deblurgan.kernels.tile_stats import TILE, tile_stats
 
 pytestmark = [pytest.mark.usefixtures("seeded"), pytest.mark.any_cpu]
@@ -43,6 +43,14 @@ def test_merge_stats(counts: list[int], ratio: float) -> None:
     y = normal(2, sum(counts), 12) + ratio
     partials, sizes = tiles_of(y, counts)
     assert_stats(merge(partials, sizes), y[:, None])
+
+
+@pytest.mark.parametrize("counts", [[7, 9], [0, 9], [4] * 300 + [1], [3] * (4 * BLOCK_TILES + 5) + [2]])
+def test_merge_moments(counts: list[int]) -> None:
+    """All tiles become one, whose mean and sum of squares are those of its pixels."""
+    y = normal(2, sum(counts), 12) + 10
+    merged = merge_moments(TileStats(*tiles_of(y, counts)))
+    assert_tiles(y[:, None], *merged, [torch.arange(sum(counts), device=KERNEL_DEVICE)])
 
 
 @pytest.mark.filterwarnings("ignore:invalid")

@@ -9,7 +9,8 @@ row for this GPU and layer, in cuDNN elsewhere. Nothing here has a gradient.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -131,7 +132,7 @@ class Engine:
         found = {}
         for stage in self.stages:
             shape = self._shape_of(stage, n * h * w)
-            config = head_config(self.pick_config, shape) if stage.kind == "head" else self._config(stage, n * h * w)
+            config = head_config(self.pick_config, shape) if stage.kind == "head" else self.config(stage, n * h * w)
             source = self.pick_config.choice(shape).source if isinstance(self.pick_config, Table) else "the caller"
             found[stage.name] = f"{f'Triton {config}' if config else 'cuDNN'}: {source}"
         return found
@@ -143,7 +144,7 @@ class Engine:
             dtype = QUANTIZED_DTYPES[self.quantize]
         return conv_shape(stage, pixels, dtype)
 
-    def _config(self, stage: Stage, pixels: int) -> ConvConfig | None:
+    def config(self, stage: Stage, pixels: int) -> ConvConfig | None:
         """How a stage runs on pictures of so many pixels. None means cuDNN, which 8-bit layers cannot have."""
         layer = self.layers[stage.name]
         default = None if layer.quantized is None else self._quantized_config
@@ -160,12 +161,17 @@ class Engine:
         n, _, h, w = image.shape
         if n == 0:
             return torch.empty_like(image), torch.zeros(1, dtype=torch.int32, device=image.device)
-        with torch.cuda.device_of(image):
+        with self.turn():
             if image.is_cuda and torch.cuda.is_current_stream_capturing():  # memory that lives as long as that graph
                 space = Workspace(self.spec, n, h, w, self.dtype, self._bytes, self.quantize)
                 return self.run(image, space, counter)
-            with self._turns.turn(image.device):
-                return self._call(image, counter)
+            return self._call(image, counter)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Other threads' calls wait until its end. On its device, what this thread launches sees the packed weights."""
+        with torch.cuda.device_of(self.head_weight), self._turns.turn(self.head_weight.device):
+            yield
 
     def _call(self, image: Tensor, counter: Tensor | None) -> tuple[Tensor, Tensor]:
         """A call in its turn, replayed where its kind came often enough. The first compiles: no capture allows that."""
@@ -222,7 +228,7 @@ class Engine:
             if stage.is_residual:
                 residual = space.outputs[i].inside
         out = torch.empty_like(image) if out is None else out
-        self._run_head(x, image, out, not_finite)
+        self.run_head(x, image, out, not_finite)
         return out, not_finite
 
     def _run_stage(
@@ -237,7 +243,7 @@ class Engine:
         stage, following, out = self.stages[i], self.stages[i + 1], space.outputs[i]
         n, h, w, _ = out.inside.shape
         layer = self._layer_at(i, counter)
-        config = self._config(stage, n * h * w * stage.scale_out**2)
+        config = self.config(stage, n * h * w * stage.scale_out**2)
         y, tiles = conv_tiles(layer, x, out.inside, config=config, tf32=self.tf32)
         dropout = self._dropout(stage, counter)
         narrow = quantized = None
@@ -268,7 +274,7 @@ class Engine:
             return layer
         return replace(layer, quantized=layer.quantized._replace(scales=layer.quantized.scales * dropout.scale))
 
-    def _run_head(self, x: Tensor, image: Tensor, out: Tensor, not_finite: Tensor) -> None:
+    def run_head(self, x: Tensor, image: Tensor, out: Tensor, not_finite: Tensor | None = None) -> None:
         """The last convolution of the whole bordered x, and what is left until the restored picture in `out`."""
         from deblurgan.kernels.output_tail import output_tail, pack_tail_weight
 

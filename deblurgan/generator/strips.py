@@ -49,14 +49,17 @@ class StripOps(Protocol):
     dtype: torch.dtype
     device: torch.device
 
+    def window(self, stage: Stage, rows: int, w: int) -> Tensor:
+        """Memory for what the stage reads, [rows, w + 2b, c]: rows of w pixels with their border at the sides.
+
+        The first stage's may have more columns and channels, whose values are the business of `pack`.
+        """
+
     def pack(self, pixels: Tensor, out: Tensor, border: Border) -> None:
-        """Rows of the picture, fp32 [rows, w, 3] in [-1, 1], into out [rows, w + 2b, 3], its border at the sides."""
+        """Rows of the picture, fp32 [rows, w, 3] in [-1, 1], into a window's, with their border at the sides."""
 
     def conv(self, stage: Stage, x: Tensor) -> tuple[Tensor, Moments]:
-        """The stage's convolution of x [rows, w + 2b, c], in which all borders are, [rows', w', c'], and its moments.
-
-        Of a transposed one x has no border at the sides, and its last row serves the outputs above it only.
-        """
+        """The stage's convolution of a whole window x, in which all borders are, [rows', w', c'], and its moments."""
 
     def activate(
         self, stage: Stage, y: Tensor, stats: Tensor, residual: Tensor | None, out: Tensor, border: Border
@@ -79,15 +82,11 @@ class Pass:
     stores: bool
 
 
-def passes(spec: GeneratorSpec, *, keep: bool) -> list[Pass]:
-    """The passes of the network in order; the last is the head's.
-
-    Outputs at the lowest resolution, where nearly all the work is, are stored; with `keep` those between it and the
-    picture's are, too. At the picture's own resolution none is.
-    """
+def passes(spec: GeneratorSpec, *, keep: int) -> list[Pass]:
+    """The passes of the network in order; the last is the head's. See `Shape.keep`."""
     found, source = list[Pass](), IMAGE
     for i, stage in enumerate(spec.stages):
-        stores = stage.scale_out == spec.size_multiple or (keep and stage.scale_out > 1)
+        stores = stage.scale_out >= keep and stage.kind != "head"
         found.append(Pass(source, i, stores))
         source = i if stores else source
     return found
@@ -98,7 +97,7 @@ def rows_read(stage: Stage, start: int, stop: int) -> tuple[int, int]:
     if stage.kind == "down":
         return 2 * start - 1, 2 * stop
     if stage.kind == "up":
-        return start // 2, (stop + 1) // 2 + 1
+        return start // 2 - 1, (stop + 1) // 2 + 1
     return start - stage.halo, stop + stage.halo
 
 
@@ -125,15 +124,14 @@ class Window:
     def __init__(self, stage: Stage, source: Source, ops: StripOps, h: int, w: int) -> None:
         self.stage, self.source, self.ops = stage, source, ops
         self.h, self.w = h // stage.scale_in, w // stage.scale_in
-        self.border = Border(stage.border, 0 if stage.kind == "up" else stage.halo)
+        self.border = Border(stage.border, stage.halo)
         self.last = torch.empty(0)  # rows `top` ... `foot` - 1 of the picture, and its border
         self.top = self.foot = 0
 
     def read(self, start: int, stop: int) -> Tensor:
         """[rows, w + 2b, c] for output rows start ... stop - 1, which follow on those of the last call."""
         first, beyond = rows_read(self.stage, start, stop)
-        shape = beyond - first, self.w + 2 * self.border.width, self.stage.channels_in
-        rows = torch.empty(shape, dtype=self.ops.dtype, device=self.ops.device)
+        rows = self.ops.window(self.stage, beyond - first, self.w)
         kept = max(first, 0)
         if kept < self.foot:
             rows[kept - first : self.foot - first] = self.last[kept - self.top : self.foot - self.top]
@@ -198,6 +196,15 @@ class Activation:
             self.residual.write(start, out[:, border.width : out.shape[1] - border.width])
 
 
+class PlaneUse(NamedTuple):
+    """A plane [h, w, c], and the first and the last pass, by number, that need it."""
+
+    name: str
+    size: tuple[int, int, int]
+    first: int
+    last: int
+
+
 @dataclass(frozen=True)
 class Shape:
     """How a picture goes through the network: its sides, multiples of spec.size_multiple, and how they are cut."""
@@ -207,12 +214,46 @@ class Shape:
     w: int
     rows: int
     """Of the picture that a strip covers, a multiple of spec.size_multiple."""
-    keep: bool
-    """See `passes`."""
+    keep: int
+    """Outputs whose sides are the picture's divided by `keep` or more are stored, others computed again where they are
+    read: 1 stores all, spec.size_multiple those of the lowest resolution alone, where nearly all the work is."""
 
     @cached_property
     def passes(self) -> list[Pass]:
         return passes(self.spec, keep=self.keep)
+
+    @cached_property
+    def planes(self) -> list[PlaneUse]:
+        """In the order in which `Strips` allocates them."""
+        return self._schedule[0]
+
+    @cached_property
+    def reads(self) -> list[int | None]:
+        """By pass the number of the plane that its source lies in; None is the picture."""
+        return self._schedule[1]
+
+    @cached_property
+    def _schedule(self) -> tuple[list[PlaneUse], list[int | None]]:
+        found, plane_of, residual = list[PlaneUse](), dict[int, int](), None
+        reads = list[int | None]()
+        for i, one in enumerate(self.passes):
+            stage, size = self.spec.stages[one.stage], self.plane(one.stage)
+            read = plane_of.get(one.source)
+            if stage.kind == "trunk" and residual is None:
+                residual = len(found)
+                found.append(PlaneUse("residual", size, i, i))
+            if one.stores:
+                if read is None or found[read].size != size:
+                    plane_of[one.stage] = len(found)
+                    found.append(PlaneUse(stage.name, size, i, i))
+                else:
+                    plane_of[one.stage] = read
+            works_on_blocks = "trunk" in (stage.kind, self.spec.stages[one.source].kind)
+            for plane in (read, residual if works_on_blocks else None):
+                if plane is not None:
+                    found[plane] = found[plane]._replace(last=i)
+            reads.append(read)
+        return found, reads
 
     def plane(self, i: int) -> tuple[int, int, int]:
         """The size [h, w, c] of stage i's output."""
@@ -262,7 +303,7 @@ class Strips:
         self.work_done = 0
 
     def run(self) -> None:
-        """Restores the picture."""
+        """Restores the picture. Raises FloatingPointError where statistics are not finite."""
         *measured, last = self.shape.passes
         for one in measured:
             self._measure(one)
@@ -272,16 +313,24 @@ class Strips:
         """Takes the statistics of a stage's output, and stores it where that is planned."""
         if self.stages[one.stage].kind == "trunk" and self.residual is None:
             self.residual = self.allocate(*self.shape.plane(one.stage))
-        output, parts = Output(self._window(one.stage)), list[Moments]()
-        plane = self._plane(one)
+        output, plane = Output(self._window(one.stage)), self._plane(one)
+        statistics = Statistics(self.stages[one.stage].channels_out, self.ops.device)
         for start, stop in self._strips(one):
-            y, moments = output.measured(start, stop)
-            parts.append(moments)
-            if plane is not None:
-                plane.write(start, y)
-        self.stats[one.stage] = merged(parts)
+            self._strip(output, plane, start, stop, statistics)
+        stats = statistics.normalisation()
+        if not bool(stats.isfinite().all()):
+            raise FloatingPointError(f"the network gave values that are not finite in {self.ops.dtype}")
+        self.stats[one.stage] = stats
         if plane is not None:
             self.stored = one.stage, plane
+            if self.stages[one.stage].kind == "up":
+                self.residual = None
+
+    def _strip(self, output: Output, plane: Plane | None, start: int, stop: int, statistics: Statistics) -> None:
+        y, moments = output.measured(start, stop)
+        statistics.add(moments)
+        if plane is not None:
+            plane.write(start, y)
 
     def _finish(self, one: Pass) -> None:
         """The head, whose output is the restored picture."""
@@ -322,11 +371,23 @@ class Strips:
         self.work_done += work
 
 
-def merged(parts: list[Moments]) -> Tensor:
-    """Mean and 1 / std of a plane, fp32 [2, c], from the moments of its strips; the sums are fp64."""
-    counts = torch.tensor([part.pixels for part in parts], dtype=torch.float64, device=parts[0].mean.device)[:, None]
-    means, m2 = (torch.stack(values).double() for values in zip(*((p.mean, p.m2) for p in parts), strict=True))
-    total = counts.sum()
-    mean = means[0] + (counts * (means - means[0])).sum(0) / total
-    variance = (m2 + counts * (means - mean) ** 2).sum(0) / total
-    return torch.stack([mean, (variance + EPS).rsqrt()]).float()
+class Statistics:
+    """Of a plane, gathered in fp64 from the moments of its strips.
+
+    They are gathered at once: small tensors that stay would keep the heap from using the gaps between them.
+    """
+
+    def __init__(self, channels: int, device: torch.device) -> None:
+        self.pixels = 0
+        self.mean, self.m2 = torch.zeros(2, channels, dtype=torch.float64, device=device)
+
+    def add(self, part: Moments) -> None:
+        self.pixels += part.pixels
+        share = part.pixels / self.pixels
+        apart = part.mean.double() - self.mean
+        self.mean += share * apart
+        self.m2 += part.m2 + (1 - share) * part.pixels * apart.square()
+
+    def normalisation(self) -> Tensor:
+        """Mean and 1 / std, fp32 [2, c]."""
+        return torch.stack([self.mean, (self.m2 / self.pixels + EPS).rsqrt()]).float()

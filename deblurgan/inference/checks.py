@@ -33,24 +33,24 @@ def require_own_threads() -> None:
 
 
 def require_array(picture: NDArray[Any]) -> None:
-    """Raises ValueError unless the array is [h, w, 3], [h, w, 1] or [h, w] with pixels, uint8 or floating point."""
+    """Raises ValueError unless the array is [h, w, 3], [h, w, 1] or [h, w] with pixels, uint8, uint16 or float."""
     channels = picture.shape[2] if picture.ndim == 3 else 1
     if picture.ndim not in (2, 3) or channels not in (1, 3) or picture.size == 0:
         raise ValueError(f"picture must be an ndarray [h, w, 3] or [h, w], got {picture.shape}")
-    if picture.dtype not in (np.uint8, np.float16, np.float32, np.float64):
-        raise ValueError(f"picture must be uint8 or float in [0, 1], got {picture.dtype}")
+    if picture.dtype not in (np.uint8, np.uint16, np.float16, np.float32, np.float64):
+        raise ValueError(f"picture must be uint8, uint16 or float in [0, 1], got {picture.dtype}")
 
 
 def require_tensor(picture: Tensor) -> None:
-    """Raises ValueError unless the tensor is [c, h, w] or [n, c, h, w], c 1 or 3, uint8 or float in [0, 1]."""
+    """Raises ValueError unless the tensor is [c, h, w] or [n, c, h, w], c 1 or 3, uint8, uint16 or float in [0, 1]."""
     if picture.dim() not in (3, 4) or picture.shape[-3] not in (1, 3) or 0 in picture.shape[-2:]:
         raise ValueError(f"picture must be a Tensor [3, h, w] or [n, 3, h, w], got {tuple(picture.shape)}")
     if picture.layout != torch.strided or picture.is_meta:
         raise ValueError(f"picture must be a dense Tensor, got {picture.layout} on {picture.device}")
-    if picture.dtype == torch.uint8:
+    if picture.dtype in (torch.uint8, torch.uint16):
         return
     if picture.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        raise ValueError(f"picture must be uint8 or float in [0, 1], got {picture.dtype}")
+        raise ValueError(f"picture must be uint8, uint16 or float in [0, 1], got {picture.dtype}")
     if picture.numel() > 0:
         _require_unit_range(picture)
 

@@ -40,11 +40,15 @@ def pick_scale(pixels: NDArray[Any]) -> float:
 
     1 for a picture of fewer than 1.5 megapixels or narrower than 256 px, and for one that is sharp.
     """
-    h, w = pixels.shape[:2]
-    if h * w < MIN_PIXELS or min(h, w) < MIN_SIDE:
+    if not is_looked_at(*pixels.shape[:2]):
         return 1.0
     reduction = round(blur_width(pixels) / KNOWN_WIDTH)
     return 1 / min(max(reduction, 1), MAX_REDUCTION)
+
+
+def is_looked_at(h: int, w: int) -> bool:
+    """Whether a picture of h x w can get another scale than 1."""
+    return h * w >= MIN_PIXELS and min(h, w) >= MIN_SIDE
 
 
 def blur_width(pixels: NDArray[Any]) -> float:

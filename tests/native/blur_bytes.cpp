@@ -1,5 +1,5 @@
-// Draws, and blurs pictures of every kind in each instruction set of this CPU; prints a line a set: its name and a hash
-// of all bytes that were made. Plain blurs are held against direct sums in double.
+// Draws, normalises, and blurs pictures of every kind in each instruction set of this CPU; prints a line a set: its
+// name and a hash of all bytes that were made. Plain blurs are held against direct sums in double.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -8,6 +8,7 @@
 
 #include "blur.h"
 #include "convolve.h"
+#include "strips.h"
 
 using namespace deblurgan;
 
@@ -120,6 +121,26 @@ bool blur(const Case& it, const Psfs& psfs, Hash& hash) {
   return !it.plain || error_of(a) < 1e-6;
 }
 
+template <class T>
+void norm_strip(DType type, Hash& hash) {
+  const int64_t rows = 5, w = 67, c = 27, border = 3, padded = w + 2 * border;
+  std::vector<T> y(rows * w * c), residual(y.size()), out(rows * padded * c);
+  for (size_t i = 0; i < y.size(); ++i) {
+    const Words words = philox(11, i, 0, 0);
+    from_float(uniform(words.v[0]) + 3.0f, y[i]);
+    from_float(uniform(words.v[1]), residual[i]);
+  }
+  std::vector<float> stats(2 * c);
+  strip_moments_cpu({y.data(), type, stats.data(), rows * w, c}, 2);
+  hash.take(stats.data(), stats.size());
+  for (const bool relu : {false, true}) {
+    strip_activate_cpu({y.data(), relu ? nullptr : residual.data(), out.data() + border * c, type, stats.data(), w * c,
+                        w * c, padded * c, rows, w, c, border, relu, relu},
+                       2);
+    hash.take(out.data(), out.size());
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -138,6 +159,8 @@ int main() {
     for (const Case& it : cases)
       if (!blur(it, psfs, hash))
         return std::printf("%s is wrong at %dx%dx%d\n", set.c_str(), int(it.channels), int(it.h), int(it.w)), 1;
+    norm_strip<float>(DType::kFloat, hash);
+    norm_strip<BFloat16>(DType::kBFloat16, hash);
     std::printf("%s %016llx\n", set.c_str(), hash.value());
   }
 }

@@ -7,6 +7,7 @@
 
 #include "blur.h"
 #include "convolve.h"
+#include "strips.h"
 
 using namespace deblurgan;
 
@@ -48,6 +49,23 @@ bool flat_stays_flat(const TapsArgs& taps, int64_t n, int64_t h, int64_t w, Padd
   return true;
 }
 
+// Whether a flat strip becomes zeros, border and all.
+template <class T>
+bool strip_is_whole(int64_t w, int64_t border, DType type) {
+  const int64_t rows = 5, c = 3, padded = w + 2 * border;
+  std::vector<T> y(rows * w * c), out(rows * padded * c);
+  for (T& value : y) from_float(0.7f, value);
+  for (T& value : out) from_float(1.0f, value);
+  std::vector<float> stats(2 * c);
+  strip_moments_cpu({y.data(), type, stats.data(), rows * w, c}, 3);
+  strip_activate_cpu({y.data(), nullptr, out.data() + border * c, type, stats.data(), w * c, 0, padded * c, rows, w, c,
+                      border, w > border, true},
+                     3);
+  for (const T value : out)
+    if (to_float(value) != 0.0f) return false;
+  return true;
+}
+
 }  // namespace
 
 int main() {
@@ -81,5 +99,9 @@ int main() {
   flat_stays_flat<float>(taps, 0, 8, 8, Padding::kReflect, DType::kFloat);  // nothing to do is no fault
   std::vector<float> numbers(4 * 10);
   uniforms_cpu({{kLast, kLast - 10, nullptr}, numbers.data(), 10}, 1);
+  for (const int64_t w : {1, 2, 4, 67})
+    for (const int64_t border : {0, 1, 3})
+      if (!strip_is_whole<float>(w, border, DType::kFloat) || !strip_is_whole<BFloat16>(w, border, DType::kBFloat16))
+        return std::printf("a flat strip of %ld did not become zeros\n", long(w)), 1;
   return std::puts("clean"), 0;
 }
