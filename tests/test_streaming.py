@@ -107,6 +107,17 @@ def test_tensors_of_a_batch_go_one_after_another(small_strips: None, small_gener
     assert shares[-1] == pytest.approx(1)
 
 
+def test_a_gpu_takes_as_many_pictures_at_a_time_as_fit_and_pay(small_generator: Generator) -> None:
+    deblurrer = deblurrer_of(small_generator)
+    one = plans.StreamPlan(512, 512, "it fits", 2**20)
+    roomy, tight = (Limits(size, "") for size in (2.0**40, 2.0**21))
+    assert deblurrer._at_once(one, roomy) == 1
+    deblurrer.device = torch.device("cuda")
+    assert [deblurrer._at_once(one, limits) for limits in (roomy, tight, Limits(0, ""))] == [16, 2, 1]
+    deblurrer.seed = 0  # each picture has the masks of the first
+    assert deblurrer._at_once(one, roomy) == 1
+
+
 def test_threads_give_what_one_gives(small_strips: None, small_generator: Generator) -> None:
     pictures = [texture(20 + i % 17, 25 + i % 11, seed=i) for i in range(60)]
     deblurrer = deblurrer_of(small_generator)
