@@ -51,6 +51,8 @@ OVERHEAD = 2**26
 SHARE = 0.5
 # Up to here a CPU is faster with the whole picture; above, strips stay in its caches
 WHOLE_PIXELS = 2**18
+# Pixels that keep a GPU busy: more at a time only take more memory
+BUSY_PIXELS = 2**22
 # Elements that a layer's output may have on a GPU: cuDNN counts in 32 bits
 GPU_ELEMENTS = 2**31
 Progress = Callable[[float], object]
@@ -404,8 +406,8 @@ class Deblurrer:
         dropout masks would be others."""
         if plan.strips is not None or self.seed is not None or self.device.type == "cpu":
             return 1
-        elements = self._padded(plan.h) * self._padded(plan.w) * self.generator.spec.width
-        return max(1, int(min(limits.device / max(1, plan.peak_bytes), GPU_ELEMENTS / elements)))
+        fits, pays = limits.device / max(1, plan.peak_bytes), BUSY_PIXELS / (plan.h * plan.w)
+        return max(1, int(min(fits, pays)))
 
     def _some(self, pictures: Tensor, results: Tensor, plan: StreamPlan, limits: Limits, done: Progress) -> None:
         """[n, c, h, w]: restored into `results`, which is alike, in fp32 where values are not finite."""

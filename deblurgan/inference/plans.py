@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,9 @@ WORDS: dict[Place, str] = {
     "host": "in host memory",
     "disk": "in a temporary file",
 }
+
+DEVICE: tuple[Place, ...] = ("device",)
+EVERYWHERE: tuple[Place, ...] = ("device", "host", "disk")
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,11 @@ class StripPlan:
     def most(self, place: Place) -> int:
         """The most bytes of planes in a place."""
         return max(self.held(place, i) for i in range(len(self.shape.passes)))
+
+    def require_disk(self) -> None:
+        """Raises MemoryError where temporary files have no room."""
+        if "disk" in self.places:
+            spill_folder(self.most("disk"))
 
     @property
     def peak_bytes(self) -> int:
@@ -128,23 +136,26 @@ def plan_strips(
 ) -> StripPlan:
     """The fastest way through the network, in `dtype`, for a picture of `padded` (h, w).
 
-    Where memory holds them, all outputs are stored; then those of full resolution are computed again in place of that,
-    then those of half; then strips become smaller. Only after that planes leave the device.
+    Where memory holds them, all outputs are stored; then those of full resolution are computed again, for a third more
+    time, and what is still too much leaves the device; then the same with half resolution. Smaller strips come before
+    each of these.
 
     Raises MemoryError where there is none.
     """
-    shapes = list(_shapes(spec, padded, dtype, device, limits))
-    for shape in shapes:
-        plan = _placed(shape, dtype, limits, ("device",))
-        if plan is not None:
-            return plan
-    for shape in shapes:
-        plan = _placed(shape, dtype, limits, ("device", "host", "disk")) if shape.keep == spec.size_multiple else None
-        if plan is not None:
-            spill_folder(plan.most("disk"))
-            return plan
-    least = megabytes(heap_bytes(shapes[-1], dtype))
-    raise MemoryError(f"it needs {least} in the smallest strips, {limits.source}")
+    heights = _heights(spec, padded, dtype, device, limits)
+    lacking: MemoryError | None = None
+    for halvings in range(spec.downsamplings + 1):
+        shapes = [Shape(spec, *padded, rows, 2**halvings) for rows in heights]
+        for places in (DEVICE, EVERYWHERE) if halvings else (DEVICE,):
+            plan = next(filter(None, (_placed(shape, dtype, limits, places) for shape in shapes)), None)
+            if plan is not None:
+                try:
+                    plan.require_disk()
+                    return plan
+                except MemoryError as error:
+                    lacking = error
+    least = megabytes(heap_bytes(Shape(spec, *padded, heights[-1], spec.size_multiple), dtype))
+    raise lacking or MemoryError(f"it needs {least} in the smallest strips, {limits.source}")
 
 
 def heap_bytes(shape: Shape, dtype: torch.dtype, away: Collection[int] = ()) -> int:
@@ -152,19 +163,16 @@ def heap_bytes(shape: Shape, dtype: torch.dtype, away: Collection[int] = ()) -> 
     return CODE_BYTES + int(HEAP_FACTOR * max(strip_bytes(shape, i, dtype, away) for i in range(len(shape.passes))))
 
 
-def _shapes(
+def _heights(
     spec: GeneratorSpec, padded: tuple[int, int], dtype: torch.dtype, device: torch.device, limits: Limits
-) -> Iterator[Shape]:
-    """Ways to cut a picture, the fastest first."""
+) -> list[int]:
+    """Of strips, from the fastest to the smallest, in rows of the picture."""
     (h, w), multiple = padded, spec.size_multiple
     wanted = STRIP_BYTES.get(device.type, GPU_STRIP_BYTES) // (w * spec.width * dtype.itemsize)
-    rows = _multiple_below(min(wanted, limits.rows, h), multiple)
-    while True:
-        for halvings in range(spec.downsamplings + 1):
-            yield Shape(spec, h, w, rows, 2**halvings)
-        if rows == multiple:
-            return
-        rows = _multiple_below(rows / 2, multiple)
+    heights = [_multiple_below(min(wanted, limits.rows, h), multiple)]
+    while heights[-1] > multiple:
+        heights.append(_multiple_below(heights[-1] / 2, multiple))
+    return heights
 
 
 def _multiple_below(rows: float, multiple: int) -> int:
