@@ -202,10 +202,9 @@ class Deblurrer:
         """
         if min(h, w) < 1:
             raise ValueError(f"h and w must be at least 1, got {h} and {w}")
-        seen = h, w
-        if isinstance(self.scale, Real):
-            seen = reduced_size(h, w, float(self.scale))
-        return replace(self._plan(*seen, self._limits()), h=h, w=w, scale=self.scale)
+        scale = 1.0 if self.scale == "auto" and not is_looked_at(h, w) else self.scale
+        seen = (h, w) if isinstance(scale, str) else reduced_size(h, w, scale)
+        return replace(self._plan(*seen, self._limits()), h=h, w=w, scale=scale)
 
     def file(
         self,
