@@ -110,7 +110,7 @@ def test_tensors_of_a_batch_go_one_after_another(small_strips: None, small_gener
 def test_a_gpu_takes_as_many_pictures_at_a_time_as_fit_and_pay(small_generator: Generator) -> None:
     deblurrer = deblurrer_of(small_generator)
     one = plans.StreamPlan(512, 512, "it fits", 2**20)
-    roomy, tight = (Limits(size, "") for size in (2.0**40, 2.0**21))
+    roomy, tight = (Limits(size, "") for size in (2.0**40, 2.5 * 512 * 512 * deblurrer.bytes_per_pixel))
     assert deblurrer._at_once(one, roomy) == 1
     deblurrer.device = torch.device("cuda")
     assert [deblurrer._at_once(one, limits) for limits in (roomy, tight, Limits(0, ""))] == [16, 2, 1]

@@ -377,7 +377,7 @@ class Deblurrer:
                 [self._tensor(one, _part(progress, i, 1, len(picture))) for i, one in enumerate(picture)]
             )
         exact = picture.float() if picture.dtype == torch.bfloat16 else picture
-        restored = self._array(exact.permute(1, 2, 0).cpu().numpy(), progress)
+        restored = self._array(exact.detach().permute(1, 2, 0).cpu().numpy(), progress)
         return torch.from_numpy(restored).permute(2, 0, 1).contiguous().to(picture)
 
     @torch_defaults()
@@ -395,9 +395,11 @@ class Deblurrer:
         plan = self._plan(batch.shape[2], batch.shape[3], limits)
         restored = torch.empty_like(batch, memory_format=layout)
         at_once = self._at_once(plan, limits)
-        for i in range(0, len(batch), at_once):
-            some = batch[i : i + at_once]
-            self._some(some, restored[i : i + at_once], plan, limits, _part(progress, i, len(some), len(batch)))
+        plenty = plan.strips is None and RETAINED_FACTOR * plan.peak_bytes <= limits.device
+        with memory.retain_freed() if plenty and self.device.type == "cpu" else nullcontext():
+            for i in range(0, len(batch), at_once):
+                some = batch[i : i + at_once]
+                self._some(some, restored[i : i + at_once], plan, limits, _part(progress, i, len(some), len(batch)))
         return restored if picture.dim() == 4 else restored[0]
 
     def _at_once(self, plan: StreamPlan, limits: Limits) -> int:
@@ -405,8 +407,8 @@ class Deblurrer:
         dropout masks would be others."""
         if plan.strips is not None or self.seed is not None or self.device.type == "cpu":
             return 1
-        fits, pays = limits.device / max(1, plan.peak_bytes), BUSY_PIXELS / (plan.h * plan.w)
-        return max(1, int(min(fits, pays)))
+        pixels = self._padded(plan.h) * self._padded(plan.w)
+        return max(1, int(min(limits.device / (pixels * self.bytes_per_pixel), BUSY_PIXELS / pixels)))
 
     def _some(self, pictures: Tensor, results: Tensor, plan: StreamPlan, limits: Limits, done: Progress) -> None:
         """[n, c, h, w]: restored into `results`, which is alike, in fp32 where values are not finite."""
@@ -442,7 +444,7 @@ class Deblurrer:
         strips = plan.strips
         if strips is None:
             try:
-                self._whole(pictures, results, retain=RETAINED_FACTOR * plan.peak_bytes <= limits.device)
+                self._whole(pictures, results)
             except Exception as error:
                 if not streaming.is_out_of_memory(error):
                     raise
@@ -463,19 +465,18 @@ class Deblurrer:
             streaming.restore_in_strips(plan, again, limits, ops, pixels=rows.read, put=restored.write, done=done)
         self._require_finite(restored.not_finite)
 
-    def _whole(self, pictures: Tensor, results: Tensor, *, retain: bool) -> None:
+    def _whole(self, pictures: Tensor, results: Tensor) -> None:
         """[n, c, h, w]: restored in one go into `results`, which is alike."""
-        with memory.retain_freed() if retain and self.device.type == "cpu" else nullcontext():
-            x = self._mirrored(pictures)
-            if x.dtype == torch.uint8 and x.shape[1] == 3 and self._has_engine():
-                y, not_finite = self.generator.restore(x, seed=self.seed)
-            else:
-                y, not_finite = self._in_floats(x)
-            if y.is_cuda and not results.is_cuda:  # by pinned memory, and with one wait
-                y, not_finite = _queued_to_host(y.to(results.dtype)), _queued_to_host(not_finite)
-                torch.cuda.current_stream(self.device).synchronize()
-            self._require_finite(not_finite)
-            results.copy_(y[..., : results.shape[2], : results.shape[3]])
+        x = self._mirrored(pictures)
+        if x.dtype == torch.uint8 and x.shape[1] == 3 and self._has_engine():
+            y, not_finite = self.generator.restore(x, seed=self.seed)
+        else:
+            y, not_finite = self._in_floats(x)
+        if y.is_cuda and not results.is_cuda:  # by pinned memory, and with one wait
+            y, not_finite = _queued_to_host(y.to(results.dtype)), _queued_to_host(not_finite)
+            torch.cuda.current_stream(self.device).synchronize()
+        self._require_finite(not_finite)
+        results.copy_(y[..., : results.shape[2], : results.shape[3]])
 
     def _require_finite(self, not_finite: Tensor) -> None:
         if bool(not_finite.any()):
