@@ -603,7 +603,7 @@ def test_ctrl_c_in_a_folder_says_how_to_go_on(
     def interrupted(self: Any, *_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(deblurgan.Deblurrer, "_restore", interrupted)
+    monkeypatch.setattr(deblurgan.Deblurrer, "_at_scale", interrupted)
     assert run("deblur", photos, "-o", tmp_path / "out", "-m", weights) == 130
     assert capsys.readouterr().err == "interrupted: what is written is whole, and --skip-existing goes on from there\n"
 

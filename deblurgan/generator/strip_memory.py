@@ -50,8 +50,8 @@ class _Counts:
         copies = 2 if self.size < self.wide or stage.kind == "head" else 1
         after = 0 if self.fused and stage.kind != "head" else elements * self.wide * copies
         copied = pixels * stage.size**2 * stage.channels_in * self.size if self.unfolds else 0
-        if stage.kind == "up":  # a transposed convolution copies what it reads
-            copied = max(copied, (beyond - first) * self.row(i))
+        if stage.kind == "up":  # on a CPU each thread of a transposed convolution copies what it reads
+            copied = max(copied, torch.get_num_threads() * (beyond - first) * self.row(i))
         return Bytes(max(window.peak, window.kept + elements * self.size + max(after, copied)), window.kept)
 
     def row(self, i: int) -> int:

@@ -585,13 +585,16 @@ class Deblurrer:
 
     @property
     def bytes_per_pixel(self) -> int:
-        """The most that a call allocates for each pixel, about: four full-size tensors of the first layer's width and
-        the picture itself. Half types add to it, since they are normalised in fp32; and a CPU in fp16 copies the 7x7
-        window of every pixel."""
-        width = self.generator.spec.width
+        """The most that a picture taken whole allocates for each pixel, about: four full-size tensors of the first
+        layer's width and the picture itself. Half types add to it, since they are normalised in fp32; and a CPU in fp16
+        copies the 7x7 window of every pixel. Of many threads of a CPU each copies what the last transposed convolution
+        reads."""
+        width, size = self.generator.spec.width, self.dtype.itemsize
         if self.dtype == torch.float16 and self.device.type == "cpu":
             return 104 * max(width, 3) + 128
-        return (16 if self.dtype == torch.float32 else 18) * width + 128
+        widest = 16 * width if self.dtype == torch.float32 else 18 * width
+        copying = (torch.get_num_threads() + 3) * width * size // 2 if self.device.type == "cpu" else 0
+        return max(widest, copying) + 128
 
 
 def _as_tensor(picture: NDArray[Any]) -> Tensor:
