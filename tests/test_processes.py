@@ -96,7 +96,7 @@ def test_the_first_one_s_mistake_is_everyone_s(photos: Path, weights: Path, tmp_
 def test_a_process_that_is_killed_ends_the_other_with_a_message(photos: Path, weights: Path, tmp_path: Path) -> None:
     def work(rank: int) -> int:
         if rank == 1:
-            Deblurrer._restore = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+            Deblurrer._at_scale = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
         return cli.main(["deblur", str(photos), "-o", str(tmp_path / "out"), "-m", str(weights), "--device", "cpu"])
 
     codes, said = side_by_side(tmp_path, work)
@@ -107,7 +107,7 @@ def test_a_process_that_is_killed_ends_the_other_with_a_message(photos: Path, we
 
 def test_sigterm_as_by_torchrun_is_an_interruption(photos: Path, weights: Path, tmp_path: Path) -> None:
     def work(rank: int) -> int:
-        Deblurrer._restore = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)  # type: ignore[assignment]
+        Deblurrer._at_scale = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)  # type: ignore[assignment]
         return cli.main(["deblur", str(photos), "-o", str(tmp_path / "out"), "-m", str(weights), "--device", "cpu"])
 
     codes, said = side_by_side(tmp_path, work)
