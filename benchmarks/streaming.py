@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 from benchmarks.harness import machine
 from deblurgan import Deblurrer, Generator, images
 from deblurgan.checkpoint import DEFAULT_WEIGHTS, load_generator
-from deblurgan.inference import deblurrer as deblurrers
 from deblurgan.inference import plans
+from deblurgan.inference import restorer as restorers
 
 KEPT = {"all stored": 1, "half resolution stored": 2, "recomputed": 4, "file": 4, "half, file": 2, "all, file": 1}
 FIGURES = ("planned MB", "measured MB", "bytes a pixel", "disk MB", "s", "s/MP", "CPU s/MP")
@@ -56,19 +56,19 @@ def network(preset: Any) -> Generator:
 
 def force(deblurrer: Deblurrer, way: str) -> None:
     """Makes every picture go that way."""
-    deblurrers.WHOLE_PIXELS = 2**40 if way == "whole" else 0
+    restorers.WHOLE_PIXELS = 2**40 if way == "whole" else 0
     if way != "whole":
         limits = plans.Limits(float("inf"), "", planes=0 if way.endswith("file") else float("inf"))
 
         def strips_plan(h: int, w: int, ignored: plans.Limits) -> plans.StripPlan:
-            padded, spec = (deblurrer._padded(h), deblurrer._padded(w)), deblurrer.generator.spec
+            padded, spec = (deblurrer.restorer.padded(h), deblurrer.restorer.padded(w)), deblurrer.generator.spec
             rows = plans._heights(spec, padded, deblurrer.dtype, deblurrer.device, limits)[0]
             shape = plans.Shape(spec, *padded, rows, KEPT[way])
             plan = plans._placed(shape, deblurrer.dtype, limits, plans.EVERYWHERE)
             assert plan is not None
             return plan
 
-        deblurrer._strips_plan = strips_plan  # type: ignore[method-assign]
+        deblurrer.restorer.strips_plan = strips_plan  # type: ignore[method-assign]
 
 
 def memory_of_process(name: str) -> int:
@@ -172,9 +172,9 @@ def paper() -> Iterator[dict[str, Any]]:
     """`paper` with random weights, the whole picture and strips beside fp64, which takes 6 GB, and naive tiles."""
     generator = network("paper")
     deblurrer, picture = Deblurrer(generator, device="cpu", dtype="fp32"), synthetic(360, 640) / 255.0
-    deblurrers.WHOLE_PIXELS = 2**40
+    restorers.WHOLE_PIXELS = 2**40
     whole = deblurrer(picture)
-    deblurrers.WHOLE_PIXELS = 0
+    restorers.WHOLE_PIXELS = 0
     strips = deblurrer(picture)
     x = torch.from_numpy(picture).permute(2, 0, 1)[None] * 2 - 1
     with torch.no_grad():
@@ -216,7 +216,7 @@ def strips_by(plan: plans.StripPlan, deblurrer: Deblurrer, picture: NDArray[Any]
     result = torch.empty_like(source)
     with torch.no_grad():
         limits = plans.Limits(float("inf"), "")
-        deblurrer._in_strips(source, result, plan, limits, lambda share: None)
+        deblurrer.restorer.in_strips(source, result, plan, limits, lambda share: None)
     return result.permute(1, 2, 0).numpy()
 
 

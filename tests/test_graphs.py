@@ -15,7 +15,7 @@ from deblurgan.generator import engine as engines
 from deblurgan.generator.engine import Engine
 from deblurgan.generator.workspace import Workspace, workspace_bytes
 from deblurgan.inference import Deblurrer
-from deblurgan.inference import deblurrer as deblurrers
+from deblurgan.inference import restorer as restorers
 from deblurgan.nn import Generator
 from deblurgan.spec import PRESETS
 from host_graphs import capture_on_the_host, head_alone, picture, replaying_engine
@@ -177,7 +177,7 @@ def test_a_replay_is_what_an_eager_call_is(
 
 def test_kept_memory_is_not_needed_again(cheap: None, kernels: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A picture that fitted once fits again, though what it left is not free."""
-    monkeypatch.setattr(deblurrers, "free_memory", lambda device: None)
+    monkeypatch.setattr(restorers, "free_memory", lambda device: None)
     deblurrer, needs = Deblurrer(Generator("tiny", width=4, blocks=0), device="cpu", dtype="fp32"), list[int]()
     for side in (16, 16, 8):
         needs.append(deblurrer.plan(side, side).peak_bytes)
@@ -186,7 +186,7 @@ def test_kept_memory_is_not_needed_again(cheap: None, kernels: None, monkeypatch
     first, again, smaller = needs
     larger = deblurrer.plan(32, 32).peak_bytes
     assert first - again == kept[0] == kept[2] > kept[1] > 0
-    pixels = deblurrer.bytes_per_pixel * 8 * 8
+    pixels = deblurrer.restorer.bytes_per_pixel * 8 * 8
     assert first - smaller == 3 * pixels + kept[1]
     assert larger - first == 12 * pixels - kept[0]
 
@@ -196,8 +196,8 @@ def test_kept_memory_is_not_needed_again(cheap: None, kernels: None, monkeypatch
 def test_what_is_kept_is_within_the_estimate(preset: Any, dtype: torch.dtype) -> None:
     """The activations, and the pictures and results of the graphs as floats, of what a Deblurrer says a call needs."""
     deblurrer = Deblurrer(Generator(preset, blocks=1), device="cpu", dtype="fp32")
-    deblurrer.device, deblurrer.dtype = torch.device("cuda"), dtype
+    deblurrer.restorer.device, deblurrer.restorer.dtype = torch.device("cuda"), dtype
     for h, w in ((8, 8), (8, 64), (720, 1280)):
         activations = workspace_bytes(deblurrer.generator.spec, 1, h, w, dtype)
         pictures = 2 * 3 * 4 * h * w
-        assert activations + pictures <= deblurrer.bytes_per_pixel * h * w
+        assert activations + pictures <= deblurrer.restorer.bytes_per_pixel * h * w

@@ -380,7 +380,7 @@ def test_freed_memory_is_kept_where_there_is_plenty(
 
     monkeypatch.setattr("deblurgan.memory.retain_freed", kept)
     x = unit(40, 56)
-    need = 40 * 56 * Deblurrer(small_generator, device="cpu").bytes_per_pixel
+    need = 40 * 56 * Deblurrer(small_generator, device="cpu").restorer.bytes_per_pixel
     wanted = Deblurrer(small_generator, device="cpu", max_memory=need)(x)
     assert not used
     got = Deblurrer(small_generator, device="cpu", max_memory=2 * need)(x)
@@ -453,7 +453,7 @@ def test_a_network_that_overflows_is_an_error_and_no_picture(small_generator: Ge
 def test_more_memory_than_allowed_is_refused_before_any_work(
     small_generator: Generator, n: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    need = 40 * 56 * Deblurrer(small_generator, device="cpu").bytes_per_pixel
+    need = 40 * 56 * Deblurrer(small_generator, device="cpu").restorer.bytes_per_pixel
     x = unit(39, 55).expand(n, -1, -1, -1)
     assert Deblurrer(small_generator, device="cpu", max_memory=need)(x).shape == x.shape
     strict = Deblurrer(small_generator, device="cpu", max_memory=need - 1)
@@ -486,7 +486,7 @@ def test_memory_stays_below_the_estimate(dtype: str, width: int, n: int) -> None
     x = tensor(48, 64).expand(n, -1, -1, -1)
     used = peak_bytes(lambda: deblurrer(x)) - x.numel()  # the result is not counted
     assert used > 48 * 64 * 4 * width
-    assert used <= 48 * 64 * deblurrer.bytes_per_pixel
+    assert used <= 48 * 64 * deblurrer.restorer.bytes_per_pixel
 
 
 def test_stochastic_is_dropout_repeatable_by_seed(small_generator: Generator) -> None:

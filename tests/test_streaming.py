@@ -21,6 +21,7 @@ from deblurgan.checkpoint import DEFAULT_WEIGHTS, load_generator
 from deblurgan.generator.strips import Shape
 from deblurgan.inference import deblurrer as deblurrers
 from deblurgan.inference import planes, plans, streaming
+from deblurgan.inference import restorer as restorers
 from deblurgan.inference.plans import Limits, StripPlan
 from deblurgan.limits import FreeMemory, lies_in_memory
 
@@ -32,7 +33,7 @@ def small_strips(monkeypatch: pytest.MonkeyPatch) -> None:
     """Strips of few rows, for every picture of more than 32 x 32."""
     monkeypatch.setattr(plans, "STRIP_BYTES", {"cpu": 2**13})
     monkeypatch.setattr(plans, "CODE_BYTES", 0)
-    monkeypatch.setattr(deblurrers, "WHOLE_PIXELS", 32 * 32)
+    monkeypatch.setattr(restorers, "WHOLE_PIXELS", 32 * 32)
 
 
 def deblurrer_of(generator: Generator, **options: Any) -> Deblurrer:
@@ -41,7 +42,7 @@ def deblurrer_of(generator: Generator, **options: Any) -> Deblurrer:
 
 def whole(generator: Generator, picture: Any, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Any:
     with monkeypatch.context() as patch:
-        patch.setattr(deblurrers, "WHOLE_PIXELS", 2**40)
+        patch.setattr(restorers, "WHOLE_PIXELS", 2**40)
         deblurrer = deblurrer_of(generator, **options)
         assert deblurrer.plan(*picture.shape[:2]).strips is None
         return deblurrer(picture)
@@ -74,7 +75,7 @@ def test_strips_give_what_the_whole_picture_gives(small_strips: None, monkeypatc
 def test_any_size_and_kind(
     small_strips: None, small_generator: Generator, h: int, w: int, kind: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deblurrers, "WHOLE_PIXELS", 0)
+    monkeypatch.setattr(restorers, "WHOLE_PIXELS", 0)
     pixels = texture(h, w)
     picture = pixels if kind == np.uint8 else pixels.astype(kind) * 257 if kind == np.uint16 else pixels / kind(255)
     for one in (picture, picture[..., :1], picture[..., 0]):
@@ -110,12 +111,12 @@ def test_tensors_of_a_batch_go_one_after_another(small_strips: None, small_gener
 def test_a_gpu_takes_as_many_pictures_at_a_time_as_fit_and_pay(small_generator: Generator) -> None:
     deblurrer = deblurrer_of(small_generator)
     one = plans.StreamPlan(512, 512, "it fits", 2**20)
-    roomy, tight = (Limits(size, "") for size in (2.0**40, 2.5 * 512 * 512 * deblurrer.bytes_per_pixel))
-    assert deblurrer._at_once(one, roomy) == 1
-    deblurrer.device = torch.device("cuda")
-    assert [deblurrer._at_once(one, limits) for limits in (roomy, tight, Limits(0, ""))] == [16, 2, 1]
-    deblurrer.seed = 0  # each picture has the masks of the first
-    assert deblurrer._at_once(one, roomy) == 1
+    roomy, tight = (Limits(size, "") for size in (2.0**40, 2.5 * 512 * 512 * deblurrer.restorer.bytes_per_pixel))
+    assert deblurrer.restorer.at_once(one, roomy) == 1
+    deblurrer.restorer.device = torch.device("cuda")
+    assert [deblurrer.restorer.at_once(one, limits) for limits in (roomy, tight, Limits(0, ""))] == [16, 2, 1]
+    deblurrer.restorer.seed = 0  # each picture has the masks of the first
+    assert deblurrer.restorer.at_once(one, roomy) == 1
 
 
 def test_threads_give_what_one_gives(small_strips: None, small_generator: Generator) -> None:
@@ -166,7 +167,7 @@ def test_a_plan_says_in_lines_what_will_be_done(small_generator: Generator) -> N
         "way      whole: it fits",
     ]
     deblurrer = deblurrer_of(small_generator, max_memory=20 * 2**20)
-    large, whole = deblurrer.plan(2000, 3000), round(2000 * 3000 * deblurrer.bytes_per_pixel / 2**20)
+    large, whole = deblurrer.plan(2000, 3000), round(2000 * 3000 * deblurrer.restorer.bytes_per_pixel / 2**20)
     lines = str(large).splitlines()
     assert lines[1] == f"way      in strips of 20 rows, 8 passes: whole it needs {whole} MiB, max_memory is 20 MiB"
     assert lines[2] == "plane    down.0: 46 MiB in a temporary file"
@@ -193,7 +194,7 @@ def test_what_takes_whole_pictures_alone_says_so_where_they_do_not_fit(
 
 
 def test_auto_leaves_half_of_the_free_memory_to_others(small_generator: Generator, monkeypatch: Any) -> None:
-    monkeypatch.setattr(deblurrers, "free_memory", lambda device: FreeMemory(2**26 + 2**25, "a test"))
+    monkeypatch.setattr(restorers, "free_memory", lambda device: FreeMemory(2**26 + 2**25, "a test"))
     plan = deblurrer_of(small_generator).plan(1000, 1500)
     assert plan.strips is not None
     assert plan.strips.most("device") <= 2**24
@@ -280,7 +281,9 @@ def by_strips(deblurrer: Deblurrer, picture: np.ndarray, rows: int = 8) -> np.nd
     limits = Limits(10**9, "", rows=rows)
     h, w = picture.shape[:2]
     with torch.no_grad():
-        deblurrer._in_strips(source, result, deblurrer._strips_plan(h, w, limits), limits, lambda share: None)
+        deblurrer.restorer.in_strips(
+            source, result, deblurrer.restorer.strips_plan(h, w, limits), limits, lambda share: None
+        )
     return result.permute(1, 2, 0).numpy()
 
 
@@ -339,9 +342,9 @@ def test_a_whole_picture_that_runs_out_goes_on_in_strips(
     def fail(*args: Any, **options: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(deblurrer, "_whole", fail)
+    monkeypatch.setattr(deblurrer.restorer, "_whole", fail)
     assert np.abs(deblurrer(picture).astype(int) - wanted).max() <= 1
-    monkeypatch.setattr(deblurrer, "seed", 0)
+    monkeypatch.setattr(deblurrer.restorer, "seed", 0)
     with pytest.raises(MemoryError, match=r"picture of 50x40: memory ran out: CUDA out of memory, and stochastic=True"):
         deblurrer(picture)
 
