@@ -18,6 +18,7 @@ from deblurgan.generator.engine import Engine
 from deblurgan.generator.graphs import Turns
 from deblurgan.inference import Deblurrer
 from deblurgan.inference import deblurrer as deblurrers
+from deblurgan.inference.restorer import Restorer
 from deblurgan.nn import Generator
 from host_graphs import capture_on_the_host, picture, replaying_engine
 
@@ -119,7 +120,7 @@ def test_a_deblurrer_stays_on_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """ "cuda" is another GPU in a thread whose current one is another."""
     weight = SimpleNamespace(device=torch.device("cuda", 1))
     monkeypatch.setattr(deblurrers, "pick_device", torch.device)
-    monkeypatch.setattr(Deblurrer, "_copy", lambda *_: SimpleNamespace(parameters=lambda: iter([weight])))
+    monkeypatch.setattr(Restorer, "_copy", lambda *_: SimpleNamespace(parameters=lambda: iter([weight])))
     assert Deblurrer(Generator("tiny", width=4, blocks=0), device="cuda").device == torch.device("cuda", 1)
 
 

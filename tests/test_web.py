@@ -58,7 +58,9 @@ def test_the_result_is_that_of_the_deblurrer(tmp_path: Path, deblurrer: Deblurre
     source, folder = tmp_path / "a.jpg", tmp_path / "results"
     source.write_bytes(photo())
     folder.mkdir()
-    restored = work.restore(deblurrer, source, folder)
+    shares = list[float]()
+    restored = work.restore(deblurrer, source, folder, progress=shares.append)
+    assert shares[-1] == 1
     deblurrer.file(source, tmp_path / "expected.jpg")
     assert restored.file.name == "a-deblurred.jpg"
     assert restored.file.read_bytes() == (tmp_path / "expected.jpg").read_bytes()

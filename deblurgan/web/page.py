@@ -57,10 +57,12 @@ def _deblur_tab(deblurrer: Deblurrer, folder: Path) -> None:
         summary = gr.Markdown(elem_classes="summary", elem_id="summary")
         download = gr.DownloadButton("Download", variant="primary", elem_id="download")
 
-    def deblur(upload: dict[str, Any]) -> list[Any]:
+    def deblur(upload: dict[str, Any], bar: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
         source = Path(upload["path"])
         with _errors_in_words(source.name):
-            restored = work.restore(deblurrer, source, _new_folder(folder))
+            restored = work.restore(
+                deblurrer, source, _new_folder(folder), progress=lambda share: bar(share, desc="Restoring")
+            )
         named = gr.DownloadButton(f"Download {restored.file.name}", value=str(restored.file))
         return [gr.Column(visible=True), restored.whole, restored.detail, html.escape(restored.summary), named]
 

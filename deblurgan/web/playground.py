@@ -67,7 +67,7 @@ def shake_and_restore(deblurrer: Deblurrer, shake: Shake, source: Path, folder: 
 
 def sharp_picture(source: Path) -> torch.Tensor:
     """The picture as a Tensor, uint8 [3, h, w], without alpha, neither side above LONGEST."""
-    image = images.read(source, check_size=_require_memory).to_pil().convert("RGB")
+    image = images.read(source, check_size=_require_memory).in_8_bits().to_pil().convert("RGB")
     image.thumbnail((LONGEST, LONGEST))
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +30,9 @@ class Restored(NamedTuple):
     summary: str
 
 
-def restore(deblurrer: Deblurrer, source: Path, folder: Path) -> Restored:
+def restore(
+    deblurrer: Deblurrer, source: Path, folder: Path, *, progress: Callable[[float], object] | None = None
+) -> Restored:
     """Restores a photo's file into an empty folder, as `Deblurrer.file` does, beside previews of both.
 
     The result is NAME-deblurred with the source's extension, or .png for a format that can be read alone. Raises what
@@ -38,9 +41,9 @@ def restore(deblurrer: Deblurrer, source: Path, folder: Path) -> Restored:
     suffix = source.suffix if source.suffix.lower() in FORMATS else ".png"
     target = folder / f"{source.stem}-deblurred{suffix}"
     began = time.monotonic()
-    lacking = deblurrer.file(source, target)
+    lacking = deblurrer.file(source, target, progress=progress)
     seconds = time.monotonic() - began
-    before, after = (images.read(path).to_pil() for path in (source, target))
+    before, after = (images.read(path).in_8_bits().to_pil() for path in (source, target))
     change = np.abs(np.asarray(after.convert("RGB"), np.int16) - np.asarray(before.convert("RGB")))
     box = most_changed(change.sum(2), DETAIL)
     parts = [
