@@ -81,7 +81,7 @@ def memory_of_process(name: str) -> int:
 def measured(preset: str, dtype: str, way: str, h: int, w: int, budget: int) -> dict[str, Any]:
     """One picture in this process, after a small one. `budget`, in bytes, is max_memory where it is not 0."""
     picture = synthetic(h, w)
-    deblurrer = Deblurrer(network(preset), device="cpu", dtype=dtype, max_memory=budget or "auto")
+    deblurrer = Deblurrer(network(preset), device="cpu", dtype=dtype, max_memory=budget or "auto", scale=1.0)
     if way != "auto":
         force(deblurrer, way)
     deblurrer(picture[:128, :128])
