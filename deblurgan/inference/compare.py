@@ -61,7 +61,7 @@ def compare_sheet(before: NDArray[Any], after: NDArray[Any], *, size: int = 512,
     """
     _require_alike(before, after)
     h, w = (min(size, side) for side in before.shape[:2])
-    places = _most_changed(before, after, (h, w), count)
+    places = most_changed(before, after, (h, w), count)
     sheet = Image.new("RGB", (2 * w + 3 * _GAP, len(places) * (_BAND + h) + _GAP), _PAPER)
     draw = ImageDraw.Draw(sheet)
     for row, (y, x) in enumerate(places):
@@ -70,6 +70,28 @@ def compare_sheet(before: NDArray[Any], after: NDArray[Any], *, size: int = 512,
             draw.text((left, top + 2), name, fill=_INK)
             sheet.paste(Image.fromarray(_bytes(picture[y : y + h, x : x + w])).convert("RGB"), (left, top + _BAND))
     return sheet
+
+
+def most_changed(
+    before: NDArray[Any], after: NDArray[Any], window: tuple[int, int], count: int = 1
+) -> list[tuple[int, int]]:
+    """(y, x) of at most `count` windows (h, w), at least one: the one that changed most, then the next beside it.
+
+    The windows must fit the picture.
+    """
+    h, w = window
+    cell = max(1, min(h, w) // 16)  # px, the step from one place to the next
+    sums = _window_sums(_cell_sums(before, after, cell), (h // cell, w // cell))
+    ys, xs = (
+        np.minimum(np.arange(places) * cell, side - length)
+        for places, side, length in zip(sums.shape, before.shape[:2], window, strict=True)
+    )
+    found: list[tuple[int, int]] = []
+    while len(found) < count and (not found or sums.max() > 0):
+        i, j = np.unravel_index(sums.argmax(), sums.shape)
+        found.append((int(ys[i]), int(xs[j])))
+        sums[np.ix_(abs(ys - ys[i]) < h, abs(xs - xs[j]) < w)] = 0
+    return found
 
 
 def _require_alike(before: NDArray[Any], after: NDArray[Any]) -> None:
@@ -102,25 +124,6 @@ def _differences(before: NDArray[Any], after: NDArray[Any], strip: int = _STRIP)
     for top in range(0, h, strip):
         rows = slice(top, top + strip)
         yield np.abs(np.subtract(after[rows], before[rows], dtype=np.float32)).reshape(-1, w, before[0, 0].size) * unit
-
-
-def _most_changed(
-    before: NDArray[Any], after: NDArray[Any], window: tuple[int, int], count: int
-) -> list[tuple[int, int]]:
-    """(y, x) of at most `count` windows (h, w), at least one: the one that changed most, then the next beside it."""
-    h, w = window
-    cell = max(1, min(h, w) // 16)  # px, the step from one place to the next
-    sums = _window_sums(_cell_sums(before, after, cell), (h // cell, w // cell))
-    ys, xs = (
-        np.minimum(np.arange(places) * cell, side - length)
-        for places, side, length in zip(sums.shape, before.shape[:2], window, strict=True)
-    )
-    found: list[tuple[int, int]] = []
-    while len(found) < count and (not found or sums.max() > 0):
-        i, j = np.unravel_index(sums.argmax(), sums.shape)
-        found.append((int(ys[i]), int(xs[j])))
-        sums[np.ix_(abs(ys - ys[i]) < h, abs(xs - xs[j]) < w)] = 0
-    return found
 
 
 def _cell_sums(before: NDArray[Any], after: NDArray[Any], cell: int) -> NDArray[np.float64]:

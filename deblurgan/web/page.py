@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 CSS = """
 .gradio-container, .gradio-container > main { max-width: 1080px !important; width: 100%; margin: auto; }
 .prose h1 { margin: 0 !important; }
+.prose h1 + p { margin: 4px 0 0 !important; }
 .kernel img { image-rendering: pixelated; background: black; }
 .summary { text-align: center; font-variant-numeric: tabular-nums; }
 """

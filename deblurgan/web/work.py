@@ -7,18 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 from PIL import Image
 
 from deblurgan import images
 from deblurgan.images.writing import FORMATS
 from deblurgan.inference import Deblurrer
+from deblurgan.inference.compare import change, most_changed
 
 PREVIEW = 1600  # longest side of the pictures that the page shows, px
 DETAIL = 320  # side of the detail, px
-CELLS = 8  # steps of the search for the detail, in each direction within one
 
 
 class Restored(NamedTuple):
@@ -43,32 +40,19 @@ def restore(
     began = time.monotonic()
     lacking = deblurrer.file(source, target, progress=progress)
     seconds = time.monotonic() - began
-    before, after = (images.read(path).in_8_bits().to_pil() for path in (source, target))
-    change = np.abs(np.asarray(after.convert("RGB"), np.int16) - np.asarray(before.convert("RGB")))
-    box = most_changed(change.sum(2), DETAIL)
-    parts = [
-        f"{before.width}x{before.height} pixels",
-        f"changed by {change.mean():.2f} of 255 on average",
-        f"{seconds:.1f} s",
-    ]
+    before, after = (images.read(path).in_8_bits() for path in (source, target))
+    h, w = before.pixels.shape[:2]
+    detail = min(DETAIL, h), min(DETAIL, w)
+    [(top, left)] = most_changed(before.pixels, after.pixels, detail)
+    box = left, top, left + detail[1], top + detail[0]
+    shown = before.to_pil(), after.to_pil()
+    parts = [f"{w}x{h} pixels", str(change(before.pixels, after.pixels)), f"{seconds:.1f} s"]
     return Restored(
         file=target,
-        whole=save_pair(before, after, folder, "whole"),
-        detail=save_pair(before.crop(box), after.crop(box), folder, "detail"),
+        whole=save_pair(*shown, folder, "whole"),
+        detail=save_pair(shown[0].crop(box), shown[1].crop(box), folder, "detail"),
         summary=" · ".join(parts + [f"without {', '.join(lacking)}"] * bool(lacking)),
     )
-
-
-def most_changed(change: NDArray[np.integer], side: int) -> tuple[int, int, int, int]:
-    """The square of about `side` px, (left, top, right, bottom), that holds the most of change [h, w]; smaller where
-    the picture is."""
-    step = max(1, side // CELLS)
-    h, w = change.shape
-    cells = np.add.reduceat(np.add.reduceat(change, range(0, h, step), 0, np.int64), range(0, w, step), 1)
-    window = min(CELLS, cells.shape[0]), min(CELLS, cells.shape[1])
-    sums = sliding_window_view(cells, window).sum((2, 3))
-    row, column = (int(i) * step for i in np.unravel_index(sums.argmax(), sums.shape))
-    return column, row, min(column + side, w), min(row + side, h)
 
 
 def save_pair(before: Image.Image, after: Image.Image, folder: Path, name: str) -> tuple[Path, Path]:
