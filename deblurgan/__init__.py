@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deblurgan import blur, data, export, images, losses, metrics, nn, ops, reference
+    from deblurgan import blur, data, export, images, inference, losses, metrics, nn, ops, reference
     from deblurgan.blur import MotionBlur
     from deblurgan.checkpoint import load_generator, save_generator, save_released
     from deblurgan.config import TrainConfig, TuneConfig
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # Loaded when first used: the command line's --help must not wait for torch.
-_MODULES = ("blur", "data", "export", "images", "losses", "metrics", "nn", "ops", "reference")
+_MODULES = ("blur", "data", "export", "images", "inference", "losses", "metrics", "nn", "ops", "reference")
 _NAMES = {
     "Critic": "nn",
     "Deblurrer": "inference",
@@ -62,6 +62,7 @@ __all__ = [
     "export",
     "get_include",
     "images",
+    "inference",
     "info",
     "load_generator",
     "losses",

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from conftest import texture
-from deblurgan.inference.compare import Change, change, compare_sheet
+from deblurgan.images.compare import Change, change, compare_sheet
 
 GAP, BAND = 4, 16
 

@@ -19,8 +19,8 @@ from PIL import Image
 
 from conftest import texture
 from deblurgan import Deblurrer, Generator, images
-from deblurgan.images import FilesReport
-from deblurgan.inference import compare, folders
+from deblurgan.images import FilesReport, compare
+from deblurgan.inference import folders
 from deblurgan.inference.folders import Options, Tools, plan_files, restore_files
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="names are bytes, and links are free, on Linux")

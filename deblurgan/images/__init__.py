@@ -7,7 +7,7 @@ is refused with an `ImageError`; what else a file lacks, `write` returns in word
 picture holds the picture in memory, reading and writing its way from and to a file, opening what is looked at before
 anything is decoded, colour, deep and metadata what these know of file formats: jpeg, tiff, xmp, png and isobmff (AVIF
 and HEIC) each of one, jpeg_end whether a JPEG is all there. files finds and replaces pictures; batch works through
-many.
+many; compare says what became of one.
 """
 
 from deblurgan.images.batch import (

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from glob import has_magic
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from deblurgan.config import as_path
+from deblurgan.images.compare import Change
 from deblurgan.images.files import (
     HEIC_SUFFIXES,
     PICTURE_SUFFIXES,
@@ -23,9 +24,6 @@ from deblurgan.images.files import (
 )
 from deblurgan.images.picture import StrPath, printable
 from deblurgan.images.writing import FORMATS
-
-if TYPE_CHECKING:
-    from deblurgan.inference.compare import Change
 
 # What takes the place of formats that can be read and not written
 _WRITTEN_AS = {**dict.fromkeys(HEIC_SUFFIXES, ".jpg"), ".gif": ".png"}

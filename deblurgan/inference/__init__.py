@@ -2,6 +2,7 @@
 
 from deblurgan.images import FilesReport
 from deblurgan.inference.deblurrer import Deblurrer
+from deblurgan.inference.plans import StreamPlan
 from deblurgan.inference.video import VideoError, VideoReport
 
-__all__ = ["Deblurrer", "FilesReport", "VideoError", "VideoReport"]
+__all__ = ["Deblurrer", "FilesReport", "StreamPlan", "VideoError", "VideoReport"]

@@ -17,9 +17,8 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from deblurgan import images
-from deblurgan.images import FilesReport, Picture, Plan, printable
+from deblurgan.images import FilesReport, Picture, Plan, compare, printable
 from deblurgan.images.batch import Written, is_video, require_not_itself, say_beforehand, speakers
-from deblurgan.inference import compare
 from deblurgan.inference.processes import Processes
 from deblurgan.inference.progress import Work
 

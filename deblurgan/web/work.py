@@ -10,9 +10,9 @@ from typing import NamedTuple
 from PIL import Image
 
 from deblurgan import images
+from deblurgan.images.compare import change, most_changed
 from deblurgan.images.writing import FORMATS
 from deblurgan.inference import Deblurrer
-from deblurgan.inference.compare import change, most_changed
 
 PREVIEW = 1600  # longest side of the pictures that the page shows, px
 DETAIL = 320  # side of the detail, px

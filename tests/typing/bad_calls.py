@@ -6,3 +6,8 @@ deblurgan.Deblurrer.from_pretrained(step=5)  # error
 deblurgan.Deblurrer.from_pretrained(quantize="int4")  # error
 deblurgan.Deblurrer.from_pretrained()(3)  # error
 deblurgan.Deblurer  # error
+deblurgan.Deblurrer.from_pretrained(scale=(1, 2))  # error
+deblurgan.Deblurrer.from_pretrained().plan("4000x3000")  # error
+deblurgan.Deblurrer.from_pretrained().files(["photos"], skip=True)  # error
+deblurgan.Generator.from_pretrained("OWNER/NAME", tokn="x")  # error
+deblurgan.export.export_generator("net.pth", "net.onnx")  # error
