@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -115,6 +116,12 @@ FILES = sorted((ROOT / "deblurgan").glob("**/*.py"))
 
 def test_floors_are_few() -> None:
     assert len(FLOORS) <= 8
+
+
+def test_the_page_on_design_lists_the_floors() -> None:
+    rows = re.findall(r"^\| (\d) \| (.+?) \|", (ROOT / "docs" / "design.md").read_text(), re.MULTILINE)
+    told = {int(number): set(re.findall(r"`(\w+)`", rooms)) for number, rooms in rows}
+    assert told == dict(enumerate(FLOORS, 1))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT / "deblurgan").as_posix())
