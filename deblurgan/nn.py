@@ -6,7 +6,7 @@ import io
 import threading
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import safetensors.torch
 import torch
@@ -151,6 +151,10 @@ class Generator(nn.Module):
             parameters = dict(self.named_parameters())
             return tape.restore(self.spec, parameters, x, dtype=self._compute_type(), counter=counter)
         return self._packed_engine()(x, counter)
+
+    if TYPE_CHECKING:
+        # A call has forward's types; to assign it would leave pyright with those of nn.Module
+        def __call__(self, x: Tensor, *, seed: int | None = None, counter: Tensor | None = None) -> Tensor: ...
 
     def restore(self, x: Tensor, *, seed: int | None = None) -> tuple[Tensor, Tensor]:
         """The engine's result for x, which may be uint8 (v stands for 2 v / 255 - 1), without gradients; and int32 [1],
@@ -377,6 +381,10 @@ class Critic(nn.Module):
                 x = ops.norm_act(x, None, "leaky_relu") if kernels else reference.norm_act(x, act="leaky_relu")
         return x
 
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor: ...
+
     def dead_biases(self) -> set[str]:
         """Names of the biases that feed an InstanceNorm, which subtracts them again: they have no effect."""
         used = {"convs.0.bias", f"convs.{len(self.convs) - 1}.bias"}
@@ -423,6 +431,10 @@ class PerceptualFeatures(nn.Module):
             if i != self._INDICES[-1] or self.relu:
                 y = F.relu(y)
         return y / 127.5 if self.preset == "vgg16" else y
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor: ...
 
 
 def trained_parameters(net: Generator | Critic) -> list[nn.Parameter]:

@@ -10,6 +10,7 @@ and HEIC) each of one, jpeg_end whether a JPEG is all there. files finds and rep
 many; compare says what became of one.
 """
 
+from deblurgan.images import compare
 from deblurgan.images.batch import (
     FAILURES,
     FilesReport,
@@ -32,6 +33,7 @@ __all__ = [
     "ImageError",
     "Picture",
     "Plan",
+    "compare",
     "encode",
     "failure_reason",
     "find",

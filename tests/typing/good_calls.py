@@ -23,6 +23,9 @@ try:
 except deblurgan.inference.VideoError as error:
     partial: deblurgan.inference.VideoReport | None = error.report
 generator = deblurgan.Generator.from_pretrained("hub:OWNER/NAME", revision="main")
+restored: torch.Tensor = generator(tensor[None], seed=1)
+scores: torch.Tensor = deblurgan.Critic()(restored)
+sheet: Image.Image = deblurgan.images.compare.compare_sheet(array, array)
 generator.save_pretrained("saved", card={"licence": "cc-by-4.0"})
 address: str = generator.push_to_hub("OWNER/NAME", private=True)
 difference: float = deblurgan.export.export_generator(generator, "net.onnx", unit_range=True)
