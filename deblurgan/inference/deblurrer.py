@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from numbers import Real
 from pathlib import Path
-from typing import Any, get_args, overload
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from deblurgan import images
 from deblurgan.arguments import require_kind
-from deblurgan.config import as_path
+from deblurgan.config import Precision, as_path
 from deblurgan.device import (
     DTYPES,
     auto_dtype,
@@ -78,9 +78,9 @@ class Deblurrer:
         generator: Generator,
         *,
         device: str | torch.device = "auto",
-        dtype: str = "auto",
-        max_memory: int | str = "auto",
-        scale: float | str = "auto",
+        dtype: Precision = "auto",
+        max_memory: int | Literal["auto"] = "auto",
+        scale: float | Literal["auto"] = "auto",
         stochastic: bool = False,
         seed: int = 0,
         quantize: Quantize | None = None,
@@ -115,9 +115,9 @@ class Deblurrer:
         path_or_id: str | Path | None = None,
         *,
         device: str | torch.device = "auto",
-        dtype: str = "auto",
-        max_memory: int | str = "auto",
-        scale: float | str = "auto",
+        dtype: Precision = "auto",
+        max_memory: int | Literal["auto"] = "auto",
+        scale: float | Literal["auto"] = "auto",
         stochastic: bool = False,
         seed: int = 0,
         quantize: Quantize | None = None,

@@ -16,3 +16,6 @@ deblurgan.export.export_generator("net.pth", "net.onnx")  # error
 restored: str = deblurgan.Generator("tiny")(torch.zeros(1, 3, 8, 8))  # error
 scores: str = deblurgan.Critic()(torch.zeros(1, 3, 8, 8))  # error
 deblurgan.Generator("tiny")(torch.zeros(1, 3, 8, 8), sed=1)  # error
+deblurgan.Deblurrer.from_pretrained(dtype="fp8")  # error
+deblurgan.Deblurrer.from_pretrained(max_memory="1GB")  # error
+deblurgan.Deblurrer.from_pretrained(scale="half")  # error
