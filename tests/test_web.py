@@ -235,7 +235,15 @@ def test_files_lie_in_a_private_folder(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/etc/passwd", "../../../../etc/passwd", "%2e%2e/%2e%2e/etc/passwd", __file__, "http://127.0.0.1:1/a.jpg"]
+    "path",
+    [
+        "/etc/passwd",
+        "../../../../etc/passwd",
+        "%2e%2e/%2e%2e/etc/passwd",
+        __file__,
+        str(playground.DEMO_PICTURE),  # a picture of this machine that nobody uploaded
+        "http://127.0.0.1:1/a.jpg",
+    ],
 )
 def test_nothing_else_is_served(client: Client, path: str) -> None:
     assert client.http.get(f"/gradio_api/file={path}").status_code in (403, 404)
