@@ -193,6 +193,15 @@ def test_both_import_orders_in_a_fresh_process(order: str) -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+def test_operators_have_signatures_and_docstrings_of_their_own() -> None:
+    for name in deblurgan.ops.__all__:
+        operator = getattr(deblurgan.ops, name)
+        assert inspect.isfunction(operator), name
+        assert operator.__module__.startswith("deblurgan."), name
+        assert inspect.getdoc(operator), name
+        assert not {"args", "kwargs"} & set(inspect.signature(operator).parameters), name
+
+
 def test_operators_are_registered_with_the_module() -> None:
     program = "import deblurgan, torch; deblurgan.ops; print(torch.ops.deblurgan.apply_psf)"
     out = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
