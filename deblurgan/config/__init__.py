@@ -377,8 +377,8 @@ class DeblurConfig(Options):
     """A folder, which mirrors the folders of the inputs; for a single picture it may be a file, or - for standard
     output. If not given: NAME-deblurred.EXT beside a picture, NAME-deblurred/ beside a folder."""
     weights: Annotated[Path | None, option("-m")] = None
-    """A weights file, a run folder, a saved model's folder or a Hugging Face repository, OWNER/NAME; the weights that
-    ship with the package if not given."""
+    """A .safetensors file, a released .pth, a run folder or a Hugging Face repository, OWNER/NAME; if not given, the
+    weights that ship with the package."""
     files_from: Path | None = None
     """A file that lists more pictures, one a line or, as find -print0 does, with NUL between them; - is standard
     input."""
@@ -477,8 +477,8 @@ class EvaluateConfig(Options):
     data: Positional[Path]
     """Pairs in any layout train takes, or sharp pictures, which are blurred by fixed kernels."""
     weights: Annotated[Path | None, option("-m")] = None
-    """A weights file, a run folder, a saved model's folder or a Hugging Face repository, OWNER/NAME; the weights that
-    ship with the package if not given."""
+    """A .safetensors file, a released .pth, a run folder or a Hugging Face repository, OWNER/NAME; if not given, the
+    weights that ship with the package."""
     layout: Layout = "auto"
     """How data is laid out."""
     gamma: bool = False
@@ -578,8 +578,8 @@ class WebConfig(Options):
     """Open a page for the browser: drop a photo, compare before and after, play with camera shake."""
 
     weights: Annotated[Path | None, option("-m")] = None
-    """A weights file, a run folder, a saved model's folder or a Hugging Face repository, OWNER/NAME; the weights that
-    ship with the package if not given."""
+    """A .safetensors file, a released .pth, a run folder or a Hugging Face repository, OWNER/NAME; if not given, the
+    weights that ship with the package."""
     port: int = 7860
     """Of the page's address, 1 to 65535."""
     host: str = "127.0.0.1"
