@@ -17,7 +17,8 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from types import UnionType
+from typing import TYPE_CHECKING, Any, TextIO, Union, get_args
 
 from deblurgan import config
 from deblurgan.config import (
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from deblurgan.inference.progress import Display
 
 STREAM = Path("-")  # standard input or output
+METAVARS = {int: "INT", float: "FLOAT", Path: "PATH"}
 
 
 @dataclass(frozen=True)
@@ -121,32 +123,37 @@ def _parse(name: str, command: Command, words: list[str]) -> Any:
     default = object.__new__(command.options)  # not checked: the command line may change what goes with what
     for f in fields(command.options):
         object.__setattr__(default, f.name, values.get(f.name, tyro.MISSING if f.default is MISSING else f.default))
-    with _paths_as_typed():
-        return tyro.cli(
-            command.options,
+    typed = type(command.options.__name__, (command.options,), {"__post_init__": lambda self: None})
+    with _words_as_typed():
+        chosen = tyro.cli(
+            typed,
             prog=f"deblurgan {name}",
-            description=f"{command.options.__doc__}\n\n--config FILE reads these options from YAML.",
+            description=f"{command.options.__doc__} --config FILE reads these options from YAML.",
             args=rest,
             default=default,
         )
+    return command.options(**{f.name: getattr(chosen, f.name) for f in fields(command.options)})
 
 
-def _paths_as_typed() -> AbstractContextManager[Any]:
-    """Has tyro leave paths as they were typed, for the config to convert: Path would take an empty one for "."."""
+def _words_as_typed() -> AbstractContextManager[Any]:
+    """Has tyro leave numbers and paths as they were typed, for the config to convert, which names the option where one
+    is wrong; Path would take an empty one for "."."""
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
     registry = ConstructorRegistry()
 
     @registry.primitive_rule
-    def path_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-        if info.type is not Path:
+    def word_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        kinds = get_args(info.type) if info.type_origin in (Union, UnionType) else (info.type,)
+        (kind, *others) = sorted(set(kinds), key=lambda kind: kind is type(None))
+        if kind not in METAVARS or others not in ([], [type(None)]):
             return None
         return PrimitiveConstructorSpec(
             nargs=1,
-            metavar="PATH",
-            instance_from_str=lambda words: words[0],
-            is_instance=lambda value: isinstance(value, Path),
-            str_from_instance=lambda path: [str(path)],
+            metavar=METAVARS[kind],
+            instance_from_str=lambda words: None if others and words[0] == "None" else config.Untyped(words[0]),
+            is_instance=lambda value: True,
+            str_from_instance=lambda value: [str(value)],
         )
 
     return registry

@@ -352,8 +352,7 @@ class DeblurConfig(Options):
     weights: Annotated[Path | None, option("-m")] = None
     """A .safetensors file, a released .pth or a run folder; the weights that ship with the package if not given."""
     files_from: Path | None = None
-    """A file that lists more pictures, one a line or, as find -print0 does, with NUL between them; - is standard
-    input."""
+    """A file that lists more pictures, one a line or separated by NUL (find -print0); - is standard input."""
     overwrite: bool = False
     """Replace files that exist, the inputs themselves included."""
     skip_existing: bool = False
@@ -367,12 +366,11 @@ class DeblurConfig(Options):
     quality: int | None = None
     """Of JPEG, WebP and AVIF, 1 to 100. If not given, as each input was, and 95 where it does not say."""
     compare: bool = False
-    """Also write NAME-compare.jpg beside each output: before and after, where the change is largest."""
+    """Also write NAME-compare.jpg beside each picture's output: before and after, where the change is largest."""
     strip_metadata: bool = False
-    """Leave out EXIF (with the place and time), XMP, comments and the like."""
+    """Leave out EXIF (with the place and time), XMP, comments and the like. Not of videos."""
     scale: Literal["auto"] | float = "auto"
-    """Size at which the network works, as a share of the picture's: above 0, up to 1. Large blurs need small ones;
-    auto looks at the picture."""
+    """Share of the picture's size that the network works at, above 0, up to 1: wide blurs need a small one. auto looks."""
     max_memory: str = "auto"
     """What a picture may take beside itself, such as 1.5GB or 800MiB; auto is what is free."""
     device: str = "auto"
