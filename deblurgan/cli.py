@@ -334,7 +334,9 @@ def _preview(deblurrer: Deblurrer, options: DeblurConfig, listed: list[Path]) ->
     from deblurgan.inference import folders
 
     plan = folders.plan_files(options.inputs, options.out, listed=listed, suffix=options.suffix, format=options.format)
-    how = folders.Options(options.overwrite, options.skip_existing, compare=options.compare)
+    how = folders.Options(
+        options.overwrite, options.skip_existing, compare=options.compare, strip_metadata=options.strip_metadata
+    )
     code = 0
     for succeeds, line in folders.preview(plan, how, deblurrer.plan):
         (_log if succeeds else _warn)(options)(line)
@@ -397,19 +399,21 @@ def _blur(options: BlurConfig) -> int:
 
 
 def _summary(report: FilesReport) -> None:
-    """Says how many pictures were written, and where; a failure was said when it came."""
+    """Says how many pictures were written, and where; what became of each was said when it came."""
     from deblurgan.images import kinds, printable
 
-    counts = f"{len(report.done)} written, {len(report.skipped)} left out, {len(report.failed)} failed"
-    _say(printable(counts + _where(report.done)))
+    left_out = len(report.skipped) + len(report.left_out)
+    if len(report.done) + left_out + len(report.failed) > 1:
+        counts = f"{len(report.done)} written, {left_out} left out, {len(report.failed)} failed"
+        _say(printable(counts + _where(report.done)))
     if report.others:
         _say(printable(f"left out as no pictures: {kinds(report.others)}"))
 
 
 def _where(written: list[Path]) -> str:
-    """Names the only file, or the folder that holds all."""
-    if len(written) < 2:
-        return f": {written[0]}" if written else ""
+    """Names the folder that holds all."""
+    if not written:
+        return ""
     folders = {path.parent for path in written}
     if len(folders) == 1:
         return f", in {folders.pop()}"

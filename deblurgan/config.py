@@ -370,7 +370,7 @@ class DeblurConfig(Options):
     strip_metadata: bool = False
     """Leave out EXIF (with the place and time), XMP, comments and the like. Not of videos."""
     scale: Literal["auto"] | float = "auto"
-    """Share of the picture's size that the network works at, above 0, up to 1: wide blurs need a small one. auto looks."""
+    """Share of the picture's size that the network works at, up to 1; wide blurs need a small one. auto looks at it."""
     max_memory: str = "auto"
     """What a picture may take beside itself, such as 1.5GB or 800MiB; auto is what is free."""
     device: str = "auto"

@@ -461,7 +461,7 @@ def test_deblurrer_restores_every_frame_as_a_picture(tmp_path: Path) -> None:
     for frame, pixels in zip(held(report.path).frames, seen, strict=True):
         assert psnr(luma(frame), luma(av.VideoFrame.from_ndarray(pixels, "rgb24"))) > 35
     small = Deblurrer(Generator("tiny", width=4, blocks=1), device="cpu", max_memory=1000)
-    with pytest.raises(MemoryError, match="picture of 32x32 needs"):
+    with pytest.raises(MemoryError, match="picture of 32x32: it needs"):
         small.video(clip, tmp_path / "none.mp4")
     assert not (tmp_path / "none.mp4").exists()
 
