@@ -128,7 +128,7 @@ def _parse(name: str, command: Command, words: list[str]) -> Any:
         chosen = tyro.cli(
             typed,
             prog=f"deblurgan {name}",
-            description=f"{command.options.__doc__} --config FILE reads these options from YAML.",
+            description=f"{command.options.__doc__}\n--config FILE reads these options from YAML.",
             args=rest,
             default=default,
         )

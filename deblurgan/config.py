@@ -350,7 +350,8 @@ class DeblurConfig(Options):
     """A folder, which mirrors the folders of the inputs; for a single picture it may be a file, or - for standard
     output. If not given: NAME-deblurred.EXT beside a picture, NAME-deblurred/ beside a folder."""
     weights: Annotated[Path | None, option("-m")] = None
-    """A .safetensors file, a released .pth or a run folder; the weights that ship with the package if not given."""
+    """A .safetensors file, a released .pth, a run folder or a Hugging Face repository, OWNER/NAME; if not given, the
+    weights that ship with the package."""
     files_from: Path | None = None
     """A file that lists more pictures, one a line or separated by NUL (find -print0); - is standard input."""
     overwrite: bool = False
@@ -374,7 +375,9 @@ class DeblurConfig(Options):
     max_memory: str = "auto"
     """What a picture may take beside itself, such as 1.5GB or 800MiB; auto is what is free."""
     device: str = "auto"
+    """Where to compute: cpu, cuda, cuda:1, ...; auto is a GPU where there is one."""
     dtype: Precision = "auto"
+    """To compute in; auto is 16 bits where the machine is faster with them."""
     quantize: Literal["int8", "fp8"] | None = None
     """Compute the residual blocks in 8 bits, on a GPU of compute capability 8.0 (int8) or 8.9 (fp8) or newer."""
     stochastic: bool = False
@@ -447,7 +450,8 @@ class EvaluateConfig(Options):
     data: Positional[Path]
     """Pairs in any layout train takes, or sharp pictures, which are blurred by fixed kernels."""
     weights: Annotated[Path | None, option("-m")] = None
-    """A .safetensors file, a released .pth or a run folder; the weights that ship with the package if not given."""
+    """A .safetensors file, a released .pth, a run folder or a Hugging Face repository, OWNER/NAME; if not given, the
+    weights that ship with the package."""
     layout: Layout = "auto"
     """How data is laid out."""
     gamma: bool = False
@@ -462,7 +466,9 @@ class EvaluateConfig(Options):
     csv: Path | None = None
     """A file for the figures of every picture."""
     device: str = "auto"
+    """Where to compute: cpu, cuda, cuda:1, ...; auto is a GPU where there is one."""
     dtype: Precision = "auto"
+    """To compute in; auto is 16 bits where the machine is faster with them."""
 
 
 @dataclass(frozen=True)
@@ -547,7 +553,8 @@ class WebConfig(Options):
     """Open a page for the browser: drop a photo, compare before and after, play with camera shake."""
 
     weights: Annotated[Path | None, option("-m")] = None
-    """A .safetensors file, a released .pth or a run folder; the weights that ship with the package if not given."""
+    """A .safetensors file, a released .pth, a run folder or a Hugging Face repository, OWNER/NAME; if not given, the
+    weights that ship with the package."""
     port: int = 7860
     """Of the page's address, 1 to 65535."""
     host: str = "127.0.0.1"
@@ -555,7 +562,9 @@ class WebConfig(Options):
     max_file_size: int = 200
     """Of a photo, MB."""
     device: str = "auto"
+    """Where to compute: cpu, cuda, cuda:1, ...; auto is a GPU where there is one."""
     dtype: Precision = "auto"
+    """To compute in; auto is 16 bits where the machine is faster with them."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
