@@ -17,7 +17,8 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from types import UnionType
+from typing import TYPE_CHECKING, Any, TextIO, Union, get_args
 
 from deblurgan import config
 from deblurgan.config import (
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from deblurgan.inference.progress import Display
 
 STREAM = Path("-")  # standard input or output
+METAVARS = {int: "INT", float: "FLOAT", Path: "PATH"}
 
 
 @dataclass(frozen=True)
@@ -121,32 +123,37 @@ def _parse(name: str, command: Command, words: list[str]) -> Any:
     default = object.__new__(command.options)  # not checked: the command line may change what goes with what
     for f in fields(command.options):
         object.__setattr__(default, f.name, values.get(f.name, tyro.MISSING if f.default is MISSING else f.default))
-    with _paths_as_typed():
-        return tyro.cli(
-            command.options,
+    typed = type(command.options.__name__, (command.options,), {"__post_init__": lambda self: None})
+    with _words_as_typed():
+        chosen = tyro.cli(
+            typed,
             prog=f"deblurgan {name}",
-            description=f"{command.options.__doc__}\n\n--config FILE reads these options from YAML.",
+            description=f"{command.options.__doc__}\n--config FILE reads these options from YAML.",
             args=rest,
             default=default,
         )
+    return command.options(**{f.name: getattr(chosen, f.name) for f in fields(command.options)})
 
 
-def _paths_as_typed() -> AbstractContextManager[Any]:
-    """Has tyro leave paths as they were typed, for the config to convert: Path would take an empty one for "."."""
+def _words_as_typed() -> AbstractContextManager[Any]:
+    """Has tyro leave numbers and paths as they were typed, for the config to convert, which names the option where one
+    is wrong; Path would take an empty one for "."."""
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
     registry = ConstructorRegistry()
 
     @registry.primitive_rule
-    def path_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-        if info.type is not Path:
+    def word_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        kinds = get_args(info.type) if info.type_origin in (Union, UnionType) else (info.type,)
+        (kind, *others) = sorted(set(kinds), key=lambda kind: kind is type(None))
+        if kind not in METAVARS or others not in ([], [type(None)]):
             return None
         return PrimitiveConstructorSpec(
             nargs=1,
-            metavar="PATH",
-            instance_from_str=lambda words: words[0],
-            is_instance=lambda value: isinstance(value, Path),
-            str_from_instance=lambda path: [str(path)],
+            metavar=METAVARS[kind],
+            instance_from_str=lambda words: None if others and words[0] == "None" else config.Untyped(words[0]),
+            is_instance=lambda value: True,
+            str_from_instance=lambda value: [str(value)],
         )
 
     return registry
@@ -327,7 +334,9 @@ def _preview(deblurrer: Deblurrer, options: DeblurConfig, listed: list[Path]) ->
     from deblurgan.inference import folders
 
     plan = folders.plan_files(options.inputs, options.out, listed=listed, suffix=options.suffix, format=options.format)
-    how = folders.Options(options.overwrite, options.skip_existing, compare=options.compare)
+    how = folders.Options(
+        options.overwrite, options.skip_existing, compare=options.compare, strip_metadata=options.strip_metadata
+    )
     code = 0
     for succeeds, line in folders.preview(plan, how, deblurrer.plan):
         (_log if succeeds else _warn)(options)(line)
@@ -390,19 +399,21 @@ def _blur(options: BlurConfig) -> int:
 
 
 def _summary(report: FilesReport) -> None:
-    """Says how many pictures were written, and where; a failure was said when it came."""
+    """Says how many pictures were written, and where; what became of each was said when it came."""
     from deblurgan.images import kinds, printable
 
-    counts = f"{len(report.done)} written, {len(report.skipped)} left out, {len(report.failed)} failed"
-    _say(printable(counts + _where(report.done)))
+    left_out = len(report.skipped) + len(report.left_out)
+    if len(report.done) + left_out + len(report.failed) > 1:
+        counts = f"{len(report.done)} written, {left_out} left out, {len(report.failed)} failed"
+        _say(printable(counts + _where(report.done)))
     if report.others:
         _say(printable(f"left out as no pictures: {kinds(report.others)}"))
 
 
 def _where(written: list[Path]) -> str:
-    """Names the only file, or the folder that holds all."""
-    if len(written) < 2:
-        return f": {written[0]}" if written else ""
+    """Names the folder that holds all."""
+    if not written:
+        return ""
     folders = {path.parent for path in written}
     if len(folders) == 1:
         return f", in {folders.pop()}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -19,6 +20,16 @@ from deblurgan.limits import free_memory
 from deblurgan.nn import Generator
 from deblurgan.ops.native import _C
 from deblurgan.spec import Stage
+
+# What each extra brings: it is there where all of these are
+EXTRAS = {
+    "video": ("av",),
+    "heic": ("pillow_heif",),
+    "web": ("gradio",),
+    "hub": ("huggingface_hub",),
+    "export": ("onnx", "onnxscript", "onnxruntime"),
+    "spandrel": ("spandrel",),
+}
 
 
 def info() -> str:
@@ -39,6 +50,7 @@ def info() -> str:
         "training": _training_path(device),
         "blur": f"C++ on the CPU ({_instruction_set()}), {on_cuda} on CUDA; fp64 is applied by plain torch",
         "default weights": _described(DEFAULT_WEIGHTS, generator),
+        "extras": extras_line(),
     }
     gpu = current_gpu(device)
     if gpu is not None and why_no_kernels(device) is None:
@@ -79,6 +91,18 @@ def tilings_line(gpu: Gpu) -> str:
     found = f"{path}: {count} rows for this GPU, {len(mine) - count} stale" if path.exists() else ""
     hint = "" if count else "`deblurgan tune` measures which are the fastest on this GPU"
     return "; ".join(filter(None, (found, hint)))
+
+
+def extras_line() -> str:
+    """The extras that are installed, with the versions of what they bring, and how to get the others."""
+    there, missing = [], []
+    for extra, packages in EXTRAS.items():
+        try:
+            there.append(f"{extra} ({', '.join(f'{name} {metadata.version(name)}' for name in packages)})")
+        except metadata.PackageNotFoundError:
+            missing.append(extra)
+    how = f"without {', '.join(missing)}: pip install 'deblurgan[{','.join(missing)}]'"
+    return "; ".join([*([", ".join(there)] if there else []), *([how] if missing else [])])
 
 
 def _device_line() -> str:

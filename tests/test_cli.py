@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import yaml
 
 import deblurgan
 from conftest import texture
-from deblurgan import Generator, cli, images, load_generator, metrics, save_generator
+from deblurgan import Generator, cli, diagnosis, images, load_generator, metrics, save_generator
 from deblurgan.blur import MotionBlur, apply_psf
 from deblurgan.blur.contact_sheet import psf_sheet
 from deblurgan.config import TRAIN_PRESETS
@@ -128,6 +129,12 @@ def test_each_command_has_help(name: str, options: list[str], capsys: pytest.Cap
         ("deblur photos/0.png -o x.heic", "got x.heic for photos/0.png"),
         ("deblur photos/0.png photos/1.png -o both.jpg", "out must be a folder for a folder or several pictures"),
         ("deblur photos --scale 2", "scale must be auto or above 0 and up to 1, got 2.0"),
+        ("deblur photos --scale half", "deblurgan: scale must be float, got 'half'"),
+        ("deblur photos --quality best", "deblurgan: quality must be int, got 'best': write it like 8"),
+        (
+            "deblur photos --overwrite --skip-existing",
+            "deblurgan: --overwrite and --skip-existing contradict",
+        ),
         ("deblur photos --max-memory plenty", "auto or bytes such as"),
         ("deblur photos - -o x.jpg", "- takes one picture"),
         ("deblur --files-from nowhere.txt", "nowhere.txt"),
@@ -468,7 +475,7 @@ def test_deblur_alone_writes_beside_its_source(photos: Path, weights: Path, caps
     assert f"{photos / '0-deblurred.png'} left out: the result of an earlier run" in said.out
     assert said.err.count("0-deblurred.png exists: --overwrite replaces it") == 1
     assert run(*words, "--skip-existing") == 0
-    assert "0 written, 5 left out, 0 failed" in capsys.readouterr().out
+    assert "0 written, 6 left out, 0 failed" in capsys.readouterr().out
 
 
 def test_the_summary_names_what_was_written_where(
@@ -476,13 +483,24 @@ def test_the_summary_names_what_was_written_where(
 ) -> None:
     monkeypatch.chdir(photos)
     for inputs, where in [
-        (["0.png"], ": 0-deblurred.png"),
         (["0.png", "1.png"], ", in ."),
         (["0.png", photos / "1.png"], ", in 2 folders"),
         (["."], f", in {tmp_path / 'photos-deblurred'}"),
     ]:
         assert run("deblur", *inputs, "-m", weights, "--overwrite") == 0
-        assert f" written, 0 left out, 0 failed{where}\n" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert re.search(rf"^\d written, \d left out, 0 failed{re.escape(where)}$", said, re.MULTILINE), said
+
+
+def test_a_single_picture_is_one_line(
+    photos: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(photos)
+    assert run("deblur", "0.png", "--compare", "-m", weights) == 0
+    outputs = "0-deblurred.png and 0-deblurred-compare.jpg"
+    assert re.fullmatch(rf"\[1/1\] 0.png -> {outputs}, changed by .*\n", capsys.readouterr().out)
+    assert run("deblur", "0.png", "--skip-existing", "-m", weights) == 0
+    assert capsys.readouterr().out == "[1/1] 0.png left out: 0-deblurred.png exists\n"
 
 
 class Pipes:
@@ -570,6 +588,8 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
     assert f"deblurgan: {photos / 'bad.png'} fails: damaged" in said.err
     assert contents(tmp_path) == before
     (photos / "bad.png").unlink()
+    assert run("deblur", photos / "film.mp4", "-m", weights, "--dry-run", "--strip-metadata") == 1
+    assert "film.mp4 fails: --strip-metadata is for pictures" in capsys.readouterr().err
     assert run("deblur", photos, "-o", photos, "-m", weights, "--dry-run") == 1
     assert capsys.readouterr().err.count("exists: --overwrite replaces it") == 4
     assert run("deblur", photos, "-o", photos, "-m", weights, "--dry-run", "--overwrite") == 0
@@ -715,3 +735,28 @@ def test_info_prints_which_path_runs(capsys: pytest.CaptureFixture[str], monkeyp
     monkeypatch.setattr("deblurgan.diagnosis.free_memory", lambda device: None)  # it changes all the time
     assert run("info") == 0
     assert capsys.readouterr().out == deblurgan.info() + "\n"
+
+
+def test_info_names_every_extra_and_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 brings tomllib")
+    declared = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    extras = {
+        extra: tuple(re.match(r"\w+", needed).group() for needed in packages)
+        for extra, packages in declared["optional-dependencies"].items()
+        if extra not in ("cuda", "test", "docs", "dev")
+    }
+    assert extras == diagnosis.EXTRAS
+    versions = {"av": "18.1.0", "onnx": "1.2", "onnxscript": "0.7"}
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(metadata, "version", version)
+    others = "heic, web, hub, export, spandrel: pip install 'deblurgan[heic,web,hub,export,spandrel]'"
+    assert diagnosis.extras_line() == f"video (av 18.1.0); without {others}"
+    versions.update(dict.fromkeys((name for names in extras.values() for name in names), "9"))
+    assert diagnosis.extras_line().endswith("export (onnx 9, onnxscript 9, onnxruntime 9), spandrel (spandrel 9)")
+    versions.clear()
+    assert diagnosis.extras_line().startswith("without video, heic")

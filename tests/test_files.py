@@ -93,14 +93,15 @@ def test_pictures_that_cannot_be_read_are_named_and_other_files_counted(
     assert report.done == [tmp_path / "out" / "a.png"]
     assert {path for path, _ in report.failed} == foreign
     reasons = {path.suffix: reason for path, reason in report.failed}
-    assert reasons.pop(".heic") == ".heic pictures need pillow-heif: pip install 'deblurgan[heic]'"
+    assert reasons.pop(".heic") == "HEIC needs pillow_heif: pip install 'deblurgan[heic]'"
+    assert reasons.pop(".NEF") == "camera raw files cannot be read: develop to TIFF, PNG or JPEG first"
     assert all(
         reason == f"{suffix.lower()} pictures cannot be read: convert to PNG, TIFF or JPEG first"
         for suffix, reason in reasons.items()
     )
-    assert kinds(report.others) == "1 video (.mp4), 2 .xmp, 1 .db, 1 .txt, 1 without a suffix"
+    assert kinds(report.others) == "1 video (.mp4; deblur takes it by name), 2 .xmp, 1 .db, 1 .txt, 1 without a suffix"
     assert len(lines) == 1 + len(foreign)
-    with pytest.warns(UserWarning, match=r"left out 7 pictures, such as .*b\.heic: \.heic pictures need pillow-heif"):
+    with pytest.warns(UserWarning, match=r"left out 7 pictures, such as .*b\.heic: HEIC needs pillow_heif"):
         assert images.find(folder) == [folder / "a.png"]
 
 

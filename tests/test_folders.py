@@ -406,9 +406,25 @@ def test_a_video_is_restored_by_name_and_counted_in_a_folder(tmp_path: Path) -> 
     assert restore([clip], tools=tools, skip_existing=True).failed == []
     cut = clip.rename(clip.with_name("cut.mp4"))
     assert restore([cut], tools=tools).failed == [(cut, "breaks off")]
-    for out in ("x.png", "y.mp4"):
-        with pytest.raises(ValueError, match="out must be a folder or"):
-            restore([cut if out == "x.png" else tmp_path / "in" / "a.png"], tmp_path / out)
+    for out in ("x.png", "x.avi"):
+        with pytest.raises(ValueError, match=r"out must be a folder or end in \.mp4, \.mov, \.mkv, \.webm, got"):
+            restore([cut], tmp_path / out)
+    with pytest.raises(ValueError, match=r"end in \.jpg, \.png, \.tif, \.webp, \.avif, \.bmp, got"):
+        restore([tmp_path / "in" / "a.png"], tmp_path / "y.mp4")
+    old = cut.rename(cut.with_name("old.AVI"))
+    assert restore([old], tools=tools).done == [old.with_name("old-deblurred.mp4")]
+
+
+def test_a_video_does_not_keep_what_was_to_be_stripped_in_silence(tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(b"frames")
+    reason = "strip_metadata=True is for pictures: a video keeps its place and time"
+    assert restore([clip], strip_metadata=True).failed == [(clip, reason)]
+    plan = folders.plan_files([clip], None)
+    assert list(folders.preview(plan, folders.Options(strip_metadata=True), lambda h, w: "")) == [
+        (False, f"{clip} fails: {reason}")
+    ]
+    assert names(tmp_path) == ["clip.mp4"]
 
 
 def test_a_video_without_its_extra_fails_in_words(tmp_path: Path) -> None:
@@ -537,7 +553,7 @@ ODDITIES: dict[str, tuple[Callable[[Path], object], list[str], str | None]] = {
     "two suffixes": (lambda d: picture(d / "x.png.jpg"), ["x.png.jpg"], None),
     "hidden": (lambda d: [picture(d / name) for name in (".x.png", ".thumbnails/x.png")], [], None),
     "thumbnails of a NAS": (lambda d: picture(d / "@eaDir" / "x.png"), [], None),
-    "camera raw": (lambda d: text(d / "x.CR2"), [], ".cr2 pictures cannot be read"),
+    "camera raw": (lambda d: text(d / "x.CR2"), [], "camera raw files cannot be read"),
     "sidecars": (lambda d: [text(d / name) for name in ("x.xmp", "Thumbs.db", "noext")], [], None),
     "the target is a folder": (lambda d: (d.parent / "out" / "x.png").mkdir(parents=True) or picture(d / "x.png"), [],
                                "x.png is a folder"),

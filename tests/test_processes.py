@@ -80,7 +80,7 @@ def test_two_processes_write_what_one_writes_and_report_it_once(photos: Path, we
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
     assert len(contents(tmp_path / "one")) == 8
     assert [text.count("4 written, 0 left out, 1 failed") for text in said] == [1, 0]
-    assert [text.count("1 video (.mp4)") for text in said] == [1, 0]
+    assert [text.count("1 video (.mp4; ") for text in said] == [1, 0]
     lines = [line for text in said for line in text.splitlines() if "/5] " in line]
     assert len(lines) == len(set(lines)) == 5
     assert min(text.count("/5] ") for text in said) == 2  # both had work

@@ -166,6 +166,8 @@ def test_a_plan_says_in_lines_what_will_be_done(small_generator: Generator) -> N
         "picture  120x100, 0.0 megapixels, at scale 1.0",
         "way      whole: it fits",
     ]
+    looked_at = str(Deblurrer(small_generator, device="cpu").plan(2000, 3000)).splitlines()[0]
+    assert looked_at == "picture  3000x2000, 6.0 megapixels, at scale 1, or less where its blur is wide"
     deblurrer = deblurrer_of(small_generator, max_memory=20 * 2**20)
     large, whole = deblurrer.plan(2000, 3000), round(2000 * 3000 * deblurrer.restorer.bytes_per_pixel / 2**20)
     lines = str(large).splitlines()

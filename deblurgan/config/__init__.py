@@ -380,8 +380,7 @@ class DeblurConfig(Options):
     """A .safetensors file, a released .pth, a run folder or a Hugging Face repository, OWNER/NAME; if not given, the
     weights that ship with the package."""
     files_from: Path | None = None
-    """A file that lists more pictures, one a line or, as find -print0 does, with NUL between them; - is standard
-    input."""
+    """A file that lists more pictures, one a line or separated by NUL (find -print0); - is standard input."""
     overwrite: bool = False
     """Replace files that exist, the inputs themselves included."""
     skip_existing: bool = False
@@ -395,16 +394,17 @@ class DeblurConfig(Options):
     quality: int | None = None
     """Of JPEG, WebP and AVIF, 1 to 100. If not given, as each input was, and 95 where it does not say."""
     compare: bool = False
-    """Also write NAME-compare.jpg beside each output: before and after, where the change is largest."""
+    """Also write NAME-compare.jpg beside each picture's output: before and after, where the change is largest."""
     strip_metadata: bool = False
-    """Leave out EXIF (with the place and time), XMP, comments and the like."""
+    """Leave out EXIF (with the place and time), XMP, comments and the like. Not of videos."""
     scale: Literal["auto"] | float = "auto"
-    """Size at which the network works, as a share of the picture's: above 0, up to 1. Large blurs need small ones;
-    auto looks at the picture."""
+    """Share of the picture's size that the network works at, up to 1; wide blurs need a small one. auto looks at it."""
     max_memory: str = "auto"
     """What a picture may take beside itself, such as 1.5GB or 800MiB; auto is what is free."""
     device: str = "auto"
+    """Where to compute: cpu, cuda, cuda:1, ...; auto is a GPU where there is one."""
     dtype: Precision = "auto"
+    """To compute in; auto is 16 bits where the machine is faster with them."""
     quantize: Literal["int8", "fp8"] | None = None
     """Compute the residual blocks in 8 bits, on a GPU of compute capability 8.0 (int8) or 8.9 (fp8) or newer."""
     stochastic: bool = False
@@ -493,7 +493,9 @@ class EvaluateConfig(Options):
     csv: Path | None = None
     """A file for the figures of every picture."""
     device: str = "auto"
+    """Where to compute: cpu, cuda, cuda:1, ...; auto is a GPU where there is one."""
     dtype: Precision = "auto"
+    """To compute in; auto is 16 bits where the machine is faster with them."""
 
 
 @dataclass(frozen=True)
@@ -587,7 +589,9 @@ class WebConfig(Options):
     max_file_size: int = 200
     """Of a photo, MB."""
     device: str = "auto"
+    """Where to compute: cpu, cuda, cuda:1, ...; auto is a GPU where there is one."""
     dtype: Precision = "auto"
+    """To compute in; auto is 16 bits where the machine is faster with them."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

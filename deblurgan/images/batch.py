@@ -12,9 +12,9 @@ from typing import NamedTuple
 from deblurgan.config import as_path
 from deblurgan.images.compare import Change
 from deblurgan.images.files import (
+    CONTAINERS,
     HEIC_SUFFIXES,
     PICTURE_SUFFIXES,
-    SUFFIXES,
     VIDEO_SUFFIXES,
     Found,
     expand,
@@ -26,7 +26,11 @@ from deblurgan.images.picture import StrPath, printable
 from deblurgan.images.writing import FORMATS
 
 # What takes the place of formats that can be read and not written
-_WRITTEN_AS = {**dict.fromkeys(HEIC_SUFFIXES, ".jpg"), ".gif": ".png"}
+_WRITTEN_AS = {
+    **dict.fromkeys(HEIC_SUFFIXES, ".jpg"),
+    ".gif": ".png",
+    **dict.fromkeys(VIDEO_SUFFIXES - CONTAINERS.keys(), ".mp4"),
+}
 # What a bad file or a full disk or memory raises: a failure of one picture, not of the program
 FAILURES = (ValueError, OSError, MemoryError, ArithmeticError, RuntimeError)
 
@@ -50,15 +54,17 @@ class Plan:
 @dataclass
 class FilesReport:
     """What became of each picture: `done` and `skipped` (it existed) list targets, `failed` sources with a reason,
-    among them folders that cannot be listed. `others` are files in the folders that are no pictures.
+    among them folders that cannot be listed. `left_out` are (source, reason) of pictures that need no work, such as the
+    results of an earlier run, and `others` files in the folders that are no pictures.
 
     Of targets that are done, `changes` says how much each changed, and `scales` the scale that it was restored at.
-    These and `others` have no part in comparisons of reports.
+    These, `left_out` and `others` have no part in comparisons of reports.
     """
 
     done: list[Path] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
     failed: list[tuple[Path, str]] = field(default_factory=list)
+    left_out: list[tuple[Path, str]] = field(default_factory=list, compare=False)
     others: list[Path] = field(default_factory=list, compare=False)
     changes: dict[Path, Change] = field(default_factory=dict, compare=False)
     scales: dict[Path, float] = field(default_factory=dict, compare=False)
@@ -89,8 +95,8 @@ def plan_outputs(
 
     Without `out` the target of a file lies beside it, and that of a folder is a folder beside it: `suffix` is then
     added to the name of what was given, else to each picture's, before its extension. `format` is a new extension, or
-    "keep", which is .jpg for HEIC and .png for GIF. `subfolder` is where in `out` the targets lie. Of several
-    `versions` each has a number at the end of its name.
+    "keep", which is .jpg for HEIC and .png for GIF; of a video that cannot be written it is .mp4. `subfolder` is where
+    in `out` the targets lie. Of several `versions` each has a number at the end of its name.
 
     An input with *, ?, [...] or ** stands for what it matches, unless a file has that very name; of that the folder
     above its first such part is mirrored. Of `listed`, pictures by name as in a file list, a relative path is kept
@@ -151,7 +157,7 @@ def run_plan(
     `work` returns what the target lacks of the source, in words. Targets that `is_done` says are there already are
     skipped. `log` takes a line a picture; `warn` takes those of failures in its place.
     """
-    report = FilesReport(failed=list(plan.failed), others=list(plan.others))
+    report = report_of(plan)
     say, complain = speakers(log, warn)
     say_beforehand(plan, say, complain)
     written = Written()
@@ -162,7 +168,7 @@ def run_plan(
             if is_done is not None and is_done(target):
                 require_not_itself(source, target)
                 report.skipped.append(target)
-                outcome = "exists, left out"
+                outcome = f"left out: {target} exists"
             else:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 lacking = ", ".join(work(source, target))
@@ -176,6 +182,11 @@ def run_plan(
         else:
             say(f"{name} {outcome}")
     return report
+
+
+def report_of(plan: Plan) -> FilesReport:
+    """The report before any work is done."""
+    return FilesReport(failed=list(plan.failed), left_out=list(plan.left_out), others=list(plan.others))
 
 
 def speakers(
@@ -277,9 +288,12 @@ def _single(roots: list[Input], out: Path, suffix: str, format: str) -> Path:
     pictures = [path for root in roots for path in ([root.path] if root.found is None else root.found.pictures)]
     if len(pictures) != 1 or pictures[0].is_dir():
         raise ValueError(f"out must be a folder for a folder or several pictures, got {out}")
-    if is_video(out) != is_video(pictures[0]) or not (is_video(out) or out.suffix.lower() in FORMATS):
-        wanted = "a video's name" if is_video(pictures[0]) else f"end in {', '.join(FORMATS)}"
-        raise ValueError(f"out must be a folder or {wanted}, got {out} for {pictures[0]}")
+    suffixes = CONTAINERS if is_video(pictures[0]) else FORMATS
+    if out.suffix.lower() not in suffixes:
+        usual = {kind: suffix for suffix, kind in reversed(suffixes.items())}  # the first of each
+        raise ValueError(
+            f"out must be a folder or end in {', '.join(reversed(usual.values()))}, got {out} for {pictures[0]}"
+        )
     if suffix:
         raise ValueError(f"suffix goes with a folder as out, got suffix {suffix!r} and out {out}")
     if format != "keep" and FORMATS[f".{format}"] != FORMATS.get(out.suffix.lower()):
@@ -326,9 +340,8 @@ def _sources(root: Input, out: Path | None, plan: Plan) -> list[Path]:
         others = [path for path in others if not path.resolve().is_relative_to(real)]
     if not pictures and not failed:
         instead = f": {kinds(others)}" if others else ""
-        raise ValueError(
-            f"inputs must hold pictures ({', '.join(sorted(SUFFIXES))}), found none in {root.path}{instead}"
-        )
+        wanted = "pictures (JPEG, PNG, TIFF, WebP, AVIF, HEIC, BMP, GIF)"
+        raise ValueError(f"inputs must hold {wanted}, found none in {root.path}{instead}")
     plan.failed += failed
     plan.others += others
     return pictures

@@ -39,6 +39,8 @@ VIDEO_SUFFIXES: frozenset[str] = frozenset(
     {".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts"}
     | {".wmv", ".asf", ".flv", ".ogv"}
 )
+# Of videos that can be written, and what FFmpeg calls them
+CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 # Folders of thumbnails and of deleted pictures that are not hidden: of NAS devices, Windows and macOS
 _COPIES_AND_BINS = {
     *("@eadir", "@recently-snapshot", "@recycle", "@sharebin", "@tmp", "@transcode", "#recycle", "#snapshot"),
@@ -132,15 +134,17 @@ def sort_files(paths: Iterable[Path]) -> Found:
 
 
 def kinds(paths: Iterable[Path]) -> str:
-    """Files that are no pictures, counted by kind: "3 videos (.mov, .mp4), 2 .txt"."""
+    """Files that are no pictures, counted by kind: "1 video (.mp4; deblur takes it by name), 2 .txt"."""
     videos, others = Counter[str](), Counter[str]()
     for path in paths:
         suffix = path.suffix.lower()
         (videos if suffix in VIDEO_SUFFIXES else others)[suffix or "without a suffix"] += 1
     words = [f"{count} {suffix}" for suffix, count in sorted(others.items(), key=lambda item: (-item[1], item[0]))]
     if videos:
-        number = videos.total()
-        words.insert(0, f"{number} video{'s' if number > 1 else ''} ({', '.join(sorted(videos))})")
+        number, suffixes = videos.total(), ", ".join(sorted(videos))
+        is_one = number == 1
+        by_name = f"deblur takes {'it' if is_one else 'them'} by name"
+        words.insert(0, f"{number} video{'' if is_one else 's'} ({suffixes}; {by_name})")
     return ", ".join(words)
 
 
@@ -174,10 +178,12 @@ def why_unreadable(path: Path) -> str | None:
     suffix = path.suffix.lower()
     if suffix in SUFFIXES or suffix not in PICTURE_SUFFIXES:
         return None
+    if suffix in RAW_SUFFIXES:
+        return "camera raw files cannot be read: develop to TIFF, PNG or JPEG first"
     if suffix not in HEIC_SUFFIXES:
         return f"{suffix} pictures cannot be read: convert to PNG, TIFF or JPEG first"
     if importlib.util.find_spec("pillow_heif") is None:
-        return f"{suffix} pictures need pillow-heif: pip install 'deblurgan[heic]'"
+        return "HEIC needs pillow_heif: pip install 'deblurgan[heic]'"
     return None
 
 

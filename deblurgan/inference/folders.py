@@ -18,7 +18,7 @@ from PIL import Image
 
 from deblurgan import images
 from deblurgan.images import FilesReport, Picture, Plan, compare, printable
-from deblurgan.images.batch import Written, is_video, require_not_itself, say_beforehand, speakers
+from deblurgan.images.batch import Written, is_video, report_of, require_not_itself, say_beforehand, speakers
 from deblurgan.inference.processes import Processes
 from deblurgan.inference.progress import Work
 
@@ -59,6 +59,10 @@ class Job(NamedTuple):
     target: Path
     sheet: Path | None
     """Where the comparison of before and after goes."""
+
+    @property
+    def outputs(self) -> str:
+        return " and ".join(str(path) for path in (self.target, self.sheet) if path is not None)
 
 
 class Restored(NamedTuple):
@@ -152,12 +156,18 @@ def _preview(job: Job, options: Options, network_plan: Callable[[int, int], obje
         require_not_itself(job.source, job.target)
         return printable(f"{job.source} left out: {job.target} exists")
     images.require_absent(job.target, overwrite=options.overwrite)
-    targets = " and ".join(str(path) for path in (job.target, job.sheet) if path is not None)
-    line = printable(f"{job.source} -> {targets}{', replaced' if job.target.exists() else ''}")
+    line = printable(f"{job.source} -> {job.outputs}{', replaced' if job.target.exists() else ''}")
     if is_video(job.source):
+        _require_for_videos(options)
         return line
     w, h = _size(job.source)
     return f"{line}\n{indent(str(network_plan(h, w)), '  ')}"
+
+
+def _require_for_videos(options: Options) -> None:
+    """Raises ValueError for what is asked for in vain, as who asks would not want it to be passed over."""
+    if options.strip_metadata:
+        raise ValueError("strip_metadata=True is for pictures: a video keeps its place and time")
 
 
 def _size(path: Path) -> tuple[int, int]:
@@ -190,7 +200,7 @@ def _jobs(plan: Plan, compare: bool) -> list[Job]:
 
 
 def _report(plan: Plan, outcomes: list[Outcome]) -> FilesReport:
-    report = FilesReport(failed=list(plan.failed), others=list(plan.others))
+    report = report_of(plan)
     for outcome in outcomes:
         if outcome.reason is not None:
             report.failed.append((outcome.source, outcome.reason))
@@ -246,6 +256,7 @@ class _Pipeline:
         if job.sheet is not None:  # one without its picture is left of an interruption
             images.require_absent(job.sheet, overwrite=self.options.overwrite or self.options.skip_existing)
         if is_video(job.source):
+            _require_for_videos(self.options)
             return None
 
         def seen(w: int, h: int) -> None:
@@ -304,7 +315,7 @@ class _Pipeline:
     def _outcome(self, job: Job, result: Restored | Video | None) -> tuple[Outcome, str]:
         if result is None:
             require_not_itself(job.source, job.target)
-            return Outcome(*job[:3], is_new=False), "exists, left out"
+            return Outcome(*job[:3], is_new=False), f"left out: {job.target} exists"
         if isinstance(result, Video):
             return Outcome(*job[:3]), f"-> {job.target}{_without(result.lost)}"
         return self._write(job, result)
@@ -321,7 +332,7 @@ class _Pipeline:
             after = after.without_metadata()
         lacking = images.write(after, job.target, quality=self.options.quality)
         at = "" if scale == 1 else f" at scale {scale:.3g}"
-        return Outcome(*job[:3], change=change, scale=scale), f"-> {job.target}{at}{_without(lacking)}, {change}"
+        return Outcome(*job[:3], change=change, scale=scale), f"-> {job.outputs}{at}{_without(lacking)}, {change}"
 
 
 def _without(lacking: Iterable[str]) -> str:

@@ -113,7 +113,8 @@ class StreamPlan:
         return self.peak_bytes / (self.h * self.w)
 
     def __str__(self) -> str:
-        lines = [f"picture  {self.w}x{self.h}, {self.h * self.w / 1e6:.1f} megapixels, at scale {self.scale}"]
+        scale = "1, or less where its blur is wide" if self.scale == "auto" else self.scale
+        lines = [f"picture  {self.w}x{self.h}, {self.h * self.w / 1e6:.1f} megapixels, at scale {scale}"]
         if self.strips is None:
             lines.append(f"way      whole: {self.why}")
         else:

@@ -21,10 +21,10 @@ import numpy as np
 
 from deblurgan.config import as_path
 from deblurgan.images import FAILURES, failure_reason, require_absent
-from deblurgan.images.files import VIDEO_SUFFIXES
+from deblurgan.images.files import CONTAINERS, VIDEO_SUFFIXES
 from deblurgan.images.picture import StrPath
 from deblurgan.inference.video_reading import Pixels, Source, Step, VideoError, VideoReport
-from deblurgan.inference.video_writing import CONTAINERS, Target, missing_metadata
+from deblurgan.inference.video_writing import Target, missing_metadata
 
 __all__ = ["CONTAINERS", "VIDEO_SUFFIXES", "VideoError", "VideoReport", "restore_video"]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from deblurgan.images.files import CONTAINERS
 from deblurgan.inference.video_reading import (
     ATTACHED_PICTURE,
     FULL,
@@ -24,8 +25,6 @@ from deblurgan.inference.video_reading import (
     why,
 )
 
-# The container that each suffix names
-CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 # Metadata that describe the encoded file, not the video
 _STALE_METADATA = {"encoder", "software", "major_brand", "minor_version", "compatible_brands", "duration", "vendor_id"}
 _STALE_STATISTICS = ("bps", "number_of_", "_statistics")
