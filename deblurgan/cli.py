@@ -1,5 +1,5 @@
-"""The `deblurgan` command. Exit codes: 0 ok, 1 files or training failed, 2 usage, 130 interrupted,
-143 and 129 a training that SIGTERM or SIGHUP stopped and that is saved.
+"""The `deblurgan` command. Exit codes: 0 ok, 1 files or training failed, 2 usage, 130 interrupted, 143
+and 129 ended by SIGTERM or SIGHUP: a training that is saved, or pictures that --skip-existing goes on with.
 
 Each command's options are the fields of a dataclass in `deblurgan.config`; `--config FILE` reads them from YAML.
 Torch is imported when a command runs, so that help answers at once.
@@ -17,9 +17,10 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from pathlib import Path
+from signal import SIGINT
 from typing import TYPE_CHECKING, Any, TextIO
 
-from deblurgan import config
+from deblurgan import config, signals
 from deblurgan.config import (
     BlurConfig,
     DeblurConfig,
@@ -253,12 +254,13 @@ def _deblur(options: DeblurConfig) -> int:
     if not options.inputs and options.files_from is None:
         return _fail("name a picture, a folder or - for standard input: deblurgan deblur photo.jpg")
     try:
-        if STREAM in options.inputs or options.out == STREAM:
-            return _deblur_stream(options)
-        return _deblur_files(options)
-    except KeyboardInterrupt:
+        with signals.interrupting_signals():
+            if STREAM in options.inputs or options.out == STREAM:
+                return _deblur_stream(options)
+            return _deblur_files(options)
+    except KeyboardInterrupt as interruption:
         _say("interrupted: what is written is whole, and --skip-existing goes on from there", sys.stderr)
-        return 130
+        return 128 + (interruption.number if isinstance(interruption, signals.Interrupted) else SIGINT)
 
 
 def _deblur_files(options: DeblurConfig) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -606,6 +607,17 @@ def test_ctrl_c_in_a_folder_says_how_to_go_on(
     monkeypatch.setattr(deblurgan.Deblurrer, "_at_scale", interrupted)
     assert run("deblur", photos, "-o", tmp_path / "out", "-m", weights) == 130
     assert capsys.readouterr().err == "interrupted: what is written is whole, and --skip-existing goes on from there\n"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, getattr(signal, "SIGHUP", 0), signal.SIGINT])
+def test_signals_interrupt_a_folder(
+    photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr(deblurgan.Deblurrer, "_at_scale", lambda *_, **__: os.kill(os.getpid(), number))
+    assert run("deblur", photos, "-o", tmp_path / "out", "-m", weights) == 128 + number
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_on_a_terminal_lines_stand_above_a_bar(

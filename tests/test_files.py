@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -433,6 +434,38 @@ def test_a_private_file_is_never_open_to_others(tmp_path: Path, umask: None, mon
     monkeypatch.setattr(os, "fsync", lambda number: modes.append(stat.S_IMODE(os.fstat(number).st_mode)))
     images.replace_file(path, b"new")
     assert modes == [0o600]
+
+
+@LINUX
+@pytest.mark.parametrize("older", [b"old", None])
+def test_a_file_has_no_name_before_it_is_whole(
+    tmp_path: Path, older: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    if older is not None:
+        touch(path, older)
+    seen = []
+    monkeypatch.setattr(os, "fsync", lambda number: seen.append((os.fstat(number).st_size, os.listdir(tmp_path))))
+    images.replace_file(path, b"new")
+    assert seen == [(3, [] if older is None else ["a.png"])]
+    assert (path.read_bytes(), os.listdir(tmp_path)) == (b"new", ["a.png"])
+
+
+@LINUX
+def test_a_disk_without_nameless_files_gets_a_hidden_one(
+    tmp_path: Path, umask: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(path: str, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, "not supported")
+        return os_open(path, flags, mode)
+
+    os_open, seen = os.open, []
+    monkeypatch.setattr(os, "open", refusing)
+    monkeypatch.setattr(os, "fsync", lambda number: seen.extend(os.listdir(tmp_path)))
+    images.replace_file(tmp_path / "a.png", b"new")
+    assert [(name[0], name[-4:]) for name in seen] == [(".", ".tmp")]
+    assert [(path.name, stat.S_IMODE(path.stat().st_mode)) for path in tmp_path.iterdir()] == [("a.png", 0o644)]
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root gives files away")

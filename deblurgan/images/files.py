@@ -9,6 +9,7 @@ import importlib.util
 import os
 import secrets
 import stat
+import sys
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
@@ -44,6 +45,8 @@ _COPIES_AND_BINS = {
     *("@eadir", "@recently-snapshot", "@recycle", "@sharebin", "@tmp", "@transcode", "#recycle", "#snapshot"),
     *("~snapshot", "$recycle.bin", "recycled", "recycler", "network trash folder", "__macosx"),
 }
+
+_OWN_FILES = "/proc/self/fd"  # where Linux has names for what a process has opened
 
 
 class Found(NamedTuple):
@@ -193,17 +196,23 @@ def replace_file(path: StrPath, data: bytes) -> None:
     """Puts a file of these bytes at the path, whole or not at all: after an OSError an older file still stands.
 
     An older file's permissions stay, and its owner and group where the system allows it; a link stays one, and the
-    file that it names is replaced.
+    file that it names is replaced. Where the disk knows files without a name, a process that is killed while it writes
+    leaves nothing.
     """
     path = Path(os.path.realpath(as_path("path", path)))
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         older = path.stat() if path.exists() else None
         mode = 0o666 if older is None else 0o600  # without an older file the umask decides
-        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+        with open(temporary, "xb", opener=lambda name, flags: _open_new(name, flags, mode)) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+            if os.fstat(file.fileno()).st_nlink == 0:
+                with contextlib.suppress(FileExistsError):
+                    _give_name(file.fileno(), path)
+                    return
+                _give_name(file.fileno(), temporary)
         if older is not None:
             _take_over(temporary, older)
         os.replace(temporary, path)
@@ -213,6 +222,19 @@ def replace_file(path: StrPath, data: bytes) -> None:
         if isinstance(error, OSError):  # of the temporary file nobody knows
             error.filename = str(path)
         raise
+
+
+def _open_new(name: str, flags: int, mode: int) -> int:
+    """Opens a file that has no name yet, in the folder of the one given, or else one of that name."""
+    if sys.platform == "linux" and os.path.isdir(_OWN_FILES):
+        with contextlib.suppress(OSError):  # of a disk without such files
+            return os.open(os.path.dirname(name), os.O_TMPFILE | os.O_WRONLY, mode)
+    return os.open(name, flags, mode)
+
+
+def _give_name(number: int, path: Path) -> None:
+    # The folder of an absolute path has no effect, but makes Python follow the link.
+    os.link(f"{_OWN_FILES}/{number}", path, src_dir_fd=number)
 
 
 def _take_over(path: Path, older: os.stat_result) -> None:
