@@ -512,12 +512,13 @@ def with_exif() -> Image.Image:
     return image
 
 
-def test_strided_pixels_are_written(tmp_path: Path) -> None:
-    pixels, alpha = noise(9, 11, 3), noise(9, 11, seed=1)
-    images.write(Picture(pixels[::-2, ::2], alpha[::-2, ::2]), tmp_path / "out.png")
-    picture = images.read(tmp_path / "out.png")
-    assert same(picture.pixels, pixels[::-2, ::2])
-    assert same(picture.alpha, alpha[::-2, ::2])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_strided_pixels_are_written(tmp_path: Path, suffix: str, dtype: type) -> None:
+    pixels, alpha = (noise(9, 11, *c).astype(dtype)[::-2, ::2].swapaxes(0, 1) for c in ((3,), ()))
+    for picture in (Picture(pixels), Picture(pixels, alpha), Picture(pixels, grey=True)):
+        images.write(picture, tmp_path / f"out{suffix}")
+        assert same(images.read(tmp_path / f"out{suffix}").values(), picture.values())
 
 
 def test_jpeg_quality_and_full_colour_resolution(tmp_path: Path) -> None:
