@@ -340,6 +340,7 @@ def _preview(deblurrer: Deblurrer, options: DeblurConfig, listed: list[Path]) ->
 def _deblur_stream(options: DeblurConfig) -> int:
     """From standard input or to standard output, or both; messages go to standard error."""
     from deblurgan import images
+    from deblurgan.images.batch import written_suffix
     from deblurgan.inference import pipes
 
     if len(options.inputs) != 1 or options.files_from is not None or options.dry_run or options.compare:
@@ -349,8 +350,10 @@ def _deblur_stream(options: DeblurConfig) -> int:
         return _fail("standard output is a terminal: give -o FILE, or send it to one by >")
     given = options.inputs[0]
     with ExitStack() as stack:
+        # What is left in the stream would fail again at the interpreter's end.
+        stack.push(lambda kind, *_: _silence(sys.stdout) if kind is pipes.Unsent else None)
         source = stack.enter_context(pipes.stored(sys.stdin.buffer)) if given == STREAM else given
-        suffix = source.suffix if options.format == "keep" else f".{options.format}"
+        suffix = written_suffix(source, options.format)
         target = stack.enter_context(pipes.sent(sys.stdout.buffer, suffix)) if to_stream else options.out
         deblurrer = _deblurrer(options, options.device)
         with _display(1) as display:

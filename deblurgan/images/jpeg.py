@@ -19,7 +19,7 @@ PROFILE_HEAD = b"ICC_PROFILE\0"
 _OTHERS = (b"JFIF\0", b"JFXX\0", b"Adobe", b"MPF\0", b"urn:iso:std:iso:ts:21496:")  # of the pixels, or further pictures
 _KNOWN = (EXIF_HEAD, XMP_HEAD, EXTENSION_HEAD, PROFILE_HEAD, PHOTOSHOP_HEAD, *_OTHERS)
 _IPTC_RESOURCE = re.compile(rb"8BIM\x04\x04\0\0(.{4})", re.DOTALL)  # with its length
-_SUBSAMPLINGS = {(2, 1): 1, (2, 2): 2}  # pixels across and down that a colour holds for: as Pillow counts it
+_SUBSAMPLINGS = {(2.0, 1.0): 1, (2.0, 2.0): 2}  # pixels across and down that a colour holds for: as Pillow counts it
 _LONGEST = 65533  # bytes in a segment
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")  # but for those of restarts, which are in the midst of a scan
 _STANDARD_PACKET = (
@@ -47,7 +47,7 @@ def coding(image: Image.Image, *, sideways: bool) -> JpegCoding | None:
 
 
 def _subsampling(image: JpegImageFile, sideways: bool) -> int:
-    """Of both colours as Pillow counts it; that of one which it does not write, such as halved down alone, is none."""
+    """Of the colours as Pillow counts it; none where it does not write theirs, such as one that halves down alone."""
     (_, x, y, _), *colours = image.layer
     if len({colour[1:3] for colour in colours}) != 1:
         return 0
