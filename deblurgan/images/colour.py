@@ -17,7 +17,7 @@ _COLOUR_MODES = frozenset({"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr", "C
 
 _KIND_OF_PAGE = 254  # a tag of TIFF; its first bit is set for a smaller copy of another page
 _MOST_COPIES = 32  # more than halving a picture makes
-_ROWS = 256  # that are converted at a time
+_ROWS = 256  # that are taken at a time
 _SIGNED = 2  # a value of TIFF's SampleFormat
 _PLANES = 2  # of its PlanarConfiguration: each channel by itself
 
@@ -84,13 +84,15 @@ def bits(image: Image.Image) -> int:
 def values(image: Image.Image) -> Pixels:
     """uint8 [h, w, c]: grey or RGB, and alpha where there is any, of a loaded image.
 
-    It is taken in parts, since Pillow makes two copies of what NumPy takes from it.
+    It is taken in parts, since NumPy has Pillow make two more copies of what it takes.
     """
     mode, (w, h) = _plain_mode(image), image.size
+    image = image if image.mode == mode else image.convert(mode)
     found = np.empty((h, w, len(mode)), np.uint8)
-    for y in range(0, h, _ROWS):
-        part = image.crop((0, y, w, min(y + _ROWS, h)))
-        found[y : y + _ROWS] = np.asarray(part.convert(mode)).reshape(-1, w, len(mode))
+    part = Image.new(mode, (w, min(h, _ROWS)))
+    for y in range(0, h, part.height):
+        part.paste(image, (0, -y))
+        found[y : y + part.height] = np.asarray(part).reshape(-1, w, len(mode))[: h - y]
     return found
 
 
