@@ -452,20 +452,27 @@ def test_a_file_has_no_name_before_it_is_whole(
 
 
 @LINUX
+@pytest.mark.parametrize("lacking", ["O_TMPFILE", "link"])
+@pytest.mark.parametrize("older", [b"old", None])
 def test_a_disk_without_nameless_files_gets_a_hidden_one(
-    tmp_path: Path, umask: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, umask: None, older: bytes | None, lacking: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refusing(path: str, flags: int, mode: int = 0o777) -> int:
-        if flags & os.O_TMPFILE == os.O_TMPFILE:
-            raise OSError(errno.EOPNOTSUPP, "not supported")
-        return os_open(path, flags, mode)
+    def refuse(*_: Any, **__: Any) -> int:
+        raise OSError(errno.EOPNOTSUPP, "not supported")
 
-    os_open, seen = os.open, []
-    monkeypatch.setattr(os, "open", refusing)
-    monkeypatch.setattr(os, "fsync", lambda number: seen.extend(os.listdir(tmp_path)))
-    images.replace_file(tmp_path / "a.png", b"new")
+    def open_named(path: Path, flags: int, mode: int) -> int:
+        return refuse() if flags & os.O_TMPFILE == os.O_TMPFILE else os_open(path, flags, mode)
+
+    path = tmp_path / "a.png"
+    if older is not None:
+        touch(path, older)
+    os_open, seen = os.open, list[str]()
+    name, lacks = ("link", refuse) if lacking == "link" else ("open", open_named)
+    monkeypatch.setattr(os, name, lacks)
+    monkeypatch.setattr(os, "fsync", lambda number: seen.extend(set(os.listdir(tmp_path)) - {"a.png"}))
+    images.replace_file(path, b"new")
     assert [(name[0], name[-4:]) for name in seen] == [(".", ".tmp")]
-    assert [(path.name, stat.S_IMODE(path.stat().st_mode)) for path in tmp_path.iterdir()] == [("a.png", 0o644)]
+    assert [(path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) for path in tmp_path.iterdir()] == [(b"new", 0o644)]
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root gives files away")

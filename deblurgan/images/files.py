@@ -14,7 +14,7 @@ import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from deblurgan.config import as_path
 from deblurgan.images.picture import StrPath, printable
@@ -45,8 +45,6 @@ _COPIES_AND_BINS = {
     *("@eadir", "@recently-snapshot", "@recycle", "@sharebin", "@tmp", "@transcode", "#recycle", "#snapshot"),
     *("~snapshot", "$recycle.bin", "recycled", "recycler", "network trash folder", "__macosx"),
 }
-
-_OWN_FILES = "/proc/self/fd"  # where Linux has names for what a process has opened
 
 
 class Found(NamedTuple):
@@ -203,16 +201,12 @@ def replace_file(path: StrPath, data: bytes) -> None:
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         older = path.stat() if path.exists() else None
-        mode = 0o666 if older is None else 0o600  # without an older file the umask decides
-        with open(temporary, "xb", opener=lambda name, flags: _open_new(name, flags, mode)) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            if os.fstat(file.fileno()).st_nlink == 0:
-                with contextlib.suppress(FileExistsError):
-                    _give_name(file.fileno(), path)
-                    return
-                _give_name(file.fileno(), temporary)
+        if older is None and _write_nameless(path, data, 0o666):  # the umask decides
+            return
+        mode = 0o666 if older is None else 0o600
+        if not _write_nameless(temporary, data, mode):
+            with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+                _write(file, data)
         if older is not None:
             _take_over(temporary, older)
         os.replace(temporary, path)
@@ -224,17 +218,25 @@ def replace_file(path: StrPath, data: bytes) -> None:
         raise
 
 
-def _open_new(name: str, flags: int, mode: int) -> int:
-    """Opens a file that has no name yet, in the folder of the one given, or else one of that name."""
-    if sys.platform == "linux" and os.path.isdir(_OWN_FILES):
-        with contextlib.suppress(OSError):  # of a disk without such files
-            return os.open(os.path.dirname(name), os.O_TMPFILE | os.O_WRONLY, mode)
-    return os.open(name, flags, mode)
+def _write_nameless(path: Path, data: bytes, mode: int) -> bool:
+    """Puts a file where there is none, whole before it has a name; False where that fails, as on many network disks."""
+    if sys.platform != "linux":
+        return False
+    try:
+        with open(os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, mode), "wb") as file:
+            _write(file, data)
+            # A folder has no effect on an absolute path, but makes Python follow the link.
+            os.link(f"/proc/self/fd/{file.fileno()}", path, src_dir_fd=file.fileno())
+    except OSError:
+        return False
+    return True
 
 
-def _give_name(number: int, path: Path) -> None:
-    # The folder of an absolute path has no effect, but makes Python follow the link.
-    os.link(f"{_OWN_FILES}/{number}", path, src_dir_fd=number)
+def _write(file: BinaryIO, data: bytes) -> None:
+    """Writes the bytes down to the disk."""
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _take_over(path: Path, older: os.stat_result) -> None:
