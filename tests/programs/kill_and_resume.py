@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import random
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,7 +17,6 @@ import torch
 from deblurgan import Deblurrer, Generator, images
 
 PICTURES = 12
-NAMES = "*" if sys.platform == "linux" else "*.png"  # elsewhere a kill leaves a file of a temporary name
 
 
 def main() -> None:
@@ -62,7 +61,17 @@ def restore(deblurrer: Deblurrer, folder: Path) -> None:
 
 
 def outputs(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.glob(NAMES)}
+    """The files in a folder; of those with temporary names only where a kill must leave none."""
+    pattern = "*" if has_nameless_files(folder.parent) else "*.png"
+    return {path.name: path.read_bytes() for path in folder.glob(pattern)}
+
+
+def has_nameless_files(folder: Path) -> bool:
+    try:
+        os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY))
+    except (AttributeError, OSError):
+        return False
+    return True
 
 
 if __name__ == "__main__":
