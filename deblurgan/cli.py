@@ -1,5 +1,5 @@
-"""The `deblurgan` command. Exit codes: 0 ok, 1 files or training failed, 2 usage, 130 interrupted,
-143 and 129 a training that SIGTERM or SIGHUP stopped and that is saved.
+"""The `deblurgan` command. Exit codes: 0 ok, 1 files or training failed, 2 usage, 130 interrupted, 143
+and 129 ended by SIGTERM or SIGHUP: a training that is saved, or pictures that --skip-existing goes on with.
 
 Each command's options are the fields of a dataclass in `deblurgan.config`; `--config FILE` reads them from YAML.
 Torch is imported when a command runs, so that help answers at once.
@@ -17,10 +17,11 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from pathlib import Path
+from signal import SIGINT
 from types import UnionType
 from typing import TYPE_CHECKING, Any, TextIO, Union, get_args
 
-from deblurgan import config
+from deblurgan import config, signals
 from deblurgan.config import (
     BlurConfig,
     DeblurConfig,
@@ -260,12 +261,13 @@ def _deblur(options: DeblurConfig) -> int:
     if not options.inputs and options.files_from is None:
         return _fail("name a picture, a folder or - for standard input: deblurgan deblur photo.jpg")
     try:
-        if STREAM in options.inputs or options.out == STREAM:
-            return _deblur_stream(options)
-        return _deblur_files(options)
-    except KeyboardInterrupt:
+        with signals.interrupting_signals():
+            if STREAM in options.inputs or options.out == STREAM:
+                return _deblur_stream(options)
+            return _deblur_files(options)
+    except KeyboardInterrupt as interruption:
         _say("interrupted: what is written is whole, and --skip-existing goes on from there", sys.stderr)
-        return 130
+        return 128 + (interruption.number if isinstance(interruption, signals.Interrupted) else SIGINT)
 
 
 def _deblur_files(options: DeblurConfig) -> int:
@@ -347,6 +349,7 @@ def _preview(deblurrer: Deblurrer, options: DeblurConfig, listed: list[Path]) ->
 def _deblur_stream(options: DeblurConfig) -> int:
     """From standard input or to standard output, or both; messages go to standard error."""
     from deblurgan import images
+    from deblurgan.images.batch import written_suffix
     from deblurgan.inference import pipes
 
     if len(options.inputs) != 1 or options.files_from is not None or options.dry_run or options.compare:
@@ -356,8 +359,10 @@ def _deblur_stream(options: DeblurConfig) -> int:
         return _fail("standard output is a terminal: give -o FILE, or send it to one by >")
     given = options.inputs[0]
     with ExitStack() as stack:
+        # What is left in the stream would fail again at the interpreter's end.
+        stack.push(lambda kind, *_: _silence(sys.stdout) if kind is pipes.Unsent else None)
         source = stack.enter_context(pipes.stored(sys.stdin.buffer)) if given == STREAM else given
-        suffix = source.suffix if options.format == "keep" else f".{options.format}"
+        suffix = written_suffix(source, options.format)
         target = stack.enter_context(pipes.sent(sys.stdout.buffer, suffix)) if to_stream else options.out
         deblurrer = _deblurrer(options, options.device)
         with _display(1) as display:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import re
+import signal
 import subprocess
 import sys
 from importlib import metadata
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import deblurgan
 from conftest import texture
@@ -548,6 +551,27 @@ def test_what_is_no_picture_on_standard_input_fails_in_words(
     assert re.fullmatch(r"deblurgan: standard input: (empty file|damaged).*\n", capsys.readouterr().err)
 
 
+def test_gif_goes_to_standard_output_as_png(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images.write(images.Picture(texture(24, 30)), tmp_path / "a.png")
+    Image.open(tmp_path / "a.png").save(tmp_path / "a.gif")
+    for source in ("-", tmp_path / "a.gif"):
+        pipes = Pipes(monkeypatch, (tmp_path / "a.gif").read_bytes())
+        assert run("deblur", source, "-o", "-", "-m", weights) == 0
+        assert pipes.out.getvalue().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full disk to write to")
+def test_standard_output_that_takes_no_picture_is_a_failure(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images.write(images.Picture(texture(2, 2)), tmp_path / "a.png")  # short enough to wait in the stream's buffer
+    with io.TextIOWrapper(open("/dev/full", "wb")) as full:  # whose end does not raise
+        monkeypatch.setattr(sys, "stdout", full)
+        assert run("deblur", tmp_path / "a.png", "-o", "-", "-m", weights) == 1
+    said = "deblurgan: the picture was not taken by standard output (No space left on device)"
+    assert capsys.readouterr().err.splitlines()[-1] == said
+
+
 def test_a_terminal_gets_no_picture(
     photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -565,7 +589,7 @@ def test_deblur_takes_a_list_of_files(
     odd = photos / os.fsdecode(b"caf\xe9 1.png")
     (photos / "3.png").rename(odd)
     listed = [photos / "0.png", odd, photos / "gone.png"]
-    data = os.fsencode(separator.join([*map(str, listed), ""]))
+    data = codecs.BOM_UTF8 + os.fsencode(separator.join([*map(str, listed), ""]))
     Pipes(monkeypatch, data)
     (tmp_path / "list").write_bytes(data)
     source = tmp_path / "list" if from_file else "-"
@@ -626,6 +650,17 @@ def test_ctrl_c_in_a_folder_says_how_to_go_on(
     monkeypatch.setattr(deblurgan.Deblurrer, "_at_scale", interrupted)
     assert run("deblur", photos, "-o", tmp_path / "out", "-m", weights) == 130
     assert capsys.readouterr().err == "interrupted: what is written is whole, and --skip-existing goes on from there\n"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, getattr(signal, "SIGHUP", 0), signal.SIGINT])
+def test_signals_interrupt_a_folder(
+    photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr(deblurgan.Deblurrer, "_at_scale", lambda *_, **__: os.kill(os.getpid(), number))
+    assert run("deblur", photos, "-o", tmp_path / "out", "-m", weights) == 128 + number
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_on_a_terminal_lines_stand_above_a_bar(

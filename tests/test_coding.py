@@ -12,7 +12,7 @@ from PIL import Image, JpegImagePlugin
 
 from conftest import texture
 from deblurgan import images
-from deblurgan.images import Picture
+from deblurgan.images import Picture, jpeg
 
 TABLES = [[1 + (7 * i + k) % 250 for i in range(64)] for k in (3, 90, 17)]
 
@@ -65,6 +65,32 @@ def test_a_jpeg_turned_sideways_has_its_tables_turned() -> None:
         assert [np.reshape(table, (8, 8)).T.tolist() for table in tables[:2]] == [
             np.reshape(table, (8, 8)).tolist() for table in TABLES[:2]
         ]
+
+
+@pytest.mark.parametrize("sideways", [False, True])
+@pytest.mark.parametrize(
+    ("factors", "upright", "turned"),
+    [
+        ("11 11 11", 0, 0),
+        ("22 22 22", 0, 0),
+        ("21 11 11", 1, 0),
+        ("22 12 12", 1, 0),  # the same, as FFmpeg and webcams write it
+        ("12 11 11", 0, 1),
+        ("22 21 21", 0, 1),
+        ("22 11 11", 2, 2),
+        ("42 21 21", 2, 2),
+        ("41 11 11", 0, 0),
+        ("22 21 12", 0, 0),
+    ],
+)
+def test_subsampling_is_the_ratio_of_the_factors(factors: str, upright: int, turned: int, sideways: bool) -> None:
+    data = bytearray(encoded(Image.new("RGB", (64, 64)), "JPEG"))
+    header = data.find(b"\xff\xc0")
+    for i, factor in enumerate(bytes.fromhex(factors)):
+        data[header + 11 + 3 * i] = factor
+    found = jpeg.coding(Image.open(io.BytesIO(data)), sideways=sideways)
+    assert found is not None
+    assert found.subsampling == (turned if sideways else upright)
 
 
 def test_an_asked_for_quality_counts() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -434,6 +435,49 @@ def test_a_private_file_is_never_open_to_others(tmp_path: Path, umask: None, mon
     monkeypatch.setattr(os, "fsync", lambda number: modes.append(stat.S_IMODE(os.fstat(number).st_mode)))
     images.replace_file(path, b"new")
     assert modes == [0o600]
+
+
+@LINUX
+@pytest.mark.parametrize("older", [b"old", None])
+def test_a_file_has_no_name_before_it_is_whole(
+    tmp_path: Path, older: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        os.close(os.open(tmp_path, os.O_TMPFILE | os.O_WRONLY))
+    except OSError:
+        pytest.skip("this disk has no nameless files")
+    path = tmp_path / "a.png"
+    if older is not None:
+        touch(path, older)
+    seen = []
+    monkeypatch.setattr(os, "fsync", lambda number: seen.append((os.fstat(number).st_size, os.listdir(tmp_path))))
+    images.replace_file(path, b"new")
+    assert seen == [(3, [] if older is None else ["a.png"])]
+    assert (path.read_bytes(), os.listdir(tmp_path)) == (b"new", ["a.png"])
+
+
+@LINUX
+@pytest.mark.parametrize("lacking", ["O_TMPFILE", "link"])
+@pytest.mark.parametrize("older", [b"old", None])
+def test_a_disk_without_nameless_files_gets_a_hidden_one(
+    tmp_path: Path, umask: None, older: bytes | None, lacking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> int:
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    def open_named(path: Path, flags: int, mode: int) -> int:
+        return refuse() if flags & os.O_TMPFILE == os.O_TMPFILE else os_open(path, flags, mode)
+
+    path = tmp_path / "a.png"
+    if older is not None:
+        touch(path, older)
+    os_open, seen = os.open, list[str]()
+    name, lacks = ("link", refuse) if lacking == "link" else ("open", open_named)
+    monkeypatch.setattr(os, name, lacks)
+    monkeypatch.setattr(os, "fsync", lambda number: seen.extend(set(os.listdir(tmp_path)) - {"a.png"}))
+    images.replace_file(path, b"new")
+    assert [(name[0], name[-4:]) for name in seen] == [(".", ".tmp")]
+    assert [(path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) for path in tmp_path.iterdir()] == [(b"new", 0o644)]
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root gives files away")

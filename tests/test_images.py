@@ -21,7 +21,7 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
 from deblurgan import images
-from deblurgan.images import ImageError, Picture
+from deblurgan.images import ImageError, Picture, colour
 
 CARRIERS = ("JPEG", "PNG", "TIFF", "WEBP")  # formats that hold EXIF, XMP and a profile
 SUFFIX = {"JPEG": ".jpg", "PNG": ".png", "TIFF": ".tif", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif"}
@@ -96,6 +96,12 @@ def grey_profile() -> bytes:
 
 
 # Reading every mode
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pixels come out of Pillow in several parts, the last one short."""
+    monkeypatch.setattr(colour, "_ROWS", 3)
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF", "BMP"])
@@ -327,13 +333,6 @@ def test_orientation_is_applied_to_colour_and_alpha(tmp_path: Path, format: str,
     assert same(images.read(again).pixels, upright[..., :3])
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation_of_a_jpeg(tmp_path: Path, orientation: int) -> None:
-    image = Image.fromarray(np.ascontiguousarray(stored_as(smooth(24, 40), orientation)))
-    path = saved(tmp_path, image, "JPEG", exif=camera_exif(orientation), quality=95, subsampling=0)
-    assert np.abs(images.read(path).pixels.astype(int) - smooth(24, 40)).max() < 12
-
-
 @pytest.mark.parametrize("target", CARRIERS)
 @pytest.mark.parametrize("source", CARRIERS)
 def test_exif_is_kept_but_for_the_orientation(tmp_path: Path, source: str, target: str) -> None:
@@ -473,12 +472,6 @@ def test_alpha_round_trip_is_bit_identical(tmp_path: Path, suffix: str, grey: bo
     assert picture.grey == (grey and suffix != ".webp")
 
 
-def test_lossy_webp_keeps_alpha(tmp_path: Path) -> None:
-    path = tmp_path / "out.webp"
-    images.write(Picture(smooth(16, 16), noise(16, 16)), path, quality=60)
-    assert same(images.read(path).alpha, noise(16, 16))
-
-
 @pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".mpo", ".png", ".tif", ".bmp"])
 def test_grey_is_written_as_one_channel(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / ("out" + suffix)
@@ -512,12 +505,13 @@ def with_exif() -> Image.Image:
     return image
 
 
-def test_strided_pixels_are_written(tmp_path: Path) -> None:
-    pixels, alpha = noise(9, 11, 3), noise(9, 11, seed=1)
-    images.write(Picture(pixels[::-2, ::2], alpha[::-2, ::2]), tmp_path / "out.png")
-    picture = images.read(tmp_path / "out.png")
-    assert same(picture.pixels, pixels[::-2, ::2])
-    assert same(picture.alpha, alpha[::-2, ::2])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_strided_pixels_are_written(tmp_path: Path, suffix: str, dtype: type) -> None:
+    pixels, alpha = (noise(9, 11, *c).astype(dtype)[::-2, ::2].swapaxes(0, 1) for c in ((3,), ()))
+    for picture in (Picture(pixels), Picture(pixels, alpha), Picture(pixels, grey=True)):
+        images.write(picture, tmp_path / f"out{suffix}")
+        assert same(images.read(tmp_path / f"out{suffix}").values(), picture.values())
 
 
 def test_jpeg_quality_and_full_colour_resolution(tmp_path: Path) -> None:
@@ -799,11 +793,10 @@ def test_find_follows_links_but_not_in_circles(tmp_path: Path) -> None:
 
 
 def test_every_suffix_is_found_and_read(tmp_path: Path) -> None:
-    heic = {".heic", ".heif", ".hif"}
     formats = {suffix: format for format, suffix in SUFFIX.items()} | {".tiff": "TIFF", ".apng": "PNG", ".dib": "BMP"}
     for suffix in images.SUFFIXES:
         source = formats.get(suffix, "JPEG")
         shutil.copy(saved(tmp_path, Image.new("RGB", (4, 4)), source), tmp_path / ("picture" + suffix))
     found = [path for path in images.find(tmp_path) if path.stem == "picture"]
-    assert {path.suffix for path in found} == images.SUFFIXES > heic  # whose own test has such files
+    assert {path.suffix for path in found} == images.SUFFIXES
     assert all(images.read(path).pixels.shape == (4, 4, 3) for path in found)

@@ -111,7 +111,7 @@ def test_sigterm_as_by_torchrun_is_an_interruption(photos: Path, weights: Path, 
         return cli.main(["deblur", str(photos), "-o", str(tmp_path / "out"), "-m", str(weights), "--device", "cpu"])
 
     codes, said = side_by_side(tmp_path, work)
-    assert codes == [130, 130]
+    assert codes == [143, 143]
     assert all("interrupted: what is written is whole" in text for text in said)
 
 

@@ -144,6 +144,12 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
+def written_suffix(source: Path, format: str) -> str:
+    """The extension of what becomes of a file, with `format` as in `plan_outputs`."""
+    kept = _WRITTEN_AS.get(source.suffix.lower(), source.suffix)
+    return kept if format == "keep" or is_video(source) else f".{format}"
+
+
 def run_plan(
     plan: Plan,
     work: Callable[[Path, Path], Iterable[str]],
@@ -309,9 +315,7 @@ def _pairs(
     if out is None and root.path.is_dir():
         out, base, suffix = _beside(root.path, suffix), root.path, ""
     for source in _sources(root, out, plan):
-        kept = _WRITTEN_AS.get(source.suffix.lower(), source.suffix)
-        extension = kept if format == "keep" or is_video(source) else f".{format}"
-        name = source.stem + suffix + extension
+        name = source.stem + suffix + written_suffix(source, format)
         folder = source.parent if out is None else (out / subfolder / source.relative_to(base)).parent
         result = is_result(source, root.base, suffix if folder.resolve() == source.parent.resolve() else "")
         if result is None:

@@ -17,6 +17,7 @@ _COLOUR_MODES = frozenset({"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr", "C
 
 _KIND_OF_PAGE = 254  # a tag of TIFF; its first bit is set for a smaller copy of another page
 _MOST_COPIES = 32  # more than halving a picture makes
+_ROWS = 256  # that are taken at a time
 _SIGNED = 2  # a value of TIFF's SampleFormat
 _PLANES = 2  # of its PlanarConfiguration: each channel by itself
 
@@ -80,7 +81,22 @@ def bits(image: Image.Image) -> int:
     return 8
 
 
-def plain_mode(image: Image.Image) -> str:
+def values(image: Image.Image) -> Pixels:
+    """uint8 [h, w, c]: grey or RGB, and alpha where there is any, of a loaded image.
+
+    It is taken in parts, since NumPy has Pillow make two more copies of what it takes.
+    """
+    mode, (w, h) = _plain_mode(image), image.size
+    image = image if image.mode == mode else image.convert(mode)
+    found = np.empty((h, w, len(mode)), np.uint8)
+    part = Image.new(mode, (w, min(h, _ROWS)))
+    for y in range(0, h, part.height):
+        part.paste(image, (0, -y))
+        found[y : y + part.height] = np.asarray(part).reshape(-1, w, len(mode))[: h - y]
+    return found
+
+
+def _plain_mode(image: Image.Image) -> str:
     """L, LA, RGB or RGBA: what the image is to be converted to."""
     colours = "L" if image.mode in _GREY_MODES else "RGB"
     return colours + "A" if image.has_transparency_data else colours

@@ -9,11 +9,12 @@ import importlib.util
 import os
 import secrets
 import stat
+import sys
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from deblurgan.config import as_path
 from deblurgan.images.picture import StrPath, printable
@@ -199,17 +200,19 @@ def replace_file(path: StrPath, data: bytes) -> None:
     """Puts a file of these bytes at the path, whole or not at all: after an OSError an older file still stands.
 
     An older file's permissions stay, and its owner and group where the system allows it; a link stays one, and the
-    file that it names is replaced.
+    file that it names is replaced. Where the disk knows files without a name, a process that is killed while it writes
+    leaves nothing.
     """
     path = Path(os.path.realpath(as_path("path", path)))
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         older = path.stat() if path.exists() else None
-        mode = 0o666 if older is None else 0o600  # without an older file the umask decides
-        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        if older is None and _write_nameless(path, data, 0o666):  # the umask decides
+            return
+        mode = 0o666 if older is None else 0o600
+        if not _write_nameless(temporary, data, mode):
+            with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+                _write(file, data)
         if older is not None:
             _take_over(temporary, older)
         os.replace(temporary, path)
@@ -219,6 +222,27 @@ def replace_file(path: StrPath, data: bytes) -> None:
         if isinstance(error, OSError):  # of the temporary file nobody knows
             error.filename = str(path)
         raise
+
+
+def _write_nameless(path: Path, data: bytes, mode: int) -> bool:
+    """Puts a file where there is none, whole before it has a name; False where that fails, as on many network disks."""
+    if sys.platform != "linux":
+        return False
+    try:
+        with open(os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, mode), "wb") as file:
+            _write(file, data)
+            # A folder has no effect on an absolute path, but makes Python follow the link.
+            os.link(f"/proc/self/fd/{file.fileno()}", path, src_dir_fd=file.fileno())
+    except OSError:
+        return False
+    return True
+
+
+def _write(file: BinaryIO, data: bytes) -> None:
+    """Writes the bytes down to the disk."""
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _take_over(path: Path, older: os.stat_result) -> None:

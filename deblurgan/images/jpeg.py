@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 
 from PIL import Image
-from PIL.JpegImagePlugin import JpegImageFile, get_sampling
+from PIL.JpegImagePlugin import JpegImageFile
 
 from deblurgan.images.picture import JpegCoding, Picture, Segment
 from deblurgan.images.tiff import EXIF_HEAD
@@ -19,7 +19,7 @@ PROFILE_HEAD = b"ICC_PROFILE\0"
 _OTHERS = (b"JFIF\0", b"JFXX\0", b"Adobe", b"MPF\0", b"urn:iso:std:iso:ts:21496:")  # of the pixels, or further pictures
 _KNOWN = (EXIF_HEAD, XMP_HEAD, EXTENSION_HEAD, PROFILE_HEAD, PHOTOSHOP_HEAD, *_OTHERS)
 _IPTC_RESOURCE = re.compile(rb"8BIM\x04\x04\0\0(.{4})", re.DOTALL)  # with its length
-_HALVED_ACROSS, _HALVED_BOTH_WAYS = 1, 2  # as Pillow counts the subsampling of colours
+_SUBSAMPLINGS = {(2.0, 1.0): 1, (2.0, 2.0): 2}  # pixels across and down that a colour holds for: as Pillow counts it
 _LONGEST = 65533  # bytes in a segment
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")  # but for those of restarts, which are in the midst of a scan
 _STANDARD_PACKET = (
@@ -42,10 +42,17 @@ def coding(image: Image.Image, *, sideways: bool) -> JpegCoding | None:
         del tables[2:]
     if sideways:
         tables = [tuple(table[8 * x + y] for y in range(8) for x in range(8)) for table in tables]
-    # Halved across, a turned picture would be halved down, which Pillow does not write: all its colours are.
-    sampling = get_sampling(image)
-    kept = sampling if sampling == _HALVED_BOTH_WAYS or (sampling == _HALVED_ACROSS and not sideways) else 0
-    return JpegCoding(len(image.layer) == 1, tuple(tables), kept, bool(image.info.get("progressive")))
+    progressive = bool(image.info.get("progressive"))
+    return JpegCoding(len(image.layer) == 1, tuple(tables), _subsampling(image, sideways), progressive)
+
+
+def _subsampling(image: JpegImageFile, sideways: bool) -> int:
+    """Of the colours as Pillow counts it; none where it does not write theirs, such as one that halves down alone."""
+    (_, x, y, _), *colours = image.layer
+    if len({colour[1:3] for colour in colours}) != 1:
+        return 0
+    across, down = x / colours[0][1], y / colours[0][2]
+    return _SUBSAMPLINGS.get((down, across) if sideways else (across, down), 0)
 
 
 def segments(image: Image.Image) -> tuple[Segment, ...]:

@@ -266,7 +266,7 @@ def _packed(values: NDArray[np.uint16]) -> Iterator[bytes]:
     h, w, c = values.shape
     packer, rows = zlib.compressobj(), max(1, _PART // (2 * w * c))
     for y in range(0, h, rows):
-        part = values[y : y + rows].astype(">u2").view(np.uint8).reshape(-1, w, 2 * c)
+        part = np.ascontiguousarray(values[y : y + rows], ">u2").view(np.uint8).reshape(-1, w, 2 * c)
         filtered = np.empty((len(part), 1 + 2 * w * c), np.uint8)
         filtered[:, 0] = _LESS_LEFT
         filtered[:, 1:] = np.diff(part, axis=1, prepend=np.uint8(0)).reshape(len(part), -1)

@@ -165,10 +165,9 @@ def _picture(image: Image.Image, path: StrPath, data: bytes | None = None) -> Pi
     if depth == 16:
         values: Pixels = deep.values(image, path, data or b"")
     elif image.mode == "CMYK":
-        values, icc = np.array(colour.cmyk_to_srgb(image, path)), colour.srgb_profile()
+        values, icc = colour.values(colour.cmyk_to_srgb(image, path)), colour.srgb_profile()
     else:
-        mode = colour.plain_mode(image)
-        values = np.array(image if image.mode == mode else image.convert(mode)).reshape(image.height, image.width, -1)
+        values = colour.values(image)
     pixels, alpha = colour.split(_TURNS[orientation](values) if orientation in _TURNS else values)
     return Picture(
         pixels=pixels,

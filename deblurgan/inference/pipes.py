@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import tempfile
@@ -22,6 +23,10 @@ _BEGINNINGS = {
 }
 
 
+class Unsent(RuntimeError):
+    """Standard output took less than the whole picture."""
+
+
 @contextmanager
 def stored(stream: BinaryIO) -> Iterator[Path]:
     """A file of what the stream holds, with the suffix of its format; it vanishes at the end."""
@@ -34,18 +39,24 @@ def stored(stream: BinaryIO) -> Iterator[Path]:
 
 @contextmanager
 def sent(stream: BinaryIO, suffix: str) -> Iterator[Path]:
-    """The path of a file, with the suffix, that is to be written; at the end it is sent to the stream, and vanishes."""
+    """The path of a file, with the suffix, that is to be written; at the end it is sent to the stream, and vanishes.
+
+    Raises Unsent where the stream does not take it.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"standard output{suffix}")
         yield path
         if path.exists():
-            stream.write(path.read_bytes())
-            stream.flush()
+            try:
+                stream.write(path.read_bytes())
+                stream.flush()
+            except OSError as error:
+                raise Unsent(f"the picture was not taken by standard output ({error.strerror})") from error
 
 
 def read_list(stream: BinaryIO) -> list[Path]:
     """The paths in a list, one a line or, where there is a NUL, separated by these."""
-    data = stream.read()
+    data = stream.read().removeprefix(codecs.BOM_UTF8)
     names = data.split(b"\0") if b"\0" in data else data.splitlines()
     return [Path(os.fsdecode(name)) for name in names if name.strip()]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -74,10 +73,7 @@ class Processes:
 
 @contextmanager
 def joined() -> Iterator[Processes]:
-    """This process among those that it was started with, by RANK and WORLD_SIZE; alone without these.
-
-    Among others it takes SIGTERM, by which torchrun ends them all when one fails, for an interruption.
-    """
+    """This process among those that it was started with, by RANK and WORLD_SIZE; alone without these."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         yield Processes()
@@ -85,11 +81,9 @@ def joined() -> Iterator[Processes]:
     if not dist.is_available():
         raise RuntimeError("this torch has no torch.distributed: start one process")
     dist.init_process_group("gloo", timeout=START)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield Processes(dist.get_rank(), count, dist.new_group(timeout=PATIENCE))
     finally:
-        signal.signal(signal.SIGTERM, before)
         dist.destroy_process_group()
 
 

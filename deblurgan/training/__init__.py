@@ -4,7 +4,7 @@ A step is `critic_steps` updates of the critic on a batch, then one update of th
 Everything random in a step comes from (seed, step), so a run that was stopped goes on exactly as if it had not been.
 
 trainer runs the whole; step is one step on the device, made of critic, objective, optimizers, average and graph;
-pictures, networks and schedule set a run up; validation, history, run_folder, skipped_steps and signals do what comes
+pictures, networks and schedule set a run up; validation, history, run_folder and skipped_steps do what comes
 between steps.
 """
 

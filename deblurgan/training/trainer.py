@@ -22,13 +22,13 @@ from deblurgan.data.prefetch import Prefetcher
 from deblurgan.device import pick_device, torch_defaults
 from deblurgan.images import printable
 from deblurgan.nn import Generator
+from deblurgan.signals import collected_signals, stop
 from deblurgan.training.history import History, Progress
 from deblurgan.training.networks import build_networks
 from deblurgan.training.objective import LOSSES
 from deblurgan.training.pictures import LeftOut, digest_of_names, open_picture_sets
 from deblurgan.training.run_folder import RunFolder, RunState
 from deblurgan.training.schedule import Schedule
-from deblurgan.training.signals import collected_signals, stop
 from deblurgan.training.skipped_steps import SkippedSteps
 from deblurgan.training.step import Step
 from deblurgan.training.validation import Validation, validate

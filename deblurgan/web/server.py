@@ -17,7 +17,7 @@ from typing import Any
 
 from deblurgan.config import WebConfig
 from deblurgan.inference import Deblurrer
-from deblurgan.training.signals import collected_signals
+from deblurgan.signals import collected_signals
 from deblurgan.web import page
 
 MB = 10**6
