@@ -280,6 +280,8 @@ def _deblur_files(options: DeblurConfig) -> int:
     with processes.joined() as together:
         listed = together.first(lambda: _listed(options.files_from))
         deblurrer = _deblurrer(options, processes.local_device(options.device))
+        if together.rank == 0:
+            _say_weights(deblurrer, options.weights)
         if options.dry_run:
             return _preview(deblurrer, options, listed) if together.rank == 0 else 0
         with _display(together.count) as display:
@@ -319,6 +321,14 @@ def _deblurrer(options: DeblurConfig, device: str) -> Deblurrer:
         seed=options.seed,
         compile=options.compile,
     )
+
+
+def _say_weights(deblurrer: Deblurrer, given: Path | None) -> None:
+    """What was found where more than a file's own name was given."""
+    from deblurgan.images import printable
+
+    if given is not None and not given.is_file():
+        _say(printable(f"weights: {deblurrer.source}"))
 
 
 def _listed(files_from: Path | None) -> list[Path]:
@@ -437,6 +447,7 @@ def _evaluate(options: EvaluateConfig) -> int:
         images.require_absent(options.csv, overwrite=True)
         options.csv.parent.mkdir(parents=True, exist_ok=True)
     deblurrer = Deblurrer.from_pretrained(options.weights, device=options.device, dtype=options.dtype, scale=1.0)
+    _say_weights(deblurrer, options.weights)
     report = evaluate(
         deblurrer,
         options.data,

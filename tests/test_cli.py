@@ -6,6 +6,7 @@ import codecs
 import io
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -504,6 +505,16 @@ def test_a_single_picture_is_one_line(
     assert re.fullmatch(rf"\[1/1\] 0.png -> {outputs}, changed by .*\n", capsys.readouterr().out)
     assert run("deblur", "0.png", "--skip-existing", "-m", weights) == 0
     assert capsys.readouterr().out == "[1/1] 0.png left out: 0-deblurred.png exists\n"
+
+
+def test_a_folder_of_weights_says_what_it_is(
+    photos: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    shutil.copy(weights, "run/best.safetensors")
+    assert run("deblur", photos / "0.png", "-m", "run") == 0
+    assert capsys.readouterr().out.splitlines()[0] == "weights: run folder run: best.safetensors"
 
 
 class Pipes:
