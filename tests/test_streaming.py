@@ -86,6 +86,22 @@ def test_any_size_and_kind(
         assert np.abs(got / white - one / white).mean() > 0.01
 
 
+@pytest.mark.parametrize("border", ["reflect", "zero"])
+def test_a_small_picture_of_a_deep_network_can_be_mirrored(small_strips: None, border: Any, monkeypatch: Any) -> None:
+    generator, picture = Generator("tiny", width=2, blocks=1, downsamplings=3, border=border), texture(5, 40) / 255
+    wanted = whole(generator, picture, monkeypatch)
+    monkeypatch.setattr(restorers, "WHOLE_PIXELS", 0)
+    np.testing.assert_allclose(deblurrer_of(generator)(picture), wanted, atol=1e-4, rtol=0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_tensor_that_records_gradients_is_a_picture(small_generator: Generator) -> None:
+    picture = torch.rand(3, 20, 30)
+    restored = deblurrer_of(small_generator)(picture.clone().requires_grad_())
+    assert not restored.requires_grad
+    assert torch.equal(restored, deblurrer_of(small_generator)(picture))
+
+
 def test_16_bits_are_restored_as_such(small_generator: Generator) -> None:
     deep = texture(30, 40).astype(np.uint16) * 257 + np.arange(40, dtype=np.uint16)[:, None] * 5
     restored = deblurrer_of(small_generator)(deep)
