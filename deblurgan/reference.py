@@ -29,8 +29,8 @@ def pad(x: Tensor, amount: int, border: Border) -> Tensor:
 def instance_norm(x: Tensor) -> Tensor:
     """(x - mean) / sqrt(var + 1e-5) of each plane of x [n, c, h, w], biased variance, no affine part.
 
-    Statistics are taken about a pivot, the mean of some pixels of the plane, so that a constant plane gives exactly 0 and
-    a large mean costs no digits. Half types compute in fp32.
+    Statistics are taken about a pivot, the mean of some pixels of the plane, so that a constant plane gives exactly 0
+    and a large mean costs no digits. Half types compute in fp32.
     """
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     some = wide.detach()[..., ::8, ::8]  # the result does not depend on the pivot, so no gradient flows to it
