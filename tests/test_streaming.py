@@ -239,6 +239,15 @@ def test_a_file_that_ends_too_early_is_an_error(tmp_path: Path, monkeypatch: pyt
         planes.FilePlane((6, 5, 3), torch.float32, CPU).read(0, 3)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="it is of Linux")
+def test_a_disk_that_fills_up_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planes, "spill_folder", lambda size: tmp_path)
+    monkeypatch.setattr(planes.tempfile, "TemporaryFile", lambda **options: open("/dev/full", "r+b", buffering=0))
+    with pytest.raises(OSError, match=rf"No space left .* temporary file in {tmp_path}: TMPDIR") as raised:
+        planes.FilePlane((6, 5, 3), torch.float32, CPU).write(0, torch.zeros(6, 5, 3))
+    assert raised.value.errno == errno.ENOSPC
+
+
 def test_folders_for_files_have_room_and_are_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planes.tempfile, "gettempdir", lambda: str(tmp_path))
     free = {tmp_path: 3 * 2**20, planes.LARGE_FILES: 9 * 2**20}
