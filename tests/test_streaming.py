@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -242,7 +243,7 @@ def test_a_file_that_ends_too_early_is_an_error(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="it is of Linux")
 def test_a_disk_that_fills_up_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planes, "spill_folder", lambda size: tmp_path)
-    monkeypatch.setattr(planes.tempfile, "TemporaryFile", lambda **options: open("/dev/full", "r+b", buffering=0))
+    monkeypatch.setattr(planes.tempfile, "TemporaryFile", lambda **options: FileIO("/dev/full", "r+"))
     with pytest.raises(OSError, match=rf"No space left .* temporary file in {tmp_path}: TMPDIR") as raised:
         planes.FilePlane((6, 5, 3), torch.float32, CPU).write(0, torch.zeros(6, 5, 3))
     assert raised.value.errno == errno.ENOSPC
