@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from PIL import Image, ImageDraw
 from conftest import texture
 from deblurgan.blur import apply_psf, random_trajectories, rasterize_psf
 from deblurgan.inference import scale as scales
-from deblurgan.inference.scale import blur_width, pick_scale, restore_at
+from deblurgan.inference.scale import blur_width, pick_scale, restore_at, scale_bytes
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +144,22 @@ def test_values_stay_in_their_range(dtype: Any, white: int) -> None:
     assert (out.min(), out.max()) == (0, white)
     assert out[20, 5, 0] == white
     assert out[20, 35, 0] == 0
+
+
+@pytest.mark.parametrize("scale", ["auto", 0.5])
+def test_what_scaling_takes_is_foretold(scale: Any) -> None:
+    picture = np.tile(texture(256, 256), (4, 8, 1))
+    tracemalloc.start()
+    if scale == "auto":
+        pick_scale(picture)
+        beyond = 0
+    else:
+        restore_at(scale, np.copy, picture)
+        beyond = picture.nbytes
+    most = tracemalloc.get_traced_memory()[1] - beyond
+    tracemalloc.stop()
+    foretold = scale_bytes(*picture.shape[:2], scale, 0)
+    assert 0.7 * foretold <= most <= foretold
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, 1.5, math.nan])

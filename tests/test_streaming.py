@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,22 @@ def test_any_size_and_kind(
         white = {np.uint8: 255, np.uint16: 65535}.get(kind, 1)
         assert np.abs(got / white - wanted / white).max() <= 1e-4 + (white > 1) / white
         assert np.abs(got / white - one / white).mean() > 0.01
+
+
+@pytest.mark.parametrize("border", ["reflect", "zero"])
+def test_a_small_picture_of_a_deep_network_can_be_mirrored(small_strips: None, border: Any, monkeypatch: Any) -> None:
+    generator, picture = Generator("tiny", width=2, blocks=1, downsamplings=3, border=border), texture(5, 40) / 255
+    wanted = whole(generator, picture, monkeypatch)
+    monkeypatch.setattr(restorers, "WHOLE_PIXELS", 0)
+    np.testing.assert_allclose(deblurrer_of(generator)(picture), wanted, atol=1e-4, rtol=0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_tensor_that_records_gradients_is_a_picture(small_generator: Generator) -> None:
+    picture = torch.rand(3, 20, 30)
+    restored = deblurrer_of(small_generator)(picture.clone().requires_grad_())
+    assert not restored.requires_grad
+    assert torch.equal(restored, deblurrer_of(small_generator)(picture))
 
 
 def test_16_bits_are_restored_as_such(small_generator: Generator) -> None:
@@ -223,6 +240,15 @@ def test_a_file_that_ends_too_early_is_an_error(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(planes, "spill_folder", lambda size: tmp_path)
     with pytest.raises(OSError, match="the temporary file ends before row 3"):
         planes.FilePlane((6, 5, 3), torch.float32, CPU).read(0, 3)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="it is of Linux")
+def test_a_disk_that_fills_up_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planes, "spill_folder", lambda size: tmp_path)
+    monkeypatch.setattr(planes.tempfile, "TemporaryFile", lambda **options: FileIO("/dev/full", "r+"))
+    with pytest.raises(OSError, match=rf"No space left .* temporary file in {tmp_path}: TMPDIR") as raised:
+        planes.FilePlane((6, 5, 3), torch.float32, CPU).write(0, torch.zeros(6, 5, 3))
+    assert raised.value.errno == errno.ENOSPC
 
 
 def test_folders_for_files_have_room_and_are_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

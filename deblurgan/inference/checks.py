@@ -56,7 +56,7 @@ def require_tensor(picture: Tensor) -> None:
 
 
 def _require_unit_range(picture: Tensor) -> None:
-    low, high = (float(end) for end in picture.aminmax())  # NaN, if there is one
+    low, high = (float(end) for end in picture.detach().aminmax())  # NaN, if there is one
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("picture must be finite, got NaN or infinite values")
     if low < -SLACK or high > 1 + SLACK:

@@ -32,7 +32,7 @@ from deblurgan.inference import checks, folders
 from deblurgan.inference.plans import StreamPlan
 from deblurgan.inference.processes import Processes
 from deblurgan.inference.restorer import Progress, Restorer, part
-from deblurgan.inference.scale import is_looked_at, pick_scale, reduced_size, restore_at
+from deblurgan.inference.scale import is_looked_at, pick_scale, reduced_size, restore_at, scale_bytes
 from deblurgan.inference.video import VideoReport, restore_video
 from deblurgan.nn import Generator
 from deblurgan.ops.layers import Quantize
@@ -50,7 +50,8 @@ class Deblurrer:
         max_memory: bytes that a call may allocate on the device beyond its picture and result; "auto" is what is free
             there, and on Linux what the limits of a container and of the process leave. A picture that needs more is
             restored in strips: the same result, slower by little; see `plan`. What is stored whole then lies in host
-            memory or in a temporary file where it does not fit. It counts for each call: threads add up.
+            memory or in a temporary file where it does not fit. It counts for each call: threads add up. It is the
+            network's: `plan` names more where choosing a scale or the reduced pictures take it.
         scale: at which the network sees pictures, a share of their sides, or "auto", which looks at each; what it
             changes is added to the full picture.
         stochastic: dropout at inference, as in the paper. Every call draws the same masks, those of `seed`.
@@ -184,7 +185,10 @@ class Deblurrer:
             raise ValueError(f"h and w must be at least 1, got {h} and {w}")
         scale = 1.0 if self.scale == "auto" and not is_looked_at(h, w) else self.scale
         seen = (h, w) if isinstance(scale, str) else reduced_size(h, w, scale)
-        return replace(self.restorer.plan_within(*seen, self.restorer.limits()), h=h, w=w, scale=scale)
+        plan = self.restorer.plan_within(*seen, self.restorer.limits())
+        scales_there = self.device.type == "cpu"  # it is done on the host
+        peak = scale_bytes(h, w, scale, plan.peak_bytes) if scales_there else plan.peak_bytes
+        return replace(plan, h=h, w=w, scale=scale, peak_bytes=peak)
 
     def file(
         self,

@@ -54,9 +54,8 @@ class FilePlane:
     def __init__(self, size: Size, dtype: torch.dtype, device: torch.device) -> None:
         self.size, self.dtype, self.device = size, dtype, device
         self.row_bytes = size[1] * size[2] * dtype.itemsize
-        self.file: FileIO = tempfile.TemporaryFile(  # noqa: SIM115
-            buffering=0, dir=spill_folder(size[0] * self.row_bytes)
-        )
+        self.folder = spill_folder(size[0] * self.row_bytes)
+        self.file: FileIO = tempfile.TemporaryFile(buffering=0, dir=self.folder)  # noqa: SIM115
         weakref.finalize(self, self.file.close)
 
     def read(self, start: int, stop: int) -> Tensor:
@@ -73,8 +72,12 @@ class FilePlane:
     def write(self, start: int, rows: Tensor) -> None:
         self.file.seek(start * self.row_bytes)
         left = _bytes_of(rows.cpu().contiguous())
-        while left:
-            left = left[self.file.write(left) :]
+        try:
+            while left:
+                left = left[self.file.write(left) :]
+        except OSError as error:  # others have filled the disk since
+            why = f"{error.strerror} for a temporary file in {self.folder}: TMPDIR names another folder"
+            raise OSError(error.errno, why) from error
 
 
 PLANES: dict[Place, type[MemoryPlane | PinnedPlane | FilePlane]] = {

@@ -220,7 +220,7 @@ class Restorer:
     def padded(self, side: int) -> int:
         """The side of the picture that the network sees, px."""
         multiple = self.generator.spec.size_multiple
-        return max(Generator.MIN_SIZE, -(-side // multiple) * multiple)
+        return max(Generator.MIN_SIZE, 2 * multiple, -(-side // multiple) * multiple)  # one pixel cannot be mirrored
 
     def limits(self, *, result: int = 0) -> Limits:
         """What a call may take now. `result` is the size of its result where that lies on the device, in bytes."""

@@ -25,6 +25,7 @@ _STRIP = 128  # rows
 # blur_width
 _LEVELS = 8  # of the pyramid, each half as large as the one before; a strip has a row at the last
 _SAMPLES = 1_500_000  # gradients looked at on a level, about
+_LOOKING = 60_000_000  # bytes that these take at the most
 _STRONGEST = 0.0005  # the share of a level's gradients that are stronger than the one that stands for it
 _ANGLES = np.arange(8) * (math.pi / 8)
 _LEAST = 0.3  # levels of 255; a weaker gradient is rounding
@@ -90,6 +91,17 @@ def restore_at(scale: float, restore: Callable[[NDArray[Any]], NDArray[Any]], pi
 def reduced_size(h: int, w: int, scale: float) -> tuple[int, int]:
     """(h, w) of the picture that is restored for one of h x w."""
     return max(1, round(h * scale)), max(1, round(w * scale))
+
+
+def scale_bytes(h: int, w: int, scale: float | str, network: int) -> int:
+    """The most that a picture of h x w px, 8 bits, takes beyond itself and its result, about, where the network takes
+    `network` bytes of it: `pick_scale` before it, the reduced pictures beside it, `restore_at` after it.
+    """
+    if isinstance(scale, str):
+        return max(network, _LOOKING + h * w)
+    size = reduced_size(h, w, scale)
+    reduced = 0 if size == (h, w) else 2 * 3 * size[0] * size[1]
+    return reduced + max(network, 64 * _STRIP * w if reduced else 0)
 
 
 BOX, BICUBIC = Image.Resampling.BOX, Image.Resampling.BICUBIC
