@@ -29,13 +29,11 @@ def pad(x: Tensor, amount: int, border: Border) -> Tensor:
 def instance_norm(x: Tensor) -> Tensor:
     """(x - mean) / sqrt(var + 1e-5) of each plane of x [n, c, h, w], biased variance, no affine part.
 
-    Statistics are taken about a pivot, the mean of some pixels of the plane, so that a constant plane gives exactly 0
-    and a large mean costs no digits. Half types compute in fp32.
+    Statistics are taken about a pivot, a pixel of the plane, so that a constant plane gives exactly 0 and a large mean
+    costs no digits. Half types compute in fp32.
     """
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    some = wide.detach()[..., ::8, ::8]  # the result does not depend on the pivot, so no gradient flows to it
-    pivot = some[..., :1, :1] + (some - some[..., :1, :1]).mean((2, 3), keepdim=True)
-    centred = wide - pivot
+    centred = wide - wide[..., :1, :1].detach()  # the result does not depend on the pivot, so no gradient flows to it
     if x.device.type == "cpu" and not centred.requires_grad:
         # F.group_norm adds up a plane in channels_last number by number (torch 2.13): at 720x1280 a result is off by
         # 1e-3. In training, of small crops, it is the faster one
