@@ -124,6 +124,15 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def threads_of_torch() -> Iterator[None]:
+    """Results of processes that tests start are compared with those of this one, which has as many threads."""
+    threads = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def few_programs(seeded: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each program costs the interpreter the same, however much it does: kernels launch few, large ones. What

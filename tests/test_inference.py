@@ -685,7 +685,7 @@ def test_info_names_each_part() -> None:
         ["deblurgan", "python", "torch", "device", "memory", "deblurgan._C"],
         ["generator", "training", "blur"],
     )
-    assert list(lines) == [*machine, "dtype", *paths, "default weights"]
+    assert list(lines) == [*machine, "dtype", *paths, "default weights", "extras"]
     assert lines["deblurgan"].strip() == deblurgan.__version__
     assert torch.__version__ in lines["torch"]
     assert "parameters" in lines["default weights"]
