@@ -150,7 +150,7 @@ class Generator(nn.Module):
         if self._wants_gradient(x):
             parameters = dict(self.named_parameters())
             return tape.restore(self.spec, parameters, x, dtype=self._compute_type(), counter=counter)
-        return self._packed_engine()(x, counter)
+        return self.packed_engine()(x, counter)
 
     if TYPE_CHECKING:
         # A call has forward's types; to assign it would leave pyright with those of nn.Module
@@ -161,7 +161,7 @@ class Generator(nn.Module):
         1 where one of its values was not finite before the clamp, else 0. For x with `why_reference(x)` None.
         """
         self._check_sides(x)
-        return self._packed_engine().restore(x, self._counter(x, seed, None))
+        return self.packed_engine().restore(x, self._counter(x, seed, None))
 
     def kept_bytes(self, n: int, h: int, w: int) -> int:
         """What the engine keeps of earlier calls and a call on pictures [n, 3, h, w] will use again, in bytes."""
@@ -242,7 +242,7 @@ class Generator(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_engine": None}  # graphs cannot be copied, and the copy packs its own weights
 
-    def _packed_engine(self) -> engine.Engine:
+    def packed_engine(self) -> engine.Engine:
         """The engine with these weights; they are packed again when they have changed."""
         dtype = self._compute_type()
         key = [

@@ -276,7 +276,7 @@ def test_dropout_is_the_reference_s(quantize: Quantize | None, dtype: torch.dtyp
 
 def test_generator_takes_dropout_to_the_engine(fast: None, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor | None] = []
-    monkeypatch.setattr(Generator, "_packed_engine", lambda self: lambda x, counter: seen.append(counter) or x)
+    monkeypatch.setattr(Generator, "packed_engine", lambda self: lambda x, counter: seen.append(counter) or x)
     x = torch.zeros(1, 3, 8, 8)
     paper, tiny = Generator("paper", width=4, blocks=1), Generator("tiny", width=4, blocks=1)
     with torch.no_grad():
@@ -336,7 +336,7 @@ def test_deblurrer_quantizes_where_kernels_run() -> None:
 def test_engine_is_no_part_of_what_is_saved(fast: None, tmp_path: Path) -> None:
     generator = net()
     before = {name: value.clone() for name, value in generator.state_dict().items()}
-    packed = generator._packed_engine()
+    packed = generator.packed_engine()
     generator.backend = "reference"
     generator.backend = "auto"
     assert list(generator.state_dict()) == list(before)
@@ -351,8 +351,8 @@ def test_engine_is_no_part_of_what_is_saved(fast: None, tmp_path: Path) -> None:
         assert copy._engine is None
         assert torch.equal(copy.head.weight, generator.head.weight)
         copy.head.weight.zero_()
-        assert not copy._packed_engine().head_weight.any()
-    assert generator._packed_engine() is packed
+        assert not copy.packed_engine().head_weight.any()
+    assert generator.packed_engine() is packed
     assert packed.head_weight.any()
 
 
@@ -379,10 +379,10 @@ CHANGES: dict[str, Callable[[Generator], Any]] = {
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
 def test_changed_weights_are_packed_again(change: Callable[[Generator], Any], fast: None) -> None:
     generator = net()
-    packed = generator._packed_engine()
-    assert generator._packed_engine() is packed
+    packed = generator.packed_engine()
+    assert generator.packed_engine() is packed
     change(generator)
-    again = generator._packed_engine()
+    again = generator.packed_engine()
     assert again is not packed
     assert again.head_weight.dtype == generator.head.weight.dtype
     assert torch.equal(again.head_weight, generator.head.weight)
@@ -391,7 +391,7 @@ def test_changed_weights_are_packed_again(change: Callable[[Generator], Any], fa
 def test_generator_made_in_inference_mode_runs(fast: None) -> None:
     with torch.inference_mode():
         generator = Generator("tiny", width=4, blocks=1).to(KERNEL_DEVICE)
-        assert generator._packed_engine() is generator._packed_engine()
+        assert generator.packed_engine() is generator.packed_engine()
 
 
 def gpu(test: Callable[..., None]) -> Callable[..., None]:
@@ -421,7 +421,7 @@ def test_gpu_replays_a_graph() -> None:
     x, y = (signed(part[None]).half() for part in textures(2, 32, 48))
     first = [generator(x), generator(y), generator(x)][:2]
     copies = [result.clone() for result in first]
-    kinds = generator._packed_engine()._kinds
+    kinds = generator.packed_engine()._kinds
     assert all(kind.graph is not None for kind in kinds.values())
     again = [generator(x), generator(y), generator(x)]
     for got, wanted in zip(again, (*first, first[0]), strict=True):

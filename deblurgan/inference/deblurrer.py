@@ -328,8 +328,9 @@ class Deblurrer:
 
     def _array(self, picture: NDArray[Any], progress: Progress | None = None) -> NDArray[Any]:
         checks.require_array(picture)
-        checks.require_tensor(_as_tensor(picture))
-        return self._at_scale(self._scale_for(picture), picture, progress)
+        pixels = _shareable(picture)
+        checks.require_tensor(_as_tensor(pixels))
+        return self._at_scale(self._scale_for(pixels), pixels, progress)
 
     def _scale_for(self, pixels: NDArray[Any]) -> float:
         return pick_scale(pixels) if self.scale == "auto" else float(self.scale)
@@ -349,14 +350,21 @@ class Deblurrer:
         if picture.dim() == 4:
             return torch.stack([self._tensor(one, part(progress, i, 1, len(picture))) for i, one in enumerate(picture)])
         exact = picture.float() if picture.dtype == torch.bfloat16 else picture
-        restored = self._array(exact.detach().permute(1, 2, 0).cpu().numpy(), progress)
-        return torch.from_numpy(restored).permute(2, 0, 1).contiguous().to(picture)
+        pixels = exact.detach().permute(1, 2, 0).cpu().numpy()
+        scale = self._scale_for(pixels)
+        if scale == 1:  # on its device, and as it lies there
+            return self.restorer(picture, progress=progress)
+        return torch.from_numpy(self._at_scale(scale, pixels, progress)).permute(2, 0, 1).contiguous().to(picture)
+
+
+def _shareable(picture: NDArray[Any]) -> NDArray[Any]:
+    """The array as torch can share it: itself or, where it cannot, a copy."""
+    return np.require(picture, requirements=["C", "ALIGNED", "WRITEABLE", "ENSUREARRAY"])
 
 
 def _as_tensor(picture: NDArray[Any]) -> Tensor:
     """[h, w] or [h, w, c] as [c, h, w]."""
-    pixels = np.require(picture, requirements=["C", "ALIGNED", "WRITEABLE", "ENSUREARRAY"])  # as torch can share it
-    return torch.from_numpy(pixels.reshape(*picture.shape[:2], -1)).permute(2, 0, 1)
+    return torch.from_numpy(_shareable(picture).reshape(*picture.shape[:2], -1)).permute(2, 0, 1)
 
 
 def _check_options(dtype: str, max_memory: int | str, scale: float | str) -> None:

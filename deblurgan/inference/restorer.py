@@ -85,9 +85,8 @@ class Restorer:
         layout: torch.memory_format = torch.contiguous_format,
         progress: Progress | None = None,
     ) -> Tensor:
-        """The restored picture, alike, in the memory format `layout`; see `Deblurrer.__call__` for what it can be."""
+        """The restored picture, alike, in the memory format `layout`; a tensor that `checks.require_tensor` passes."""
         checks.require_own_threads()
-        checks.require_tensor(picture)
         batch = picture if picture.dim() == 4 else picture[None]
         limits = self.limits(result=batch.nbytes if batch.device.type == self.device.type else 0)
         plan = self.plan_within(batch.shape[2], batch.shape[3], limits)
@@ -159,7 +158,8 @@ class Restorer:
         restored = ResultRows(result, self.device)
         again = partial(self.strips_plan, h, w)
         with streaming.strip_ops(self.generator) as ops:
-            streaming.restore_in_strips(plan, again, limits, ops, pixels=rows.read, put=restored.write, done=done)
+            run = partial(streaming.run, ops=ops, pixels=rows.read, put=restored.write, done=done)
+            streaming.restore_in_strips(plan, again, limits, run)
         self._require_finite(restored.not_finite)
 
     def _whole(self, pictures: Tensor, results: Tensor) -> None:

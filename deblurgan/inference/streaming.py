@@ -28,7 +28,7 @@ def strip_ops(generator: Generator) -> Iterator[StripOps]:
     if generator.why_reference(next(generator.parameters())) is not None:
         yield TorchOps(generator.state_dict())
         return
-    engine = generator._packed_engine()
+    engine = generator.packed_engine()
     with engine.turn():
         yield KernelOps(engine)
 
@@ -37,13 +37,9 @@ def restore_in_strips(
     plan: StripPlan,
     again: Callable[[Limits], StripPlan],
     limits: Limits,
-    ops: StripOps,
-    *,
-    pixels: Callable[[int, int], Tensor],
-    put: Callable[[int, Tensor], None],
-    done: Callable[[float], object],
+    run: Callable[[StripPlan], None],
 ) -> None:
-    """Restores a picture, see `Strips`. Where memory runs out it starts again, by the plan `again` of narrower limits:
+    """Restores a picture by `run`. Where memory runs out it starts again, by the plan `again` of narrower limits:
     planes are overwritten in place, so that no strip can be repeated.
 
     Raises MemoryError where there is no narrower plan, FloatingPointError where values are not finite.
@@ -51,7 +47,7 @@ def restore_in_strips(
     warned = False
     while True:
         try:
-            return _run(plan, ops, pixels, put, done)
+            return run(plan)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -62,13 +58,15 @@ def restore_in_strips(
         plan = again(limits)
 
 
-def _run(
+def run(
     plan: StripPlan,
+    *,
     ops: StripOps,
     pixels: Callable[[int, int], Tensor],
     put: Callable[[int, Tensor], None],
     done: Callable[[float], object],
 ) -> None:
+    """Restores a picture, see `Strips`."""
     places = enumerate(plan.places)
 
     def allocate(h: int, w: int, c: int) -> Plane:
