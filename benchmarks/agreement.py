@@ -31,7 +31,7 @@ from deblurgan.generator.engine import Engine
 from deblurgan.kernels.config import ConvConfig, ConvShape
 from deblurgan.nn import Critic, Generator, PerceptualFeatures
 from deblurgan.ops import conv_blocks
-from deblurgan.training import LOSSES, Networks, Step
+from deblurgan.training import MEASURES, Networks, Step
 
 SIDE, BATCH = 64, 2
 NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
@@ -62,7 +62,7 @@ def batch(number: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def curve(options: dict[str, Any], steps: int, device: torch.device) -> Tensor:
-    """The losses of each step, [steps, len(LOSSES)]."""
+    """The losses of each step, [steps, len(MEASURES)]."""
     step = Step(train_config("unused", batch_size=BATCH, crop=SIDE, **options), networks(device))
     return torch.stack([step(*batch(i, device), number=i, rate=1e-4) for i in range(steps)]).cpu()
 
@@ -183,7 +183,7 @@ def means(curves: dict[str, Tensor], steps: int) -> list[str]:
     length = max(1, steps // 10)
     for first in range(0, steps, length):
         part = slice(first, first + length)
-        cells = [f"{curves[way][part, LOSSES.index(name)].mean():.4g}" for name in SHOWN for way in curves]
+        cells = [f"{curves[way][part, MEASURES.index(name)].mean():.4g}" for name in SHOWN for way in curves]
         lines.append(f"| {first} ... {min(first + length, steps) - 1} | {' | '.join(cells)} |")
     return lines
 
@@ -198,7 +198,7 @@ def main() -> None:
     device = pick_device(args.device)
     table, errors = gradients(device), forward_errors(device)
     curves = {way: curve(options, args.steps, device) for way, options in WAYS.items()}
-    facts = {"machine": machine(), "losses": LOSSES, "forward": errors, "gradients": table}
+    facts = {"machine": machine(), "losses": MEASURES, "forward": errors, "gradients": table}
     facts["curves"] = {way: c.tolist() for way, c in curves.items()}
     head = f"{args.steps} steps, batch {BATCH}, crops of {SIDE}, generator of width 8, critic of width 16, {device}"
     args.out.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from deblurgan.config import train_config
 from deblurgan.device import pick_precision
 from deblurgan.generator.graphs import captured
 from deblurgan.nn import Critic, Generator, PerceptualFeatures, trained_parameters
-from deblurgan.training import LOSSES, Networks, Step
+from deblurgan.training import MEASURES, Networks, Step
 from deblurgan.training.networks import to_network
 from deblurgan.training.objective import generator_losses
 
@@ -35,7 +35,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 1e-2}
 BATCHES = (1, 16) if DEVICE.type == "cuda" else (1,)
 CRITIC_STEPS = 5
-COMPARED = [LOSSES.index(name) for name in ("critic", "penalty", "content")]  # the first step's, before they part
+COMPARED = [MEASURES.index(name) for name in ("critic", "penalty", "content")]  # the first step's, before they part
 
 
 def networks() -> Networks:

@@ -38,7 +38,7 @@ from deblurgan.kernels.config import ConvConfig, ConvShape
 from deblurgan.kernels.heuristics import DEFAULTS, default_config
 from deblurgan.nn import Critic, Generator, PerceptualFeatures
 from deblurgan.ops.layers import QUANTIZED_CAPABILITY, Quantize
-from deblurgan.training import LOSSES, Networks, Step
+from deblurgan.training import MEASURES, Networks, Step
 
 torch.backends.cudnn.allow_tf32 = False  # fp32 is to mean fp32
 torch.backends.cudnn.deterministic = True
@@ -189,7 +189,7 @@ def training_step() -> Found:
     """The losses of some steps on one picture, the later ones by replaying a graph, beside plain torch in fp32."""
     side = SIDES[0] if REHEARSAL else SIDES[-1]
     batch = [(picture(side, seed) * 127.5 + 127.5).to(torch.uint8) for seed in (0, 1)]
-    compared = [LOSSES.index(name) for name in ("penalty", "content")]  # the others are differences of like numbers
+    compared = [MEASURES.index(name) for name in ("penalty", "content")]  # the others are differences of like numbers
 
     def losses(**options: Any) -> Tensor:
         torch.manual_seed(0)

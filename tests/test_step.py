@@ -12,7 +12,7 @@ from conftest import KERNEL_DEVICE, relative_error
 from deblurgan.config import TrainConfig, train_config
 from deblurgan.device import assume_kernels, pick_precision
 from deblurgan.nn import Critic, Generator, PerceptualFeatures
-from deblurgan.training import LOSSES, Networks, Step, TrainingError
+from deblurgan.training import MEASURES, Networks, Step, TrainingError
 from deblurgan.training.numerics import require_repeatable_cublas
 from deblurgan.training.optimizers import FIRST_SCALE
 
@@ -51,14 +51,14 @@ def pictures(number: int, device: str = "cpu", side: int = 32) -> tuple[Tensor, 
 
 
 def steps(step: Step, count: int, device: str = "cpu") -> Tensor:
-    """The losses of so many steps, [count, len(LOSSES)]."""
+    """The losses of so many steps, [count, len(MEASURES)]."""
     return torch.stack([step(*pictures(i, device), number=i, rate=1e-3) for i in range(count)])
 
 
 def test_losses_are_in_order_and_dropout_is_of_the_step() -> None:
     values = steps(new_step(), 2)
-    assert values.shape == (2, len(LOSSES))
-    named = dict(zip(LOSSES, values[0].tolist(), strict=True))
+    assert values.shape == (2, len(MEASURES))
+    named = dict(zip(MEASURES, values[0].tolist(), strict=True))
     assert named["content"] == named["tv"] == 0 and all(named[k] for k in ("critic", "penalty", "adversarial", "pixel"))
     assert torch.equal(values, steps(new_step(), 2))
     other = new_step()
@@ -195,8 +195,8 @@ def test_the_critic_s_fused_pass_does_what_autograd_does(gp_norm: str, device: t
     values, wanted = steps(fused, 3, device.type), steps(plain, 3, device.type)
     assert fused.critic_gradients is not None and fused.critic_gradients.uses_fused_pass()
     assert plain.critic_gradients is not None and not plain.critic_gradients.uses_fused_pass()
-    for i in (name for name in range(len(LOSSES)) if wanted[:, name].any()):
-        assert relative_error(values[:, i], wanted[:, i]) < 1e-4, LOSSES[i]
+    for i in (name for name in range(len(MEASURES)) if wanted[:, name].any()):
+        assert relative_error(values[:, i], wanted[:, i]) < 1e-4, MEASURES[i]
     after, expected = fused.state_dict(), plain.state_dict()
     for name in (name for name in after if name.startswith("critic.")):
         assert relative_error(after[name], expected[name]) < 1e-4, name
@@ -325,7 +325,7 @@ def test_kernels_and_plain_torch_agree_over_20_steps(monkeypatch: pytest.MonkeyP
     with assume_kernels():
         fast = losses(new_step(device, graphs=False))
     assert len(taken) == 20
-    used = [i for i in range(len(LOSSES)) if bool(eager[:, i].any())]
-    assert len(used) == 4
+    used = [i for i in range(len(MEASURES)) if bool(eager[:, i].any())]
+    assert len(used) == 6
     for i in used:
-        assert relative_error(fast[:, i], eager[:, i]) < 2e-3, LOSSES[i]
+        assert relative_error(fast[:, i], eager[:, i]) < 2e-3, MEASURES[i]

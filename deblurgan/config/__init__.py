@@ -121,6 +121,9 @@ class TrainConfig(Options):
     """Share of the training at the full learning rate, before the linear fall to zero, in [0, 1]."""
     batch_size: int = 1
     """Crops in a step, at least 1."""
+    accumulate: int = 1
+    """Parts, at least 1, that each process computes its share of a step's crops in, one after another, which saves
+    memory."""
     crop: int = 256
     """Side of the training crops in px, a multiple of 4 and at least 8. Smaller pictures are left out."""
     optimizer: Literal["adam", "muon"] = "adam"
@@ -172,6 +175,9 @@ class TrainConfig(Options):
     """Lowest and highest standard deviation of sensor noise on blurred pictures, as a share of white."""
     blur_p: float = 1.0
     """Share of the sharp photos' crops that are blurred, in [0, 1]; the rest stay sharp."""
+    blur_realism: Literal["none", "camera"] = "none"
+    """camera: blur sharp photos as a camera would, with averaged light, highlights beyond white, sensor noise and
+    JPEG."""
     flip: bool = True
     """Mirror half of the crops left to right."""
     scale: tuple[float, float] = (1.0, 1.0)
@@ -212,6 +218,14 @@ class TrainConfig(Options):
     """Steps between the rows of history.csv, at least 1."""
     val_every: int | None = None
     """Steps between validations, samples and saved states, at least 1; a twentieth of the training if not given."""
+    save_every: int | None = None
+    """Steps between saved states, at least 1, beside those saved after validations."""
+    keep: int = 2
+    """How many of the newest states to keep, at least 1: where one is damaged, the one before it goes on."""
+    max_bad_steps: int = 20
+    """Steps in a row that are not finite after which training stops, at least 1."""
+    tensorboard: bool = False
+    """Also write figures and samples for TensorBoard, into the run folder."""
     val_pictures: int = 16
     """Pictures that a validation looks at, at least 1."""
 
@@ -222,9 +236,19 @@ class TrainConfig(Options):
             if not condition:
                 raise ValueError(f"{name} must be {wanted}, got {getattr(self, name)}")
 
-        for name in ("epochs", "batch_size", "critic_steps", "texture", "log_every", "val_pictures"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "critic_steps",
+            "texture",
+            "log_every",
+            "val_pictures",
+            "accumulate",
+            "keep",
+            "max_bad_steps",
+        ):
             require(getattr(self, name) >= 1, name, "at least 1")
-        for name in ("steps", "val_every", "width"):
+        for name in ("steps", "val_every", "save_every", "width"):
             require(getattr(self, name) is None or getattr(self, name) >= 1, name, "at least 1")
         require(self.crop >= 8 and self.crop % 4 == 0, "crop", "a multiple of 4 and at least 8")
         for name in ("lr", "muon_lr"):
@@ -278,6 +302,7 @@ class TrainOptions(TypedDict, total=False):
     steps: int | None
     constant: float
     batch_size: int
+    accumulate: int
     crop: int
     optimizer: Literal["adam", "muon"]
     lr: float
@@ -301,6 +326,7 @@ class TrainOptions(TypedDict, total=False):
     blur_gamma: float
     blur_noise: tuple[float, float]
     blur_p: float
+    blur_realism: Literal["none", "camera"]
     flip: bool
     scale: tuple[float, float]
     texture: int
@@ -318,6 +344,10 @@ class TrainOptions(TypedDict, total=False):
     resume: bool
     log_every: int
     val_every: int | None
+    save_every: int | None
+    keep: int
+    max_bad_steps: int
+    tensorboard: bool
     val_pictures: int
 
 

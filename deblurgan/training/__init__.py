@@ -8,10 +8,11 @@ pictures, networks and schedule set a run up; validation, history, run_folder an
 between steps.
 """
 
+from deblurgan.training.callbacks import Callback
 from deblurgan.training.errors import TrainingError
 from deblurgan.training.networks import Networks
-from deblurgan.training.objective import LOSSES
+from deblurgan.training.objective import LOSSES, MEASURES
 from deblurgan.training.step import Step
 from deblurgan.training.trainer import Trainer, TrainResult, train
 
-__all__ = ["LOSSES", "Networks", "Step", "TrainResult", "Trainer", "TrainingError", "train"]
+__all__ = ["LOSSES", "MEASURES", "Callback", "Networks", "Step", "TrainResult", "Trainer", "TrainingError", "train"]

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from deblurgan import images
-from deblurgan.training.objective import LOSSES
+from deblurgan.training.objective import LOSSES, MEASURES
 
-COLUMNS = ("step", "epoch", "lr", *LOSSES, "seconds", "blurred_psnr", "val_psnr", "val_ssim")
+COLUMNS = ("step", "epoch", "lr", *MEASURES, "seconds", "blurred_psnr", "val_psnr", "val_ssim")
 
 
 class History:
@@ -27,18 +27,18 @@ class History:
         """
         self.path, self.log = path, log
         self._first: int | None = step  # until a row is written
-        self.sums = torch.zeros(len(LOSSES), dtype=torch.float64, device="cpu")
+        self.sums = torch.zeros(len(MEASURES), dtype=torch.float64, device="cpu")
         self.count = 0
         self.begun = time.monotonic()
 
     def add(self, values: Mapping[str, Tensor]) -> None:
-        """Adds a step's losses, which stay on their device."""
-        self.sums = self.sums.to(values[LOSSES[0]].device) + torch.stack([values[name] for name in LOSSES])
+        """Adds a step's measures, which stay on their device."""
+        self.sums = self.sums.to(values[MEASURES[0]].device) + torch.stack([values[name] for name in MEASURES])
         self.count += 1
 
     def write_means(self, step: int, epoch: int, lr: float) -> dict[str, float]:
-        """Writes the mean losses since the row before, and returns them."""
-        means = dict(zip(LOSSES, (self.sums / self.count).tolist(), strict=True))
+        """Writes the means since the row before, and returns them."""
+        means = dict(zip(MEASURES, (self.sums / self.count).tolist(), strict=True))
         now = time.monotonic()
         self.write({"step": step, "epoch": epoch, "lr": lr, "seconds": round(now - self.begun, 3), **means})
         self.sums, self.count, self.begun = torch.zeros_like(self.sums), 0, now

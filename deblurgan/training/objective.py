@@ -14,6 +14,8 @@ from deblurgan.training.numerics import autocast
 
 LOSSES = ("critic", "penalty", "adversarial", "content", "pixel", "tv")
 """The names of a step's losses, the critic's two first, in the order in which a step returns them."""
+MEASURES = (*LOSSES, "critic_grad", "generator_grad")
+"""What a step returns: its losses, then the gradients' L2 norms in the last critic's update and the generator's."""
 
 
 def generator_losses(

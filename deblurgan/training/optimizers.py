@@ -102,10 +102,16 @@ class Optimizers:
         loss = sum(terms, start=self.rate.new_zeros(()))
         (loss if self.scale is None else loss * self.scale.value).backward()
 
-    def update(self, network: str, skip: Tensor) -> Tensor:
-        """Updates the network, unless `skip` is 1 or a gradient is not finite; returns 1 in those cases, else 0."""
+    def update(self, network: str, skip: Tensor) -> tuple[Tensor, Tensor]:
+        """Updates the network, unless `skip` is 1 or a gradient is not finite.
+
+        Returns 1 in those cases, else 0; and the L2 norm of all gradients.
+        """
         gradients = [p.grad for p in self.parameters(network) if p.grad is not None]
-        overflow = (~torch.nn.utils.get_total_norm(gradients).isfinite()).to(torch.float32)
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.scale is not None:
+            norm = norm / self.scale.value
+        overflow = (~norm.isfinite()).to(torch.float32)
         skip = torch.maximum(skip, overflow)
         for optimizer in cast(list[Any], self.of(network)):
             optimizer.found_inf = skip  # read on the device by fused Adam and by Muon
@@ -113,7 +119,7 @@ class Optimizers:
             optimizer.step()
         if self.scale is not None:
             self.scale.update(overflow)
-        return skip
+        return skip, norm
 
     def state_dict(self) -> dict[str, Tensor]:
         """The optimisers' moments and fp16's loss scale, as tensors by name."""

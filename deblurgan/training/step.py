@@ -22,7 +22,7 @@ from deblurgan.training.errors import TrainingError
 from deblurgan.training.graph import CapturedStep
 from deblurgan.training.networks import Networks, to_network
 from deblurgan.training.numerics import HALF, autocast, deterministic_algorithms
-from deblurgan.training.objective import LOSSES, generator_losses
+from deblurgan.training.objective import MEASURES, generator_losses
 from deblurgan.training.optimizers import Optimizers, part_of
 
 
@@ -66,7 +66,7 @@ class Step:
         return None if _C.built_with_cuda else "deblurgan._C was built without CUDA"
 
     def __call__(self, blurred: Tensor, sharp: Tensor, *, number: int, rate: float) -> Tensor:
-        """Step `number` of the training, at the learning rate `rate`; returns its losses, fp32 [len(LOSSES)].
+        """Step `number` of the training, at the learning rate `rate`; returns its measures, fp32 [len(MEASURES)].
 
         Raises TrainingError where it does not fit into the GPU's memory; the weights may then be between two updates.
         """
@@ -106,21 +106,21 @@ class Step:
         return TrainingError(f"a step on {n} crops of {(h, w)} does not fit into the GPU's memory: {remedy} ({error})")
 
     def run(self, blurred: Tensor, sharp: Tensor) -> Tensor:
-        """The launches of a step, one after another; returns its losses, fp32 [len(LOSSES)]."""
+        """The launches of a step, one after another; returns its measures, fp32 [len(MEASURES)]."""
         blurred, sharp = to_network(blurred), to_network(sharp)
         restored = self.restore(blurred)
-        values = dict.fromkeys(LOSSES, sharp.new_zeros(()))
+        values = dict.fromkeys(MEASURES, sharp.new_zeros(()))
         skip = sharp.new_zeros(())  # 1 from the first update on that is not finite
         if self.critic_gradients is not None:
             skip = self._update_critic(self.critic_gradients, sharp, restored.detach(), values, skip)
         terms = generator_losses(self.config, self.networks, restored, sharp, precision=self.precision)
         self.optimizers.backward("generator", terms.values())
-        skip = self.optimizers.update("generator", skip)
+        skip, values["generator_grad"] = self.optimizers.update("generator", skip)
         values |= terms
         self.skipped_steps.add_(1).mul_(skip.long())
         if self.average is not None:
             self.average.update(self.networks.generator, skip)
-        return torch.stack([values[name].detach().float() for name in LOSSES])
+        return torch.stack([values[name].detach().float() for name in MEASURES])
 
     def restore(self, blurred: Tensor) -> Tensor:
         """The generator's pictures of blurred ones [n, 3, h, w] in [-1, 1], fp32, with this step's dropout."""
@@ -131,12 +131,12 @@ class Step:
     def _update_critic(
         self, gradients: CriticGradients, sharp: Tensor, restored: Tensor, values: dict[str, Tensor], skip: Tensor
     ) -> Tensor:
-        """The critic's updates; puts the last one's losses into `values` and returns whether to skip what follows."""
+        """The critic's updates; puts the last one's measures into `values` and returns whether to skip what follows."""
         counter = self.alpha_counter.clone()
         with gradients.trained():
             for _ in range(self.config.critic_steps):
                 values |= gradients(sharp, restored, counter)
-                skip = self.optimizers.update("critic", skip)
+                skip, values["critic_grad"] = self.optimizers.update("critic", skip)
                 counter[1] += sharp.shape[0]
         return skip
 

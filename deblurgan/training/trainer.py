@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,9 +23,10 @@ from deblurgan.device import pick_device, torch_defaults
 from deblurgan.images import printable
 from deblurgan.nn import Generator
 from deblurgan.signals import collected_signals, stop
+from deblurgan.training.callbacks import Callback
 from deblurgan.training.history import History, Progress
 from deblurgan.training.networks import build_networks
-from deblurgan.training.objective import LOSSES
+from deblurgan.training.objective import MEASURES
 from deblurgan.training.pictures import LeftOut, digest_of_names, open_picture_sets
 from deblurgan.training.run_folder import RunFolder, RunState
 from deblurgan.training.schedule import Schedule
@@ -57,21 +58,26 @@ class TrainResult:
 
 
 def train(
-    data: Path | str | TrainConfig, *, log: Callable[[str], None] | None = None, **options: Unpack[TrainOptions]
+    data: Path | str | TrainConfig,
+    *,
+    log: Callable[[str], None] | None = print,
+    callbacks: Sequence[Callback] = (),
+    **options: Unpack[TrainOptions],
 ) -> TrainResult:
     """Trains a generator on the pictures in `data`, a folder in any layout that `deblurgan.data` reads.
 
     `options` are the fields of TrainConfig (out=, preset=, steps=, ...); a TrainConfig may stand in for all of them.
-    `log` is called with each line of progress; an OSError of it is passed over. A run folder that holds a state goes on
-    from it. Ctrl-C saves, then raises KeyboardInterrupt; SIGTERM and SIGHUP save, then raise SystemExit.
+    `log` is called with each line of progress, unless it is None; an OSError of it is passed over. `callbacks` are told
+    what happens. A run folder that holds a state goes on from it. Ctrl-C saves, then raises KeyboardInterrupt; SIGTERM
+    and SIGHUP save, then raise SystemExit.
 
     Raises ValueError for options out of range, TrainingError where training cannot go on.
     """
     if isinstance(data, TrainConfig):
         if options:
             raise ValueError(f"options must be in the TrainConfig, got {', '.join(options)} beside it")
-        return Trainer(data, log=log).fit()
-    return Trainer(train_config(data, **options), log=log).fit()
+        return Trainer(data, log=log, callbacks=callbacks).fit()
+    return Trainer(train_config(data, **options), log=log, callbacks=callbacks).fit()
 
 
 class Trainer:
@@ -82,8 +88,14 @@ class Trainer:
     """
 
     @torch_defaults()
-    def __init__(self, config: TrainConfig, *, log: Callable[[str], None] | None = None) -> None:
-        self.config = config
+    def __init__(
+        self,
+        config: TrainConfig,
+        *,
+        log: Callable[[str], None] | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        self.config, self.callbacks = config, tuple(callbacks)
         self.log = _careful(log or (lambda line: None))
         self.device = pick_device(config.device)
         self.cache = PictureCache(config.cache, spill=spill_folder(), log=self.log)
@@ -112,7 +124,9 @@ class Trainer:
             if self.owns_folder:
                 self.folder.write_config(self.resolved())
             self._announce()
+            self._tell("on_fit_start")
             self._run_to_the_end()
+            self._tell("on_fit_end")
             if summary := self.left_out.summary():
                 self.log(summary)
             return TrainResult(self.config.out, self.folder.load_best(), self.steps_done, self.best_psnr)
@@ -123,13 +137,20 @@ class Trainer:
         how = "each step one CUDA graph" if why_eager is None else f"steps are not graphs: {why_eager}"
         self.log(f"{self.device}, {self.one_step.precision}, {how}")
 
+    def _tell(self, event: str, *values: Any) -> None:
+        """Calls a method of all callbacks."""
+        for callback in self.callbacks:
+            getattr(callback, event)(self, *values)
+
     def _run_to_the_end(self) -> None:
         history = History(self.folder.history, self.steps_done, self.log)
         progress = Progress(self.steps_done, self.schedule.total_steps)
         val_every = self.resolved().val_every or 1
         with collected_signals() as signals, self.upcoming_batches() as batches:
             for batch in self._noted(batches):
-                history.add(self.step(batch))
+                values = self.step(batch)
+                history.add(values)
+                self._tell("on_step_end", values)
                 if not self.owns_folder:
                     self.save()  # what makes that impossible shows at once
                 if self._is_due(self.config.log_every):
@@ -163,7 +184,7 @@ class Trainer:
 
     @torch_defaults()
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Critic updates, then the generator's, on one batch. Returns the losses by name, scalars on the device.
+        """Critic updates, then the generator's, on one batch. Returns what MEASURES names, scalars on the device.
 
         An update whose gradients are not finite is left out, and so is the generator's after such a critic update; 20
         such steps in a row raise TrainingError, on CUDA a few steps late, since nothing here waits for it.
@@ -172,7 +193,7 @@ class Trainer:
         values = self.one_step(blurred, sharp, number=self.steps_done, rate=self.learning_rate())
         self.skipped.note(self.steps_done, self.one_step.skipped_steps)
         self.steps_done += 1
-        return dict(zip(LOSSES, values, strict=True))
+        return dict(zip(MEASURES, values, strict=True))
 
     def learning_rate(self) -> float:
         """Adam's learning rate in the step to come."""
@@ -182,11 +203,14 @@ class Trainer:
         self.skipped.wait()
         means = history.write_means(self.steps_done, self.schedule.epoch(self.steps_done), self.learning_rate())
         self.log(progress.line(self.steps_done, means))
+        self._tell("on_log", means)
 
     def _validate_and_save(self, history: History) -> None:
         """Saves even where the validation fails."""
         try:
-            history.write(self.validate())
+            row = self.validate()
+            history.write(row)
+            self._tell("on_log", row)
         finally:
             self.save()
 
@@ -199,6 +223,7 @@ class Trainer:
         self._own_folder()
         self.log(found.line(self.steps_done))
         self.folder.write_samples(self.steps_done, found.grid())
+        self._tell("on_validation_end", found)
         digest = found.digest()
         if self.best_psnr > -math.inf and digest != self.measured_on:
             before, self.best_psnr = self.best_psnr, self._measure(self.folder.load_best().to(self.device)).psnr
@@ -225,6 +250,7 @@ class Trainer:
         self._own_folder()
         self._save_weights(self.folder.last)
         self.folder.save_state(self.state_dict(), self._run_state())
+        self._tell("on_save")
 
     def _own_folder(self) -> None:
         """Before the first file of a new run is written. A process that ends here leaves a state that tells whose the
