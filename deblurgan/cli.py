@@ -7,19 +7,17 @@ Torch is imported when a command runs, so that help answers at once.
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from signal import SIGINT
-from types import UnionType
-from typing import TYPE_CHECKING, Any, TextIO, Union, get_args
+from typing import TYPE_CHECKING, Any, TextIO
 
 from deblurgan import config, signals
 from deblurgan.config import (
@@ -40,7 +38,6 @@ if TYPE_CHECKING:
     from deblurgan.inference.progress import Display
 
 STREAM = Path("-")  # standard input or output
-METAVARS = {int: "INT", float: "FLOAT", Path: "PATH"}
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ def _run(name: str, command: Command, words: list[str]) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: _say(f"deblurgan: {message}", sys.stderr)
-            return command.run(_parse(name, command, words))
+            return command.run(config.parse_words(f"deblurgan {name}", command.options, words))
     except SystemExit as stop:  # tyro has said why
         return stop.code if isinstance(stop.code, int) else 2
     except BrokenPipeError:  # of a help that nobody reads to its end
@@ -103,105 +100,6 @@ def _as_typed(message: str, options: Any) -> str:
     for option in fields(options):
         message = message.replace(f"{option.name}=True", f"--{option.name.replace('_', '-')}")
     return message
-
-
-def _parse(name: str, command: Command, words: list[str]) -> Any:
-    """The command's config: the preset's defaults, then --config FILE, then the command line; the later wins."""
-    import tyro
-
-    first = argparse.ArgumentParser(prog=f"deblurgan {name}", add_help=False, allow_abbrev=False)
-    first.add_argument("--config", action="append", default=[])
-    if command.options is TrainConfig:
-        first.add_argument("--preset")
-    early, rest = first.parse_known_args(words)
-    if len(early.config) > 1:
-        raise ValueError(f"config must be one file, got {', '.join(early.config)}")
-    values: dict[str, Any] = {}
-    for file in early.config:
-        values = _read_yaml(config.as_path("config", file), command.options)
-    if command.options is TrainConfig:
-        values = config.over_preset(values if early.preset is None else {**values, "preset": early.preset})
-    default = object.__new__(command.options)  # not checked: the command line may change what goes with what
-    for f in fields(command.options):
-        object.__setattr__(default, f.name, values.get(f.name, tyro.MISSING if f.default is MISSING else f.default))
-    typed = type(command.options.__name__, (command.options,), {"__post_init__": lambda self: None})
-    with _words_as_typed():
-        chosen = tyro.cli(
-            typed,
-            prog=f"deblurgan {name}",
-            description=f"{command.options.__doc__}\n--config FILE reads these options from YAML.",
-            args=rest,
-            default=default,
-        )
-    return command.options(**{f.name: getattr(chosen, f.name) for f in fields(command.options)})
-
-
-def _words_as_typed() -> AbstractContextManager[Any]:
-    """Has tyro leave numbers and paths as they were typed, for the config to convert, which names the option where one
-    is wrong; Path would take an empty one for "."."""
-    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
-
-    registry = ConstructorRegistry()
-
-    @registry.primitive_rule
-    def word_rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-        kinds = get_args(info.type) if info.type_origin in (Union, UnionType) else (info.type,)
-        (kind, *others) = sorted(set(kinds), key=lambda kind: kind is type(None))
-        if kind not in METAVARS or others not in ([], [type(None)]):
-            return None
-        return PrimitiveConstructorSpec(
-            nargs=1,
-            metavar=METAVARS[kind],
-            instance_from_str=lambda words: None if others and words[0] == "None" else config.Untyped(words[0]),
-            is_instance=lambda value: True,
-            str_from_instance=lambda value: [str(value)],
-        )
-
-    return registry
-
-
-def _read_yaml(path: Path, options: type[Any]) -> dict[str, Any]:
-    """The options in a file, in their types."""
-    import yaml
-
-    try:
-        return config.converted(options, _yaml_values(path.read_bytes()))
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{path}: not YAML ({error})") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def _yaml_values(text: bytes) -> dict[str, Any]:
-    """Names, with _ or - between their words, and values: text, whose type is the option's, null, or a list of these.
-
-    YAML 1.1 would type the text itself: 010 is 8 to it, 12:30:45 is 45045, 2024-05-01 is a date and 1e-4 is no number.
-    """
-    import yaml
-
-    top = yaml.compose(text, Loader=yaml.BaseLoader)
-    if not isinstance(top, yaml.MappingNode):
-        raise ValueError("must hold options, name: value")
-    values: dict[str, Any] = {}
-    for key, node in top.value:
-        name = (_yaml_scalar("a name", key) or "null").replace("-", "_")
-        if name in values:
-            raise ValueError(f"{name} is given twice")
-        is_list = isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq"
-        values[name] = [_yaml_scalar(name, item) for item in node.value] if is_list else _yaml_scalar(name, node)
-    return values
-
-
-def _yaml_scalar(name: str, node: Any) -> config.Untyped | None:
-    import yaml
-
-    if not isinstance(node, yaml.ScalarNode) or node.tag != yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG:
-        tag = node.tag.removeprefix("tag:yaml.org,2002:")
-        raise ValueError(
-            f"{name} must be a plain value or a list of such, got {tag} in line {node.start_mark.line + 1}"
-        )
-    is_null = node.style is None and node.value in ("", "~", "null", "Null", "NULL")
-    return None if is_null else config.Untyped(node.value)
 
 
 def _overview() -> str:

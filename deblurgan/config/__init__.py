@@ -1,20 +1,24 @@
 """The options of every command: plain dataclasses that feed the API, the command line and YAML alike. No torch here.
 
-train, pictures and networks hold them by what a command takes; fields and values are what they are made of.
+train, pictures and networks hold them by what a command takes; fields and values are what they are made of,
+and parsing reads them off a command line and YAML.
 """
 
 from deblurgan.config.fields import Layout, Precision, Preset
 from deblurgan.config.networks import ExportConfig, InfoConfig, TuneConfig
+from deblurgan.config.parsing import parse_words
 from deblurgan.config.pictures import BlurConfig, DeblurConfig, DemoConfig, EvaluateConfig, WebConfig
 from deblurgan.config.train import (
     NEEDS,
+    REGIMES,
     TRAIN_PRESETS,
     Gan,
     Norm,
     Pixel,
+    Regime,
     TrainConfig,
     TrainOptions,
-    over_preset,
+    named_defaults,
     train_config,
 )
 from deblurgan.config.values import (
@@ -30,6 +34,7 @@ from deblurgan.config.values import (
 
 __all__ = [
     "NEEDS",
+    "REGIMES",
     "TRAIN_PRESETS",
     "BlurConfig",
     "DeblurConfig",
@@ -44,6 +49,7 @@ __all__ = [
     "Pixel",
     "Precision",
     "Preset",
+    "Regime",
     "TrainConfig",
     "TrainOptions",
     "TuneConfig",
@@ -52,7 +58,8 @@ __all__ = [
     "as_path",
     "converted",
     "from_mapping",
-    "over_preset",
+    "named_defaults",
+    "parse_words",
     "parsed_bytes",
     "parsed_size",
     "to_mapping",

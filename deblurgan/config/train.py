@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar, get_args
 
 from deblurgan.config.fields import Layout, Positional, Precision, Preset, option
 from deblurgan.config.values import Options, converted, from_mapping
@@ -16,11 +17,29 @@ if TYPE_CHECKING:
 Gan = Literal["wgan-gp", "lsgan", "lsgan-l1", "vanilla"]
 Norm = Literal["sample", "pixel"]
 Pixel = Literal["l1", "l2"]
+Regime = Literal["none", "gopro", "synthetic", "combined"]
+T = TypeVar("T")
 
 
+def _with_named_defaults(kind: type[T]) -> type[T]:
+    """Has the dataclass take what is not given from the preset and the regime that are, before its own defaults."""
+    plain = kind.__init__
+    names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+
+    @wraps(plain)
+    def init(self: T, *values: Any, **options: Any) -> None:
+        given = {**dict(zip(names, values, strict=False)), **options}
+        others = {name: value for name, value in named_defaults(given).items() if name not in given}
+        plain(self, *values, **options, **others)
+
+    kind.__init__ = init  # type: ignore[assignment, method-assign]
+    return kind
+
+
+@_with_named_defaults
 @dataclass(frozen=True)
 class TrainConfig(Options):
-    """Train a generator. The defaults are the paper's."""
+    """Train a generator. The defaults are the paper's, but for those that preset and regime set."""
 
     data: Positional[Path]
     """Training pictures: a folder of sharp photos (blurred on the fly), blur/ + sharp/ folders, a GoPro root, or
@@ -32,6 +51,9 @@ class TrainConfig(Options):
     picture of data."""
     preset: Preset = "paper"
     """Network (unless init gives one) and the defaults that go with it. tiny is for CPUs, with the pixel loss alone."""
+    regime: Regime = "none"
+    """Defaults of the paper's ways with pictures: gopro is its WILD, pairs at half their size; synthetic is Synth,
+    sharp photos blurred on the fly; combined is Comb, photos of data and pairs of mix, 2 to 1."""
     layout: Layout = "auto"
     """How data is laid out; auto goes by the folders' names."""
     gamma: bool = False
@@ -40,6 +62,8 @@ class TrainConfig(Options):
     """A folder of real pairs to mix with the photos of data, which are blurred on the fly: the paper's Comb regime."""
     mix_ratio: float = 2.0
     """Photos of data for each pair of mix; above 0."""
+    mix_scale: tuple[float, float] | None = None
+    """As scale, for the pairs of mix; that of data if not given."""
 
     width: int | None = None
     """Channels after the first convolution, at least 1; the preset's if not given (64 in paper)."""
@@ -198,7 +222,8 @@ class TrainConfig(Options):
         require(0 <= self.constant <= 1, "constant", "in [0, 1]")
         require(all(0 <= beta < 1 for beta in self.betas), "betas", "in [0, 1)")
         require(0 <= self.blur_p <= 1, "blur_p", "in [0, 1]")
-        require(0 < self.scale[0] <= self.scale[1] <= 1, "scale", "0 < low <= high <= 1")
+        for name, scale in (("scale", self.scale), ("mix_scale", self.mix_scale or self.scale)):
+            require(0 < scale[0] <= scale[1] <= 1, name, "0 < low <= high <= 1")
         require(0 <= self.ema < 1, "ema", "in [0, 1)")
         require(self.workers is None or self.workers >= 0, "workers", "at least 0")
         require(self.cache >= 0, "cache", "at least 0")
@@ -211,17 +236,23 @@ class TrainConfig(Options):
             given = getattr(self, other)
             if self.chosen(name) and given not in wanted:
                 raise ValueError(f"{name} goes with {other} {' or '.join(wanted)}, got {other} {given}")
-        if self.chosen("mix_ratio") and self.mix is None:
-            raise ValueError("mix_ratio goes with mix, got none")
+        for name in ("mix_ratio", "mix_scale"):
+            if self.chosen(name) and self.mix is None:
+                raise ValueError(f"{name} goes with mix, got none")
+        if self.regime != "none" and (self.regime == "combined") != (self.mix is not None):
+            goes = "goes with" if self.mix is None else "goes without"
+            raise ValueError(f"regime {self.regime} {goes} mix, got {self.mix or 'none'}")
         if self.chosen("identity_start") and self.init is not None:
             raise ValueError(f"identity_start goes without init, got init {self.init}")
-        if self.gan == self.content == self.pixel == "none":
-            raise ValueError("gan, content and pixel are all 'none': nothing would be trained")
+        weights = {"gan": 1.0, "content": self.content_weight, "pixel": self.pixel_weight}
+        if all(getattr(self, name) == "none" or weight == 0 for name, weight in weights.items()):
+            raise ValueError("gan, content and pixel are all 'none' or of weight 0: nothing would be trained")
 
     def chosen(self, name: str) -> bool:
-        """Whether the option differs from its default and from the preset's."""
+        """Whether the option differs from its default and from those of the preset and the regime."""
         default = getattr(TrainConfig, name)
-        return getattr(self, name) not in (default, TRAIN_PRESETS[self.preset].get(name, default))
+        named = (TRAIN_PRESETS[self.preset], REGIMES[self.regime])
+        return getattr(self, name) not in (default, *(values.get(name, default) for values in named))
 
 
 class TrainOptions(TypedDict, total=False):
@@ -230,10 +261,12 @@ class TrainOptions(TypedDict, total=False):
     out: Path | str
     val: Path | str | None
     preset: Preset
+    regime: Regime
     layout: Layout
     gamma: bool
     mix: Path | str | None
     mix_ratio: float
+    mix_scale: tuple[float, float] | None
     width: int | None
     blocks: int | None
     dropout: float | None
@@ -326,12 +359,27 @@ TRAIN_PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+# The three of the paper (Kupyn et al. 2018, section 5), whatever the preset does with its pictures
+_PICTURES = {name: getattr(TrainConfig, name) for name in ("scale", "texture", "blur_exposure", "blur_p")}
+REGIMES: dict[str, dict[str, Any]] = {
+    "none": {},
+    # WILD: random crops of GoPro's training pictures, reduced by two
+    "gopro": {**_PICTURES, "scale": (0.5, 0.5)},
+    # Synth: crops of sharp photos (there COCO's), blurred along random trajectories
+    "synthetic": _PICTURES,
+    # Comb: both, two of Synth for each of WILD
+    "combined": {**_PICTURES, "mix_ratio": 2.0, "mix_scale": (0.5, 0.5)},
+}
+
+
+def named_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of the preset and, over them, of the regime that `options` of TrainConfig name. Raises ValueError
+    for an unknown one."""
+    named = converted(TrainConfig, {name: options[name] for name in ("preset", "regime") if name in options})
+    return {**TRAIN_PRESETS[named.get("preset", "paper")], **REGIMES[named.get("regime", "none")]}
+
+
 def train_config(data: Path | str, **options: Unpack[TrainOptions]) -> TrainConfig:
-    """The preset's TrainConfig with `options` over it. Raises ValueError for unknown names and values out of range."""
-    return from_mapping(TrainConfig, over_preset({**options, "data": data}))
-
-
-def over_preset(options: Mapping[str, Any]) -> dict[str, Any]:
-    """`options` of TrainConfig over the defaults of the preset that they name."""
-    preset = converted(TrainConfig, {"preset": options.get("preset", "paper")})["preset"]
-    return {**TRAIN_PRESETS[preset], **options}
+    """TrainConfig, for type checkers: a path may be text. Raises ValueError for unknown names and values out of
+    range."""
+    return from_mapping(TrainConfig, {**options, "data": data})

@@ -85,15 +85,15 @@ def _plain(value: Any) -> Any:
 
 def _converted(name: str, value: Any, hint: Any) -> Any:
     """`value` as the type `hint`: Path, str, int, float, bool, Literals, a tuple of these, or a union of Literals, one
-    other type and None.
+    other type and None. In a union with a tuple there is None alone.
 
     Raises ValueError, with the option's name, for a value that is not of that type.
     """
-    if get_origin(hint) is tuple:
-        return _as_tuple(name, value, get_args(hint))
-    kinds = (hint,) if get_origin(hint) in (None, Literal) else get_args(hint)
+    kinds = (hint,) if get_origin(hint) in (None, Literal, tuple) else get_args(hint)
     if value is None and type(None) in kinds:
         return None
+    if get_origin(kinds[0]) is tuple:
+        return _as_tuple(name, value, get_args(kinds[0]))
     value = _without_array(value)
     words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
     if isinstance(value, str) and value in words:

@@ -35,21 +35,32 @@ def open_picture_sets(config: TrainConfig, cache: PictureCache, log: Callable[[s
     blur = MotionBlur(**_camera(config), exposure=config.blur_exposure, p=config.blur_p)
     used_otherwise = [folder for folder in (config.val, config.mix) if folder is not None]
     pictures = open_dataset(config.data, blur=blur, seed=config.seed, split=None, without=used_otherwise, **options)
+    _require_regime(pictures, config)
     sets = _divide(pictures, config, options)
     _require_usable_validation(sets, config, log)
     if isinstance(sets.validation, SharpFolder):
         sets.validation.blur = MotionBlur(**_camera(config), exposure=VALIDATION_EXPOSURE)
     if config.mix is None:
         return sets
-    pairs = open_dataset(config.mix, seed=config.seed, without=used_otherwise, **{**options, "layout": "auto"})
+    options |= {"layout": "auto", "crops": _crops(config, config.mix_scale)}
+    pairs = open_dataset(config.mix, seed=config.seed, without=used_otherwise, **options)
     if isinstance(pairs, SharpFolder):
         raise ValueError(f"mix must hold pairs of blurred and sharp pictures, found sharp photos in {config.mix}")
     _tell_shared(pairs, sets.validation, log)
     return sets._replace(train=Mixed(sets.train, pairs, ratio=config.mix_ratio))
 
 
-def _crops(config: TrainConfig) -> Crops:
-    return Crops(config.crop, config.flip, config.scale, config.texture)
+def _require_regime(pictures: PairDataset, config: TrainConfig) -> None:
+    """Raises ValueError where the pictures are not of the kind that the config's regime is for."""
+    is_sharp = isinstance(pictures, SharpFolder)
+    if config.regime == "gopro" and is_sharp:
+        raise ValueError(f"regime gopro goes with pairs of blurred and sharp pictures, got photos in {config.data}")
+    if config.regime in ("synthetic", "combined") and not is_sharp:
+        raise ValueError(f"regime {config.regime} goes with sharp photos, got pairs in {config.data}")
+
+
+def _crops(config: TrainConfig, scale: tuple[float, float] | None = None) -> Crops:
+    return Crops(config.crop, config.flip, scale or config.scale, config.texture)
 
 
 def _camera(config: TrainConfig) -> dict[str, Any]:
