@@ -132,13 +132,18 @@ def why_no_bf16(device: torch.device) -> str | None:
         return "this GPU is older than compute capability 8.0" if old else None
     if device.type != "cpu":
         return f"half types are not tried on {device.type}"
+    return _why_not_on_cpu("bf16")
+
+
+def _why_not_on_cpu(half: str) -> str | None:
+    """Why the CPU does not compute in that half type itself; None where it does."""
     if not torch.backends.mkldnn.is_available():
-        return "this torch has no oneDNN, which computes in bf16"
+        return f"this torch has no oneDNN, which computes in {half}"
     capabilities = getattr(torch.cpu, "get_capabilities", None)  # newer than the oldest torch supported
     if capabilities is None:
-        return "this torch does not tell whether the CPU computes in bf16"
-    found = any(capabilities().get(name, False) for name in ("amx_bf16", "avx512_bf16"))
-    return None if found else "this CPU has no AMX or AVX512-BF16"
+        return f"this torch does not tell whether the CPU computes in {half}"
+    found = any(capabilities().get(name, False) for name in (f"amx_{half}", f"avx512_{half}"))
+    return None if found else f"this CPU has no AMX or AVX512-{half.upper()}"
 
 
 def auto_dtype(device: torch.device) -> tuple[str, str]:
@@ -149,11 +154,22 @@ def auto_dtype(device: torch.device) -> tuple[str, str]:
     return ("bf16", "this CPU has instructions for it") if why is None else ("fp32", why)
 
 
-def pick_precision(precision: str, device: torch.device) -> str:
-    """The precision of training by name; "auto" is bf16 where the device computes in it, else fp32."""
+def choose_precision(precision: str, device: torch.device) -> tuple[str, str]:
+    """The precision of training by name, and why it is that; "auto" is bf16 where the device computes in it, else
+    fp32."""
     if precision != "auto":
-        return precision
-    return "bf16" if why_no_bf16(device) is None else "fp32"
+        return precision, "as asked for"
+    why = why_no_bf16(device)
+    return ("fp32", why) if why else ("bf16", f"this {'GPU' if device.type == 'cuda' else 'CPU'} computes in it")
+
+
+def pick_precision(precision: str, device: torch.device) -> str:
+    """As `choose_precision`, without why. Warns of a half type that the CPU has no instructions for."""
+    name, _ = choose_precision(precision, device)
+    why = _why_not_on_cpu(name) if device.type == "cpu" and name in ("bf16", "fp16") else None
+    if why is not None:
+        warnings.warn(f"precision {name} may be ten times slower than fp32: {why}; auto takes the faster", stacklevel=2)
+    return name
 
 
 def compile_options(device: torch.device) -> dict[str, Any]:

@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-import deblurgan
-from small_training import SMALL, same, trainer
+from deblurgan import Generator, save_generator, save_released
+from deblurgan.checkpoint import generators
+from deblurgan.checkpoint.sources import Source
+from deblurgan.config import train_config
+from deblurgan.training.networks import build_generator
+from small_training import same, trainer
 
 
 def test_no_adversarial_loss_needs_no_critic(photos: Path, tmp_path: Path) -> None:
@@ -21,15 +25,53 @@ def test_identity_start(photos: Path, tmp_path: Path) -> None:
     assert torch.equal(run.networks.generator(x), x)
 
 
-def test_fine_tuning_starts_from_the_weights(photos: Path, tmp_path: Path) -> None:
-    first = deblurgan.train(photos, out=tmp_path / "a", **SMALL)
-    run = trainer(photos, tmp_path / "b", init=tmp_path / "a" / "best.safetensors", width=None, blocks=None)
-    assert same(run.networks.generator.state_dict(), first.generator.state_dict())
-    assert (
-        trainer(
-            photos, tmp_path / "d", init=first.out / "last.safetensors", dropout=0.3, **{"width": None, "blocks": None}
-        ).networks.generator.spec.dropout
-        == 0.3
-    )
-    with pytest.raises(ValueError, match="width must be that of init, 4, got 8"):
-        trainer(photos, tmp_path / "c", init=tmp_path / "a" / "best.safetensors", width=8)
+@pytest.fixture
+def run_folder(tmp_path: Path, small_generator: Generator) -> Path:
+    save_generator(small_generator, tmp_path / "run" / "best.safetensors")
+    save_generator(Generator("tiny", width=4, blocks=1), tmp_path / "run" / "last.safetensors")
+    return tmp_path / "run"
+
+
+def test_fine_tuning_starts_from_weights_of_any_kind(
+    run_folder: Path, small_generator: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_generator.save_pretrained(tmp_path / "saved")
+    save_released(small_generator, tmp_path / "released.pth")
+    for init in (run_folder, run_folder / "best.safetensors", tmp_path / "saved", tmp_path / "released.pth"):
+        built = build_generator(train_config("photos", preset="tiny", init=init))
+        assert same(built.state_dict(), small_generator.state_dict()), init
+    monkeypatch.chdir(tmp_path)
+    shipped = build_generator(train_config("photos", preset="tiny", init="tiny"))
+    assert same(shipped.state_dict(), Generator.from_pretrained().state_dict())
+    run_folder.rename("tiny")
+    near = build_generator(train_config("photos", init="tiny"))
+    assert same(near.state_dict(), small_generator.state_dict()), "what lies here goes before what ships"
+
+
+def test_fine_tuning_may_fetch_its_weights(
+    run_folder: Path, small_generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def find(name: Path) -> Source:
+        asked.append(str(name))
+        return Source(run_folder / "best.safetensors", "")
+
+    monkeypatch.setattr(generators, "find_weights", find)
+    built = build_generator(train_config("photos", init="hub:owner/name@main"))
+    assert same(built.state_dict(), small_generator.state_dict())
+    assert asked == ["hub:owner/name@main"]
+
+
+def test_an_unknown_init_says_what_may_stand_there() -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere: no such file.*OWNER/NAME.*ship with the package as tiny"):
+        build_generator(train_config("photos", init="nowhere"))
+
+
+def test_dropout_alone_may_differ_from_that_of_init(run_folder: Path, small_generator: Generator) -> None:
+    built = build_generator(train_config("photos", init=run_folder, dropout=0.3))
+    assert built.spec.dropout == 0.3
+    assert same(built.state_dict(), small_generator.state_dict())
+    for name, own in (("width", small_generator.spec.width), ("blocks", small_generator.spec.blocks)):
+        with pytest.raises(ValueError, match=f"{name} must be that of init .*run, {own}, got {own + 1}"):
+            build_generator(train_config("photos", init=run_folder, **{name: own + 1}))  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from deblurgan.arguments import require_kind
 from deblurgan.checkpoint.files import first_line
 
 DEFAULT_WEIGHTS = Path(__file__).parents[1] / "assets" / "tiny.safetensors"
+SHIPPED = {"tiny": DEFAULT_WEIGHTS}  # by name
 SAVED_MODEL = "model.safetensors"
 SAVED_CONFIG = "config.json"
 
@@ -55,7 +56,7 @@ def local_weights(path: Path | str) -> Source:
 
 
 def find_weights(path_or_id: Path | str | None, *, revision: str | None = None, **download: Any) -> Source:
-    """The weights file that a path, a Hugging Face id or None (those that ship with the package) stands for.
+    """The weights file that a path, a Hugging Face id, "tiny" or None (those that ship with the package) stands for.
 
     "hub:OWNER/NAME" and "hub:OWNER/NAME@REVISION" are ids, and so are both without "hub:", unless they are a path that
     exists, have a weights file's suffix, or OWNER is a folder here. An id is fetched into the cache of huggingface_hub,
@@ -72,13 +73,16 @@ def find_weights(path_or_id: Path | str | None, *, revision: str | None = None, 
     is_marked = name.startswith("hub:")
     if not is_marked and Path(name).expanduser().exists():
         return local_weights(name)
+    if name in SHIPPED:
+        return Source(SHIPPED[name], f"the weights {name} that ship with deblurgan")
     parts = _HUB_ID.fullmatch(name.removeprefix("hub:"))
     if is_marked and parts is None:
         raise ValueError(f"path_or_id must be hub:OWNER/NAME or hub:OWNER/NAME@REVISION, got {name!r}")
     is_path = Path(name).suffix in _WEIGHTS_SUFFIXES or (parts is not None and Path(parts["owner"]).is_dir())
     if parts is None or (is_path and not is_marked):
         raise FileNotFoundError(
-            f"{name}: no such file or folder; a Hugging Face repository is given as OWNER/NAME or hub:OWNER/NAME"
+            f"{name}: no such file or folder; a Hugging Face repository is given as OWNER/NAME or hub:OWNER/NAME, "
+            f"weights that ship with the package as {', '.join(SHIPPED)}"
         )
     if revision is not None and parts["revision"] is not None:
         raise ValueError(f"revision must be given once, got {revision!r} and {name!r}")

@@ -73,8 +73,8 @@ class TrainConfig(Options):
     """Share of the values in the blocks that are dropped in training, in [0, 1); the preset's if not given (0.5 in
     paper)."""
     init: Path | None = None
-    """A file of weights or a run folder to start from, in place of random ones: fine-tuning. The network is then
-    theirs."""
+    """Weights to start from, in place of random ones: a file of any kind that deblur -m takes, a run folder (its best),
+    a Hugging Face repository, OWNER/NAME, or tiny, those that ship with the package. The network is then theirs."""
     identity_start: bool = False
     """Start from a network that returns its picture unchanged (zeros in the last convolution). Not with init."""
 
@@ -146,7 +146,8 @@ class TrainConfig(Options):
     flip: bool = True
     """Mirror half of the crops left to right."""
     scale: tuple[float, float] = (1.0, 1.0)
-    """Range of the factor by which a picture is reduced before it is cropped, in (0, 1]: 0.5 halves its sides."""
+    """Range of the factor by which a picture is reduced before it is cropped, in (0, 1]: 0.5 halves its sides. A single
+    factor, such as 0.5 0.5, also reduces the pictures of validations."""
     texture: int = 1
     """Positions to draw for each crop, of which the one with the most detail is used; at least 1."""
     max_bad_fraction: float = 0.1

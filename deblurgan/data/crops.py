@@ -125,6 +125,14 @@ def reduced_region(photo: Pixels, region: tuple[int, int, int, int], height: int
     return np.asarray(picture.resize((right - left, bottom - top), Image.Resampling.LANCZOS, box=box))
 
 
+def reduced_whole(photo: Pixels, crops: Crops) -> Pixels:
+    """The whole photo, reduced as its crops are where `crops.scale` leaves no choice."""
+    low, high = crops.scale
+    scale = min(1.0, max(crops.size / min(photo.shape[:2]), low)) if low == high else 1.0
+    height, width = (math.floor(side * scale) for side in photo.shape[:2])
+    return reduced_region(photo, (0, 0, width, height), height, width)
+
+
 _WINDOW_BYTES = 3 * 8
 
 

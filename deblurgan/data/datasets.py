@@ -29,6 +29,7 @@ from deblurgan.data.crops import (
     draw_position,
     make_crops,
     reduced_region,
+    reduced_whole,
     to_tensor,
 )
 from deblurgan.data.folders import find_pictures, match_gopro, match_pairs
@@ -109,7 +110,7 @@ class PairDataset(Dataset[Pair]):
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
 
     def whole(self, index: int) -> Pair:
-        """The uncropped pair. Raises ImageError for a bad file."""
+        """The uncropped pair, reduced where all crops are by one factor. Raises ImageError for a bad file."""
         raise NotImplementedError
 
     def sample(self, index: int, *, epoch: int, attempt: int = 0) -> Pair:
@@ -160,7 +161,7 @@ class SharpFolder(PairDataset):
         return self.entries[index]
 
     def whole(self, index: int) -> Pair:
-        sharp = to_tensor(self.cache.read(self.entries[index]))
+        sharp = to_tensor(reduced_whole(self.cache.read(self.entries[index]), self.crops))
         return Pair(self.blur(sharp, index=derived_seed(RngStream.WHOLE, self.seed, index)), sharp)
 
     def plan(self, index: int, *, epoch: int, attempt: int = 0) -> Plan:
@@ -198,7 +199,7 @@ class PairedFolder(PairDataset):
         return self.entries[index][0]
 
     def whole(self, index: int) -> Pair:
-        return Pair(*(to_tensor(pixels) for pixels in self._read(index)))
+        return Pair(*(to_tensor(reduced_whole(pixels, self.crops)) for pixels in self._read(index)))
 
     def plan(self, index: int, *, epoch: int, attempt: int = 0) -> Plan:
         blurred, sharp = self._read(index)

@@ -63,8 +63,8 @@ def build_generator(config: TrainConfig) -> Generator:
     return generator
 
 
-def _load_generator(path: Path, config: TrainConfig) -> Generator:
-    generator = checkpoint.load_generator(path)
+def _load_generator(init: Path, config: TrainConfig) -> Generator:
+    generator = checkpoint.load_pretrained(init)
     if config.dropout is not None:
         weights = generator.state_dict()
         generator = Generator(**{**generator.config(), "dropout": config.dropout})
@@ -72,7 +72,7 @@ def _load_generator(path: Path, config: TrainConfig) -> Generator:
     for name in ("width", "blocks"):
         wanted, given = getattr(generator.spec, name), getattr(config, name)
         if given not in (None, wanted):
-            raise ValueError(f"{name} must be that of init, {wanted}, got {given}")
+            raise ValueError(f"{name} must be that of init {init}, {wanted}, got {given}")
     return generator
 
 

@@ -324,7 +324,8 @@ class Trainer:
         self.one_step.load_state_dict(state)
 
     def resolved(self) -> TrainConfig:
-        """The config with what it left open filled in: the network, the device, when to validate."""
+        """The config with what it left open filled in: the network, the device, when to validate. Of a run that began
+        anew, too, it is the config to go on with."""
         spec, workers = self.networks.generator.spec, self.config.workers
         if workers is None and self.device.type == "cuda":
             workers = WORKERS_ON_CUDA
@@ -336,6 +337,7 @@ class Trainer:
             device=str(self.device),
             precision=cast(Any, self.one_step.precision),
             workers=workers,
+            resume=True,
             val_every=self.config.val_every or max(1, self.schedule.total_steps // VALIDATIONS),
         )
 
