@@ -10,10 +10,12 @@ result = deblurgan.train("photos", out=Path("runs/mine"), preset="tiny", steps=5
 path: Path = result.out
 generator: deblurgan.Generator = result.generator
 deblurgan.train(Path("photos"), out="runs/mine", lr=1, blur_exposure=(0.5, 1.0), gan="none", log=print)
-deblurgan.train(deblurgan.TrainConfig(Path("photos")))
+deblurgan.train(deblurgan.TrainConfig(Path("photos"), preset="tiny", regime="synthetic"))
 
 deblurgan.train("photos", step=5)  # wrong
 deblurgan.train("photos", steps="many")  # wrong
 deblurgan.train("photos", gan="gan")  # wrong
+deblurgan.train("photos", regime="wild")  # wrong
+deblurgan.TrainConfig(Path("photos"), regime="wild")  # wrong
 deblurgan.train("photos", betas=(0.9,))  # wrong
 deblurgan.train(5)  # wrong
