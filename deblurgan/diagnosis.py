@@ -11,7 +11,7 @@ import torch
 
 import deblurgan
 from deblurgan.checkpoint import DEFAULT_WEIGHTS, load_generator
-from deblurgan.device import DTYPES, auto_dtype, pick_device, pick_precision, why_no_kernels
+from deblurgan.device import DTYPES, auto_dtype, choose_precision, pick_device, why_no_kernels
 from deblurgan.generator import engine
 from deblurgan.kernels.config import Gpu
 from deblurgan.kernels.rows import software, user_table
@@ -130,8 +130,8 @@ def _instruction_set() -> str:
 
 
 def _training_path(device: torch.device) -> str:
-    """The precision of training, and what its steps run in."""
-    precision = pick_precision("auto", device)
+    """The precision of training and why, and what its steps run in."""
+    precision = "{}, since {}".format(*choose_precision("auto", device))
     why = why_no_kernels(device)
     if why is not None:
         return f"{precision}; plain torch, not the kernels: {why}; the penalty without double backward"
