@@ -118,8 +118,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("apply_psf", [](Address image, Address out, const Strides& image_stride, const Strides& out_stride,
                         int image_type, int out_type, int64_t n, int64_t c, int64_t h, int64_t w, int64_t out_h,
                         int64_t out_w, Address offset, Address weight, Address count, int64_t capacity, int padding,
-                        Address windows, float white, float gamma, bool linear, Address noise, uint64_t seed,
-                        uint64_t first, Address counter, bool is_signed, LaunchTarget target) {
+                        Address windows, float white, float gamma, Address highlights, Address sensor,
+                        Address light, Address noise, uint64_t seed, uint64_t first, Address counter, bool is_signed,
+                        LaunchTarget target) {
     ApplyArgs args{};
     args.image = pointer<const void>(image);
     args.out = pointer<void>(out);
@@ -141,7 +142,9 @@ PYBIND11_MODULE(_C, m) {
     args.windows = pointer<const Window>(windows);
     args.white = white;
     args.gamma = gamma;
-    args.linear = linear;
+    args.highlights = pointer<const float>(highlights);
+    args.sensor = pointer<const Sensor>(sensor);
+    args.light = pointer<float>(light);
     args.noise = pointer<const float>(noise);
     args.draws = draws_of(seed, first, counter);
     args.is_signed = is_signed;

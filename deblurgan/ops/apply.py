@@ -51,8 +51,7 @@ def apply_psf(
     out = _new_output(x, size, signed)
     if out.numel() == 0:
         return out
-    camera = highlights is not None or sensor is not None
-    if camera or not (is_native(x.device) and x.dtype in PIXEL_TYPES and out.dtype in PIXEL_TYPES):
+    if not (is_native(x.device) and x.dtype in PIXEL_TYPES and out.dtype in PIXEL_TYPES):
         if counter is not None:
             seed, first = counter.tolist()
         edge = cast(reference.Padding, padding)
@@ -62,14 +61,15 @@ def apply_psf(
     channels_last = not out.is_contiguous()
     image = x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     white = 255.0 if x.dtype == torch.uint8 else 1.0
-    linear = gamma != 1 and x.device.type != "cpu"
-    if linear:
-        image = (image.float() / white).clamp(min=0).pow(gamma)
     offset, weight, count = _taps_of(psf, capacity)
     n, c, h, w = image.shape
     # named, so that they live until the call returns
     lasting_windows = None if windows is None else windows.contiguous()
-    deviation = None if noise is None else noise.float().contiguous()
+    deviation, beyond_white, shot_and_read = (
+        None if given is None else given.float().contiguous() for given in (noise, highlights, sensor)
+    )
+    averages_light = gamma != 1 or highlights is not None or sensor is not None
+    light = torch.empty_like(image, dtype=torch.float32) if averages_light and x.device.type != "cpu" else None
     _C.apply_psf(
         address(image),
         address(out),
@@ -91,7 +91,9 @@ def apply_psf(
         address(lasting_windows),
         white,
         gamma,
-        linear,
+        address(beyond_white),
+        address(shot_and_read),
+        address(light),
         address(deviation),
         seed,
         first,
