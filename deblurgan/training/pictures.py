@@ -54,7 +54,12 @@ def _crops(config: TrainConfig) -> Crops:
 
 def _camera(config: TrainConfig) -> dict[str, Any]:
     """The options of the blur that training and validation share."""
-    return {"length": config.blur_length, "gamma": config.blur_gamma, "noise": config.blur_noise}
+    return {
+        "length": config.blur_length,
+        "gamma": config.blur_gamma,
+        "noise": config.blur_noise,
+        "realism": config.blur_realism,
+    }
 
 
 def _divide(pictures: PairDataset, config: TrainConfig, options: dict[str, Any]) -> PictureSets:
