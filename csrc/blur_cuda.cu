@@ -75,9 +75,10 @@ void apply_psf_cuda(const ApplyArgs& a, int device, void* stream) {
   const int64_t tiles = a.n * blocks_of(a.out_w, kTileWidth) * blocks_of(a.out_h, kTileHeight);
   const auto blur = [&](auto pixel) {
     using Pixel = decltype(pixel);
-    if (!averages_light(a)) return launch(apply_kernel<Pixel>, "apply_psf", tiles, a, device, stream);
+    if (!averages_light(a)) return launch(apply_kernel<Pixel, false>, "apply_psf", tiles, a, device, stream);
     launch(light_kernel<Pixel>, "light of apply_psf", a.n * light_parts(a), a, device, stream);
-    launch(apply_kernel<float>, "apply_psf", tiles, of_light(a), device, stream);
+    const auto kernel = clips_light(a) ? apply_kernel<float, true> : apply_kernel<float, false>;
+    launch(kernel, "apply_psf", tiles, of_light(a), device, stream);
   };
   switch (a.image_type) {
     case DType::kUint8:

@@ -218,14 +218,17 @@ __global__ void light_kernel(ApplyArgs a) {
   }
 }
 
-// The value to store for a sum: mirrored already, see apply.h for the rest.
+// The value to store for a sum. kClips is clips_light(a): without a sensor more threads fit on an SM.
+template <bool kClips>
 DEBLURGAN_INLINE float finished(const ApplyArgs& a, float x, int64_t picture, int64_t element) {
   const auto normal = [&](RngStream purpose) {
     return pixel_noise(purpose, a.draws.the_seed(), a.draws.index(picture), static_cast<uint64_t>(element));
   };
-  if (a.sensor) x = sensed(x, a.sensor[picture], normal(kSensor));
-  if (clips_light(a)) x = clipped(x);
-  if (averages_light(a)) x = (a.gamma == 1.0f ? x : power_positive(x, 1.0f / a.gamma)) * a.white;
+  if (kClips) x = clipped(a.sensor ? sensed(x, a.sensor[picture], normal(kSensor)) : x);
+  if (a.gamma != 1.0f)
+    x = power_positive(x, 1.0f / a.gamma) * a.white;
+  else if (kClips)
+    x *= a.white;
   if (a.noise) x += a.noise[picture] * a.white * normal(kNoise);
   return a.is_signed ? signed_value(x, a.white) : x;
 }
@@ -233,7 +236,7 @@ DEBLURGAN_INLINE float finished(const ApplyArgs& a, float x, int64_t picture, in
 // A block a tile of 32 x 8 output pixels, a thread a pixel in all its channels.
 //
 // Bound by the load of one pixel a tap (a warp's load a cycle and SM): n c h w taps / (32 SMs clock) seconds.
-template <class Pixel>
+template <class Pixel, bool kClips>
 __global__ void apply_kernel(ApplyArgs a) {
   __shared__ TapChunk chunk;
   const int thread = static_cast<int>(threadIdx.x);
@@ -307,7 +310,7 @@ __global__ void apply_kernel(ApplyArgs a) {
         if (k >= channels) continue;
         const int64_t at = picture * a.out_stride[0] + (channel + k) * a.out_stride[1] + row * a.out_stride[2] +
                            column * a.out_stride[3];
-        store_value(a, at, finished(a, sums[k], picture, ((channel + k) * a.out_h + row) * a.out_w + column));
+        store_value(a, at, finished<kClips>(a, sums[k], picture, ((channel + k) * a.out_h + row) * a.out_w + column));
       }
     }
   }

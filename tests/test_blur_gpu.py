@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 from blur_cases import (
+    BLURRED,
     COUNTER,
     DRAWN,
     K,
     W,
     X,
     corners,
-    drawn_noise,
     picture,
     same,
 )
@@ -61,11 +61,13 @@ def test_gpu_draws_whole_kernels_as_the_cpu_does(cuda: torch.device) -> None:
 
 
 @pytest.mark.gpu
-def test_gpu_noise_by_counter(cuda: torch.device) -> None:
+@pytest.mark.parametrize("name", BLURRED)
+def test_gpu_noise_by_counter(name: str, cuda: torch.device) -> None:
     """To the last places: a GPU multiplies and adds in one rounding."""
-    wanted = drawn_noise(8, Draws(3, 2**33), "cpu")
+    n, drawn = BLURRED[name]
+    wanted = drawn(n, Draws(3, 2**33), "cpu")
     for draws in (Draws(3, 2**33), Draws(counter=torch.tensor([3, 2**33], device=cuda))):
-        assert_matches(drawn_noise(8, draws, "cuda"), wanted)
+        assert_matches(drawn(n, draws, "cuda"), wanted)
 
 
 @pytest.mark.gpu
@@ -165,6 +167,7 @@ def test_gpu_camera_is_that_of_the_cpu(dtype: torch.dtype, cuda: torch.device) -
         (lambda x, k: ops.apply_psf(x, K, "reflect"), "psf must be on the picture's device cuda:., got cpu"),
         (lambda x, k: apply_psf(x, k, windows=W, size=(4, 4)), "windows must be on cuda:., got cpu"),
         (lambda x, k: apply_psf(x, k, noise=torch.zeros(2)), "noise must be on cuda:., got cpu"),
+        (lambda x, k: apply_psf(x, k, highlights=torch.zeros(2)), "highlights must be on cuda:., got cpu"),
     ],
 )
 def test_gpu_names_what_is_on_another_device(

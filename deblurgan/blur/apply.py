@@ -63,7 +63,7 @@ def apply_psf(
         windows: the part of each picture to compute, int64 [n, 3] (see `random_windows`), of `size` (h, w) px. The blur
             reads the pixels around it too.
         noise: standard deviation of normal noise as a share of white, >= 0; a number, or one for each picture, [n].
-        seed: in [0, 2^63), of the noise.
+        seed: in [0, 2^63), of the noise and the sensor's.
         first: in [0, 2^63); picture i gets the noise of (seed, first + i).
         signed: a float type: the result is in [-1, 1] and has that type, as networks take it.
         highlights: how far beyond white the light of saturated values was, >= 0 and 1 at white; a number, or one for
@@ -106,7 +106,7 @@ def _pairs(sensor: tuple[float, float] | Tensor, pictures: Tensor) -> Tensor:
     """(shot, read) for each picture, fp32 [n, 2]; a Tensor as it is."""
     if isinstance(sensor, Tensor):
         return sensor
-    if len(sensor) != 2:
+    if not isinstance(sensor, (tuple, list)) or len(sensor) != 2:
         raise ValueError(f"sensor must be (shot, read), got {sensor}")
     return torch.stack([_for_each("sensor", part, pictures) for part in sensor], 1)
 

@@ -133,9 +133,9 @@ Taps test_taps(const std::vector<float>& psf, int64_t n, int64_t size, int64_t c
 
 template <class Pixel>
 void run_kernels_of(const ApplyArgs& a) {
-  if (!averages_light(a)) return launch(apply_kernel<Pixel>, 3, kThreads, a);
+  if (!averages_light(a)) return launch(apply_kernel<Pixel, false>, 3, kThreads, a);
   launch(light_kernel<Pixel>, 3, kThreads, a);
-  launch(apply_kernel<float>, 3, kThreads, of_light(a));
+  launch(clips_light(a) ? apply_kernel<float, true> : apply_kernel<float, false>, 3, kThreads, of_light(a));
 }
 
 void run_kernels(const ApplyArgs& a) {
