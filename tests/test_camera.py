@@ -16,7 +16,7 @@ from torch import Tensor
 from deblurgan import ops
 from deblurgan.blur import MotionBlur, apply_psf
 from deblurgan.blur.camera import CAMERA, OFF, camera_options
-from deblurgan.blur.motion_blur import CAMERA_STREAM
+from deblurgan.blur.draws import CAMERA_STREAM
 
 SINGLE = {
     "gamma": 2.2,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import torch
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from deblurgan.arguments import kind_of, require_number
 from deblurgan.blur.apply import as_batches, check_picture
 from deblurgan.blur.camera import Effects, Range, Realism, as_range, camera_options
 from deblurgan.blur.distributions import bit_table, pick, spread
+from deblurgan.blur.draws import Draws, by_value, fresh_draws, next_draws
 from deblurgan.blur.jpeg import through_jpeg
 from deblurgan.blur.kinds import Picture, in_kind_of, pixels_of
 from deblurgan.blur.psf import Mode, rasterize_psf, tap_capacity
@@ -25,28 +25,6 @@ from deblurgan.ops.apply import PADDINGS
 from deblurgan.ops.common import check_seed
 from deblurgan.ops.psf import MAX_SIZE
 from deblurgan.ops.trajectories import MAX_LENGTH
-
-CAMERA_STREAM = 0x1F2E9B53C7A4D680  # is mixed into the seed of what a camera does, so that it draws other numbers
-RANK_STREAM = 0x1E3779B97F4A7C15  # times its rank, is mixed into the seeds that a process draws
-
-
-class Draws(NamedTuple):
-    """What names the draws of a call: a seed and the index of its first picture, or both in `counter` on the device."""
-
-    seed: int = 0
-    first: int = 0
-    counter: Tensor | None = None  # int64 [2]
-
-    def uniforms(self, n: int, device: torch.device) -> Tensor:
-        """[n, 4], for the anxiety, the exposure, whether to blur, and the noise."""
-        return ops.uniforms(n, seed=self.seed, first=self.first, counter=self.counter, device=device)
-
-    def camera_uniforms(self, n: int, device: torch.device) -> Tensor:
-        """[n, 4], for the highlights, the shot noise, the read noise and the JPEG quality."""
-        mixed = self._replace(seed=self.seed ^ CAMERA_STREAM)
-        if self.counter is not None:
-            mixed = Draws(counter=torch.stack([self.counter[0] ^ CAMERA_STREAM, self.counter[1]]))
-        return mixed.uniforms(n, device)
 
 
 def _shares(exposure: float | Sequence[float]) -> tuple[float, ...]:
@@ -188,7 +166,7 @@ class MotionBlur(nn.Module):
         """
         home = torch.device(device or "cpu")
         named = seed is not None or self.seed is not None or index is not None
-        draws = self._named(seed, index or 0) if named else _fresh_draws(home)
+        draws = self._named(seed, index or 0) if named else fresh_draws(home)
         return self._psf(n, draws, draws.uniforms(n, home))
 
     def _psf(self, n: int, draws: Draws, uniform: Tensor) -> Tensor:
@@ -220,11 +198,11 @@ class MotionBlur(nn.Module):
         if index is not None:
             return self._named(seed, index)
         if seed is None and self.seed is None:
-            return _fresh_draws(device)
+            return fresh_draws(device)
         counter = next_draws(self.counter, n)
         if seed is not None:
             counter[0] = seed
-        return _by_value(counter, device)
+        return by_value(counter, device)
 
     @overload
     def forward(
@@ -338,46 +316,6 @@ class MotionBlur(nn.Module):
 
     def extra_repr(self) -> str:
         return f"length={self.length}, size={self.size}, exposure={self.exposure}, mode={self.mode!r}, p={self.p}"
-
-
-def _fresh_draws(device: torch.device) -> Draws:
-    """Draws of torch's generator for the device, other ones in each process of a distributed training."""
-    counter = torch.randint(2**62, (2,), device=device if device.type == "cuda" else "cpu")
-    return _by_value(counter ^ (_rank() * RANK_STREAM % 2**62), device)
-
-
-def _by_value(counter: Tensor, device: torch.device) -> Draws:
-    """The draws that a new counter holds: in numbers where that waits for no GPU and breaks no graph."""
-    if counter.device.type == "cpu" and not torch.compiler.is_compiling():
-        return Draws(*counter.tolist())
-    return Draws(counter=counter.to(device))
-
-
-def _rank() -> int:
-    """This process's number in a distributed training. A loader's workers know it by torchrun's variable alone."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank()
-    return int(os.environ.get("RANK", "0"))
-
-
-@torch.library.custom_op("deblurgan::next_draws", mutates_args=("counter",))
-def next_draws(counter: Tensor, n: int) -> Tensor:
-    """The seed and the number of the next picture, int64 [2]; counts n pictures on in `counter`.
-
-    In a worker process of a DataLoader the worker's own seed is added. An operator, so that torch.compile does not take
-    the one process's for another's.
-    """
-    now = counter.clone()
-    counter[1] += n
-    worker = torch.utils.data.get_worker_info()
-    if worker is not None:
-        now[0] = (now[0] + worker.seed) % 2**62
-    return now
-
-
-@next_draws.register_fake
-def _(counter: Tensor, n: int) -> Tensor:
-    return torch.empty_like(counter)
 
 
 def _impulse(psf: Tensor) -> Tensor:
