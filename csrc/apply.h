@@ -2,8 +2,8 @@
 // true convolution with the PSF; with gamma, crops, noise and the step to [-1, 1] in the same pass.
 //
 // Taps and windows are in px; pixel values are in [0, white], white 255 for uint8_t and 1 for floats. The order is
-// gamma, highlights, blur, mirroring, sensor, clipping, gamma undone, noise, [-1, 1]. Noise is drawn for the elements of
-// the output, see picture.h.
+// gamma, highlights, blur, mirroring, sensor, clipping, gamma undone, noise, [-1, 1]. Noise is drawn for the elements
+// of the output, see picture.h.
 //
 // apply_psf_cpu takes the most threads to use; apply_psf_cuda works on the memory of `device`, is queued on its CUDA
 // stream `stream`, never waits for it, and throws std::runtime_error where CUDA refuses.
@@ -26,9 +26,9 @@ struct ApplyArgs {
   const int32_t* count;
   int64_t capacity;
   Padding padding;
-  const Window* windows;  // [n], the part of each picture that is wanted; or null
-  float white;            // the value of white in the picture, 255 or 1, and in `out` unless `is_signed`
-  float gamma;            // averages value^gamma, which is light, rather than values; 1 for values
+  const Window* windows;    // [n], the part of each picture that is wanted; or null
+  float white;              // the value of white in the picture, 255 or 1, and in `out` unless `is_signed`
+  float gamma;              // averages value^gamma, which is light, rather than values; 1 for values
   const float* highlights;  // [n], light beyond white of values at white; or null
   const Sensor* sensor;     // [n], noise of the averaged light; or null
   float* light;             // as many floats as `image` has elements, for CUDA to use if averages_light; or null

@@ -193,9 +193,7 @@ DEBLURGAN_INLINE void store_value(const ApplyArgs& a, int64_t at, float x) {
 
 constexpr int64_t kLightAtOnce = 16 * kThreads;  // elements that a block takes at once
 
-DEBLURGAN_INLINE int64_t light_parts(const ApplyArgs& a) {
-  return (a.c * a.h * a.w + kLightAtOnce - 1) / kLightAtOnce;
-}
+DEBLURGAN_INLINE int64_t light_parts(const ApplyArgs& a) { return (a.c * a.h * a.w + kLightAtOnce - 1) / kLightAtOnce; }
 
 // The blur of the light that light_kernel has made.
 inline ApplyArgs of_light(ApplyArgs a) {

@@ -56,7 +56,7 @@ struct Case {
   DType type;
   int64_t channels, h, w;
   bool interleaved;
-  bool plain;  // blurs all of the picture and nothing else; or a window, by all that a blur does besides
+  bool plain;   // blurs all of the picture and nothing else; or a window, by all that a blur does besides
   bool camera;  // with highlights and a sensor
 };
 
