@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import pytest
 import torch
 from harness import Work, measure
-from peers import APPLICATIONS, PLAIN_PYTHON, rounded, torch_fft
+from peers import APPLICATIONS, PLAIN_PYTHON, Camera, rounded, torch_fft
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
@@ -159,6 +159,39 @@ def bench_application(benchmark: BenchmarkFixture, pictures: Pictures, path: str
     x = pictures.draw()
     psf = BLUR.psf(pictures.n, seed=0).to(x.device)
     measure_application(benchmark, x, psf, f"application {pictures}", path)
+
+
+@pytest.mark.parametrize("path", [*OURS, "grouped conv2d", "torch FFT", "scipy fftconvolve"])
+@pytest.mark.parametrize("pictures", ON_CPU + ON_CUDA, ids=str)
+def bench_camera(benchmark: BenchmarkFixture, pictures: Pictures, path: str) -> None:
+    """A camera's blur; compared without a sensor's noise, which the peers draw otherwise."""
+    x = pictures.draw()
+    if x.is_cuda and path in CPU_ONLY:
+        pytest.skip(f"{path} works on the CPU")
+    x[:, :, ::8, ::8] = 255 if x.dtype == torch.uint8 else 1
+    psf = BLUR.psf(pictures.n, seed=0).to(x.device)
+
+    def blurred(camera: Camera) -> Tensor:
+        if path in OURS:
+            return apply_psf(x, psf, **asdict(camera))
+        if path == "scipy fftconvolve":
+            return camera.in_numpy(x, psf)
+        return camera.in_torch(APPLICATIONS[path], x, psf)
+
+    camera, quiet = Camera(), replace(Camera(), sensor=(0.0, 0.0))
+    white = 255 if x.dtype == torch.uint8 else 1
+    exact = white * quiet.in_torch(torch_fft, x.double() / white, psf.double())
+    with instruction_set(OURS.get(path, OURS["ours"])):
+        measure(
+            benchmark,
+            lambda: blurred(camera),
+            rounded(exact, x.dtype),
+            group=f"camera {pictures}",
+            path=path,
+            tolerance=TOLERANCE[x.dtype],
+            compared=lambda _: blurred(quiet),
+            **facts(x, psf),
+        )
 
 
 @pytest.mark.parametrize("path", ["ours", "torch FFT", "grouped conv2d"])

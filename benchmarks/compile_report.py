@@ -100,10 +100,11 @@ def output(tool: str | None, *arguments: str) -> str:
 
 
 def short_name(mangled: str) -> str:
-    """apply_kernel<uint8> of _ZN9deblurgan12apply_kernelIhEEvNS_9ApplyArgsE."""
-    name, pixel = re.fullmatch(r"_ZN9deblurgan\d+(\w+?_kernel)(?:I(\w+?)EEv)?.*", mangled).groups()  # type: ignore[union-attr]
+    """apply_kernel<uint8> of _ZN9deblurgan12apply_kernelIhLb0EEEvNS_9ApplyArgsE."""
+    form = r"_ZN9deblurgan\d+(\w+?_kernel)(?:I(\w+?)(?:Lb([01])E)?EEv)?.*"
+    name, pixel, clips = re.fullmatch(form, mangled).groups()  # type: ignore[union-attr]
     pixels = {"h": "uint8", "f": "float", "NS_4Half": "half", "NS_8BFloat16": "bfloat16"}
-    return f"{name}<{pixels[pixel.removesuffix('E')]}>" if pixel else name
+    return f"{name}<{pixels[pixel.removesuffix('E')]}{', clips' if clips == '1' else ''}>" if pixel else name
 
 
 def cuda_rows() -> list[Row]:

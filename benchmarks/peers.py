@@ -168,6 +168,32 @@ APPLICATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True)
+class Camera:
+    """A camera's blur as its formulas are written down, around a convolution of light."""
+
+    gamma: float = 2.2
+    highlights: float = 1.0
+    sensor: tuple[float, float] = (1e-4, 9.1504e-4)  # of RSBlur's camera
+
+    def in_torch(self, convolve: Callable[[Tensor, Tensor], Tensor], x: Tensor, psf: Tensor) -> Tensor:
+        white, (shot, read) = 255.0 if x.dtype == torch.uint8 else 1.0, self.sensor
+        wide = x.float() if x.dtype == torch.uint8 else x
+        average = convolve((wide / white) ** self.gamma + self.highlights * (wide >= white), psf)
+        noise = (shot * average.clamp(0, 1) + read**2).sqrt() * torch.randn_like(average)
+        return rounded(white * (average + noise).clamp(0, 1) ** (1 / self.gamma), x.dtype)
+
+    def in_numpy(self, x: Tensor, psf: Tensor) -> Tensor:
+        white, (shot, read) = 255.0 if x.dtype == torch.uint8 else 1.0, self.sensor
+        wide = x.numpy().astype(np.float32)
+        light = (wide / white) ** self.gamma + self.highlights * (wide >= white)
+        average = scipy_fft(torch.from_numpy(light.astype(np.float32)), psf).numpy()
+        deviation = np.sqrt(shot * np.clip(average, 0, 1) + read**2)
+        noise = deviation * np.random.default_rng(0).standard_normal(average.shape, np.float32)
+        y = white * np.clip(average + noise, 0, 1) ** (1 / self.gamma)
+        return rounded(torch.from_numpy(y), x.dtype)
+
+
+@dataclass(frozen=True)
 class PlainPython:
     """A kernel drawn in a loop and splatted in a loop, and scipy's FFT to apply it."""
 

@@ -36,7 +36,13 @@ struct BlurPlan {
   TapExtent extent;
   int64_t width = 0, blocks = 0, pitch = 0;  // elements of an output row, rounded up to blocks, and of a source row
   RowTaps taps;
+  float highlight = 0.0f;
+  std::vector<float> light;  // of each level, where light of a uint8 picture is averaged
 };
+
+DEBLURGAN_CLONES void to_light(float* x, int64_t n, float scale, float gamma, float highlight) {
+  for (int64_t i = 0; i < n; ++i) x[i] = light_of(scale * x[i], gamma, highlight);
+}
 
 BlurPlan plan_of(const ApplyArgs& a, int64_t picture, int64_t group) {
   BlurPlan plan;
@@ -63,6 +69,12 @@ BlurPlan plan_of(const ApplyArgs& a, int64_t picture, int64_t group) {
         first += count;
       }
     }
+  if (a.highlights) plan.highlight = a.highlights[picture];
+  if (a.image_type == DType::kUint8 && averages_light(a)) {  // a third of the time of a power for each pixel
+    plan.light.resize(256);
+    for (int64_t level = 0; level < 256; ++level) plan.light[level] = static_cast<float>(level);
+    to_light(plan.light.data(), 256, 1.0f / a.white, a.gamma, plan.highlight);
+  }
   return plan;
 }
 
@@ -92,8 +104,15 @@ DEBLURGAN_CLONES void store(const float* from, BFloat16* to, int64_t n) {
   for (int64_t i = 0; i < n; ++i) from_float(from[i], to[i]);
 }
 
-DEBLURGAN_CLONES void to_power(float* x, int64_t n, float scale, float power, float unscale) {
-  for (int64_t i = 0; i < n; ++i) x[i] = power_positive(scale * x[i], power) * unscale;
+DEBLURGAN_CLONES void to_values(float* x, int64_t n, float gamma, float white) {
+  if (gamma == 1.0f)
+    for (int64_t i = 0; i < n; ++i) x[i] *= white;
+  else
+    for (int64_t i = 0; i < n; ++i) x[i] = power_positive(x[i], 1.0f / gamma) * white;
+}
+
+DEBLURGAN_CLONES void clip(float* x, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) x[i] = clipped(x[i]);
 }
 
 DEBLURGAN_CLONES void to_signed(float* x, int64_t n, float white) {
@@ -115,22 +134,22 @@ DEBLURGAN_CLONES void mirror(const float* from, float* to, int64_t pixels, int64
   mirror<0>(from, to, pixels, group);
 }
 
-// Noise for the elements of pairs first, first + 1, ... of a picture, two a pair.
-DEBLURGAN_CLONES void draw_noise(float* noise, int64_t pairs, float deviation, uint64_t seed, uint64_t index,
-                                 uint64_t first) {
+// Normal numbers for the elements of pairs first, first + 1, ... of a picture, two a pair.
+DEBLURGAN_CLONES void draw_normals(float* normal, int64_t pairs, RngStream purpose, uint64_t seed, uint64_t index,
+                                   uint64_t first) {
   for (int64_t i = 0; i < pairs; ++i) {
-    const Complex normal = noise_pair(seed, index, first + static_cast<uint64_t>(i));
-    noise[2 * i] = deviation * normal.re;
-    noise[2 * i + 1] = deviation * normal.im;
+    const Complex drawn = noise_pair(purpose, seed, index, first + static_cast<uint64_t>(i));
+    normal[2 * i] = drawn.re;
+    normal[2 * i + 1] = drawn.im;
   }
 }
 
-// Adds noise to every `stride`th element.
-DEBLURGAN_CLONES void add(float* x, int64_t stride, const float* noise, int64_t n) {
-  if (stride == 1)
-    for (int64_t i = 0; i < n; ++i) x[i] += noise[i];
-  else
-    for (int64_t i = 0; i < n; ++i) x[i * stride] += noise[i];
+DEBLURGAN_CLONES void add_noise(float* x, const float* normal, int64_t n, float deviation) {
+  for (int64_t i = 0; i < n; ++i) x[i] += deviation * normal[i];
+}
+
+DEBLURGAN_CLONES void sense(float* x, const float* normal, int64_t n, Sensor sensor) {
+  for (int64_t i = 0; i < n; ++i) x[i] = sensed(x[i], sensor, normal[i]);
 }
 
 void load(DType type, const void* from, int64_t offset, float* to, int64_t n) {
@@ -159,29 +178,17 @@ void store(DType type, const float* from, void* to, int64_t offset, int64_t n) {
   }
 }
 
-// The light of each level of a uint8 picture: looked up it takes a third of the time of a power for each pixel. Empty
-// where no powers are taken of such a picture.
-std::vector<float> light_of_levels(const ApplyArgs& a) {
-  if (a.image_type != DType::kUint8 || a.gamma == 1.0f || a.linear) return {};
-  std::vector<float> light(256);
-  for (int64_t level = 0; level < 256; ++level) light[level] = static_cast<float>(level);
-  to_power(light.data(), 256, 1.0f / a.white, a.gamma, 1.0f);
-  return light;
-}
-
 // Memory that a thread uses for one strip of output rows after another.
 struct StripBuffers {
-  std::vector<float> source, sums, row, noise;
+  std::vector<float> source, sums, row, drawn, normal;
 };
 
 // One plane of the output: a channel, or `group` interleaved ones.
 class Plane {
  public:
-  Plane(const ApplyArgs& args, const BlurPlan& plan, const std::vector<float>& light, int64_t picture, int64_t channel,
-        int64_t group)
+  Plane(const ApplyArgs& args, const BlurPlan& plan, int64_t picture, int64_t channel, int64_t group)
       : a(args),
         plan(plan),
-        light(light),
         extent(plan.extent),
         picture(picture),
         channel(channel),
@@ -228,39 +235,47 @@ class Plane {
       };
       for (int64_t x = left; x < inner_left; ++x) border(x);
       for (int64_t x = std::max(left, inner_right); x < right; ++x) border(x);
-      if (a.gamma != 1.0f && !a.linear && light.empty())
-        to_power(to, (right - left) * group, 1.0f / a.white, a.gamma, 1.0f);
+      if (averages_light(a) && plan.light.empty())
+        to_light(to, (right - left) * group, 1.0f / a.white, a.gamma, plan.highlight);
     }
   }
 
   void load_pixels(int64_t y, int64_t x, float* to, int64_t pixels) const {
     const int64_t from = address(a.image_stride, y, x);
-    if (light.empty()) return load(a.image_type, a.image, from, to, pixels * group);
+    if (plan.light.empty()) return load(a.image_type, a.image, from, to, pixels * group);
     const uint8_t* levels = static_cast<const uint8_t*>(a.image) + from;
-    for (int64_t i = 0; i < pixels * group; ++i) to[i] = light[levels[i]];
+    for (int64_t i = 0; i < pixels * group; ++i) to[i] = plan.light[levels[i]];
   }
 
-  // Undoes gamma, mirrors, adds noise and stores one row of sums.
+  // Does to one row of sums what follows the blur, and stores it.
   void finish(StripBuffers& strip, float* x, int64_t row) const {
-    if (a.gamma != 1.0f) to_power(x, plan.width, 1.0f, 1.0f / a.gamma, a.white);
     if (window.flip) {
       strip.row.resize(plan.width);
       mirror(x, strip.row.data(), a.out_w, group);
       x = strip.row.data();
     }
-    if (a.noise)
-      for (int64_t k = 0; k < group; ++k) add_noise(strip.noise, x + k, ((channel + k) * a.out_h + row) * a.out_w);
+    if (a.sensor) sense(x, normals(strip, kSensor, row), plan.width, a.sensor[picture]);
+    if (clips_light(a)) clip(x, plan.width);
+    if (averages_light(a)) to_values(x, plan.width, a.gamma, a.white);
+    if (a.noise) add_noise(x, normals(strip, kNoise, row), plan.width, a.noise[picture] * a.white);
     if (a.is_signed) to_signed(x, plan.width, a.white);
     store(a.out_type, x, a.out, address(a.out_stride, row, 0), plan.width);
   }
 
-  // Adds to a channel's row the noise of elements first, first + 1, ...
-  void add_noise(std::vector<float>& noise, float* x, int64_t first) const {
-    const int64_t skipped = first & 1, pairs = (skipped + a.out_w + 1) / 2;
-    noise.resize(2 * pairs);
-    draw_noise(noise.data(), pairs, a.noise[picture] * a.white, a.draws.the_seed(), a.draws.index(picture),
-               static_cast<uint64_t>(first) >> 1);
-    add(x, group, noise.data() + skipped, a.out_w);
+  // Normal numbers for a row's elements.
+  const float* normals(StripBuffers& strip, RngStream purpose, int64_t row) const {
+    strip.normal.resize(plan.width);
+    for (int64_t k = 0; k < group; ++k) {
+      const int64_t first = ((channel + k) * a.out_h + row) * a.out_w;
+      const int64_t skipped = first & 1, pairs = (skipped + a.out_w + 1) / 2;
+      strip.drawn.resize(2 * pairs);
+      draw_normals(strip.drawn.data(), pairs, purpose, a.draws.the_seed(), a.draws.index(picture),
+                   static_cast<uint64_t>(first) >> 1);
+      const float* drawn = strip.drawn.data() + skipped;
+      if (group == 1) return drawn;
+      for (int64_t j = 0; j < a.out_w; ++j) strip.normal[j * group + k] = drawn[j];
+    }
+    return strip.normal.data();
   }
 
   int64_t address(const int64_t* stride, int64_t y, int64_t x) const {
@@ -269,7 +284,6 @@ class Plane {
 
   const ApplyArgs& a;
   const BlurPlan& plan;
-  const std::vector<float>& light;
   const TapExtent& extent;
   const int64_t picture, channel, group;
   const Window window;
@@ -282,7 +296,7 @@ double element_cost(const ApplyArgs& a) {
   int64_t taps = 0;
   for (int64_t i = 0; i < a.n; ++i) taps += taps_of(a, i);
   const double multiply_adds = static_cast<double>(taps) / static_cast<double>(std::max<int64_t>(a.n, 1));
-  return 0.025 * multiply_adds + 0.5 + (a.gamma != 1.0f ? 3.0 : 0.0) + (a.noise ? 4.0 : 0.0);
+  return 0.025 * multiply_adds + 0.5 + (a.gamma != 1.0f ? 3.0 : 0.0) + (a.noise ? 4.0 : 0.0) + (a.sensor ? 5.0 : 0.0);
 }
 
 }  // namespace
@@ -291,14 +305,13 @@ void apply_psf_cpu(const ApplyArgs& a, int64_t threads) {
   const bool interleaved = a.c > 1 && a.image_stride[1] == 1;
   const int64_t planes = interleaved ? 1 : a.c, group = interleaved ? a.c : 1;
   std::vector<BlurPlan> plans(a.n);
-  const std::vector<float> light = light_of_levels(a);
   parallel_for<NoScratch>(a.n, kPlanCost, threads, [&](NoScratch&, int64_t i) { plans[i] = plan_of(a, i, group); });
   const int64_t strips = (a.out_h + kStrip - 1) / kStrip;
   const double strip_cost = element_cost(a) * static_cast<double>(std::min(kStrip, a.out_h) * a.out_w * group);
   parallel_for<StripBuffers>(a.n * planes * strips, strip_cost, threads, [&](StripBuffers& strip, int64_t task) {
     const int64_t plane = task / strips, row = task % strips * kStrip;
     const int64_t picture = plane / planes;
-    Plane(a, plans[picture], light, picture, plane % planes, group).blur(strip, row, std::min(kStrip, a.out_h - row));
+    Plane(a, plans[picture], picture, plane % planes, group).blur(strip, row, std::min(kStrip, a.out_h - row));
   });
 }
 

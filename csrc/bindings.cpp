@@ -115,38 +115,41 @@ PYBIND11_MODULE(_C, m) {
     run(args, target, psf_taps_cpu, DEBLURGAN_GPU(psf_taps));
   });
 
-  m.def("apply_psf", [](Address image, Address out, const Strides& image_stride, const Strides& out_stride,
-                        int image_type, int out_type, int64_t n, int64_t c, int64_t h, int64_t w, int64_t out_h,
-                        int64_t out_w, Address offset, Address weight, Address count, int64_t capacity, int padding,
-                        Address windows, float white, float gamma, bool linear, Address noise, uint64_t seed,
-                        uint64_t first, Address counter, bool is_signed, LaunchTarget target) {
-    ApplyArgs args{};
-    args.image = pointer<const void>(image);
-    args.out = pointer<void>(out);
-    std::copy(image_stride.begin(), image_stride.end(), args.image_stride);
-    std::copy(out_stride.begin(), out_stride.end(), args.out_stride);
-    args.image_type = static_cast<DType>(image_type);
-    args.out_type = static_cast<DType>(out_type);
-    args.n = n;
-    args.c = c;
-    args.h = h;
-    args.w = w;
-    args.out_h = out_h;
-    args.out_w = out_w;
-    args.offset = pointer<const int32_t>(offset);
-    args.weight = pointer<const float>(weight);
-    args.count = pointer<const int32_t>(count);
-    args.capacity = capacity;
-    args.padding = static_cast<Padding>(padding);
-    args.windows = pointer<const Window>(windows);
-    args.white = white;
-    args.gamma = gamma;
-    args.linear = linear;
-    args.noise = pointer<const float>(noise);
-    args.draws = draws_of(seed, first, counter);
-    args.is_signed = is_signed;
-    run(args, target, apply_psf_cpu, DEBLURGAN_GPU(apply_psf));
-  });
+  m.def("apply_psf",
+        [](Address image, Address out, const Strides& image_stride, const Strides& out_stride, int image_type,
+           int out_type, int64_t n, int64_t c, int64_t h, int64_t w, int64_t out_h, int64_t out_w, Address offset,
+           Address weight, Address count, int64_t capacity, int padding, Address windows, float white, float gamma,
+           Address highlights, Address sensor, Address light, Address noise, uint64_t seed, uint64_t first,
+           Address counter, bool is_signed, LaunchTarget target) {
+          ApplyArgs args{};
+          args.image = pointer<const void>(image);
+          args.out = pointer<void>(out);
+          std::copy(image_stride.begin(), image_stride.end(), args.image_stride);
+          std::copy(out_stride.begin(), out_stride.end(), args.out_stride);
+          args.image_type = static_cast<DType>(image_type);
+          args.out_type = static_cast<DType>(out_type);
+          args.n = n;
+          args.c = c;
+          args.h = h;
+          args.w = w;
+          args.out_h = out_h;
+          args.out_w = out_w;
+          args.offset = pointer<const int32_t>(offset);
+          args.weight = pointer<const float>(weight);
+          args.count = pointer<const int32_t>(count);
+          args.capacity = capacity;
+          args.padding = static_cast<Padding>(padding);
+          args.windows = pointer<const Window>(windows);
+          args.white = white;
+          args.gamma = gamma;
+          args.highlights = pointer<const float>(highlights);
+          args.sensor = pointer<const Sensor>(sensor);
+          args.light = pointer<float>(light);
+          args.noise = pointer<const float>(noise);
+          args.draws = draws_of(seed, first, counter);
+          args.is_signed = is_signed;
+          run(args, target, apply_psf_cpu, DEBLURGAN_GPU(apply_psf));
+        });
 
   m.def("strip_moments", [](Address y, int type, Address moments, int64_t pixels, int64_t c, int64_t threads) {
     const py::gil_scoped_release release;

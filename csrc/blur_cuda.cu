@@ -73,16 +73,22 @@ void psf_taps_cuda(const TapsArgs& a, int device, void* stream) {
 
 void apply_psf_cuda(const ApplyArgs& a, int device, void* stream) {
   const int64_t tiles = a.n * blocks_of(a.out_w, kTileWidth) * blocks_of(a.out_h, kTileHeight);
-  const auto run = [&](void (*kernel)(ApplyArgs)) { launch(kernel, "apply_psf", tiles, a, device, stream); };
+  const auto blur = [&](auto pixel) {
+    using Pixel = decltype(pixel);
+    if (!averages_light(a)) return launch(apply_kernel<Pixel, false>, "apply_psf", tiles, a, device, stream);
+    launch(light_kernel<Pixel>, "light of apply_psf", a.n * light_parts(a), a, device, stream);
+    const auto kernel = clips_light(a) ? apply_kernel<float, true> : apply_kernel<float, false>;
+    launch(kernel, "apply_psf", tiles, of_light(a), device, stream);
+  };
   switch (a.image_type) {
     case DType::kUint8:
-      return run(apply_kernel<uint8_t>);
+      return blur(uint8_t{});
     case DType::kHalf:
-      return run(apply_kernel<Half>);
+      return blur(Half{});
     case DType::kBFloat16:
-      return run(apply_kernel<BFloat16>);
+      return blur(BFloat16{});
     case DType::kFloat:
-      return run(apply_kernel<float>);
+      return blur(float{});
   }
 }
 

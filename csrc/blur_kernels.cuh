@@ -191,19 +191,50 @@ DEBLURGAN_INLINE void store_value(const ApplyArgs& a, int64_t at, float x) {
   }
 }
 
-// The value to store for a sum: gamma undone, noise added, in [-1, 1] if wanted.
+constexpr int64_t kLightAtOnce = 16 * kThreads;  // elements that a block takes at once
+
+DEBLURGAN_INLINE int64_t light_parts(const ApplyArgs& a) { return (a.c * a.h * a.w + kLightAtOnce - 1) / kLightAtOnce; }
+
+// The blur of the light that light_kernel has made.
+inline ApplyArgs of_light(ApplyArgs a) {
+  a.image = a.light;
+  a.image_type = DType::kFloat;
+  return a;
+}
+
+// The light of each picture's elements, which lie without gaps.
+template <class Pixel>
+__global__ void light_kernel(ApplyArgs a) {
+  const int64_t parts = light_parts(a), elements = a.c * a.h * a.w;
+  for (int64_t part = blockIdx.x; part < a.n * parts; part += gridDim.x) {
+    const int64_t picture = part / parts, start = part % parts * kLightAtOnce;
+    const int64_t end = start + kLightAtOnce < elements ? start + kLightAtOnce : elements;
+    const Pixel* image = static_cast<const Pixel*>(a.image) + picture * a.image_stride[0];
+    const float highlight = a.highlights ? a.highlights[picture] : 0.0f;
+    for (int64_t i = start + threadIdx.x; i < end; i += kThreads)
+      a.light[picture * a.image_stride[0] + i] = light_of(1.0f / a.white * to_float(image[i]), a.gamma, highlight);
+  }
+}
+
+// The value to store for a sum. kClips is clips_light(a): without a sensor more threads fit on an SM.
+template <bool kClips>
 DEBLURGAN_INLINE float finished(const ApplyArgs& a, float x, int64_t picture, int64_t element) {
-  if (a.gamma != 1.0f) x = power_positive(x, 1.0f / a.gamma) * a.white;
-  if (a.noise)
-    x += a.noise[picture] * a.white *
-         pixel_noise(a.draws.the_seed(), a.draws.index(picture), static_cast<uint64_t>(element));
+  const auto normal = [&](RngStream purpose) {
+    return pixel_noise(purpose, a.draws.the_seed(), a.draws.index(picture), static_cast<uint64_t>(element));
+  };
+  if (kClips) x = clipped(a.sensor ? sensed(x, a.sensor[picture], normal(kSensor)) : x);
+  if (a.gamma != 1.0f)
+    x = power_positive(x, 1.0f / a.gamma) * a.white;
+  else if (kClips)
+    x *= a.white;
+  if (a.noise) x += a.noise[picture] * a.white * normal(kNoise);
   return a.is_signed ? signed_value(x, a.white) : x;
 }
 
 // A block a tile of 32 x 8 output pixels, a thread a pixel in all its channels.
 //
 // Bound by the load of one pixel a tap (a warp's load a cycle and SM): n c h w taps / (32 SMs clock) seconds.
-template <class Pixel>
+template <class Pixel, bool kClips>
 __global__ void apply_kernel(ApplyArgs a) {
   __shared__ TapChunk chunk;
   const int thread = static_cast<int>(threadIdx.x);
@@ -277,7 +308,7 @@ __global__ void apply_kernel(ApplyArgs a) {
         if (k >= channels) continue;
         const int64_t at = picture * a.out_stride[0] + (channel + k) * a.out_stride[1] + row * a.out_stride[2] +
                            column * a.out_stride[3];
-        store_value(a, at, finished(a, sums[k], picture, ((channel + k) * a.out_h + row) * a.out_w + column));
+        store_value(a, at, finished<kClips>(a, sums[k], picture, ((channel + k) * a.out_h + row) * a.out_w + column));
       }
     }
   }

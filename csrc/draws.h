@@ -11,9 +11,17 @@
 
 namespace deblurgan {
 
-// The last word of Philox's counter tells draws for different purposes apart. kNoise takes the bits above 8 for pixels
-// past 2^34; kDropout is the first of as many as a network has masks.
-enum RngStream : uint32_t { kSteps = 0, kSetup = 1, kUniforms = 2, kNoise = 3, kWindow = 4, kDropout = 16 };
+// The last word of Philox's counter tells draws for different purposes apart. kNoise and kSensor take the bits above 8
+// for pixels past 2^34; kDropout is the first of as many as a network has masks.
+enum RngStream : uint32_t {
+  kSteps = 0,
+  kSetup = 1,
+  kUniforms = 2,
+  kNoise = 3,
+  kWindow = 4,
+  kSensor = 5,
+  kDropout = 16
+};
 
 // Names the draws of pictures first, first + 1, ...
 struct Draws {

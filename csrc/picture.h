@@ -1,7 +1,8 @@
-// Pixels: their types and the conversions between them, what lies past a picture's border, and sensor noise.
+// Pixels: their types and the conversions between them, their light, what lies past a picture's border, and noise.
 //
 // Half and BFloat16 hold the bits of IEEE binary16 and bfloat16. Conversions round to nearest, ties to even (uint8_t:
-// halves up, clamped to [0, 255]), the same on CPU and GPU. Noise comes in units of its standard deviation.
+// halves up, clamped to [0, 255]), the same on CPU and GPU. Light is value^gamma, both 1 at white. Noise comes in units
+// of its standard deviation.
 #pragma once
 #include <cstdint>
 
@@ -76,6 +77,23 @@ DEBLURGAN_INLINE float signed_value(float x, float white) {
   return y < -1.0f ? -1.0f : (y > 1.0f ? 1.0f : y);
 }
 
+// The light of a value in [0, 1]; `highlight` is the light beyond white that a value at white has lost.
+DEBLURGAN_INLINE float light_of(float value, float gamma, float highlight) {
+  const float light = gamma == 1.0f ? value : power_positive(value, gamma);
+  return light + (value >= 1.0f ? highlight : 0.0f);
+}
+
+DEBLURGAN_INLINE float clipped(float light) { return light < 0.0f ? 0.0f : (light > 1.0f ? 1.0f : light); }
+
+// A sensor's noise: shot noise of variance `shot` at white, in proportion to light, and read noise of deviation `read`.
+struct Sensor {
+  float shot, read;
+};
+
+DEBLURGAN_INLINE float sensed(float light, Sensor sensor, float normal) {
+  return light + sqrtf(sensor.shot * clipped(light) + sensor.read * sensor.read) * normal;
+}
+
 // Which pixel of a line of n pixels is read at index i, which may lie past its ends; -1 where zero is read instead.
 DEBLURGAN_INLINE int64_t border_index(int64_t i, int64_t n, Padding padding) {
   if (i >= 0 && i < n) return i;
@@ -87,16 +105,16 @@ DEBLURGAN_INLINE int64_t border_index(int64_t i, int64_t n, Padding padding) {
 }
 
 // Standard normal numbers for elements 2 pair and 2 pair + 1 of picture `index`; element e is that of
-// e = (channel * height + row) * width + column.
-DEBLURGAN_INLINE Complex noise_pair(uint64_t seed, uint64_t index, uint64_t pair) {
-  const uint32_t rng_stream = static_cast<uint32_t>(kNoise) | static_cast<uint32_t>(pair >> 32) << 8;
+// e = (channel * height + row) * width + column. `purpose` is kNoise or kSensor.
+DEBLURGAN_INLINE Complex noise_pair(RngStream purpose, uint64_t seed, uint64_t index, uint64_t pair) {
+  const uint32_t rng_stream = static_cast<uint32_t>(purpose) | static_cast<uint32_t>(pair >> 32) << 8;
   const Words words = philox(seed, index, static_cast<uint32_t>(pair), rng_stream);
   return normal_pair(words.v[0], words.v[1]);
 }
 
 // One of them, for element e.
-DEBLURGAN_INLINE float pixel_noise(uint64_t seed, uint64_t index, uint64_t e) {
-  const Complex normal = noise_pair(seed, index, e >> 1);
+DEBLURGAN_INLINE float pixel_noise(RngStream purpose, uint64_t seed, uint64_t index, uint64_t e) {
+  const Complex normal = noise_pair(purpose, seed, index, e >> 1);
   return (e & 1) ? normal.im : normal.re;
 }
 

@@ -12,7 +12,7 @@ def require_tensor(name: str, given: object, wanted: str = "[n, c, h, w] or [c, 
     if not isinstance(given, Tensor):
         hint = ": torch.from_numpy(numpy.array(picture)).permute(2, 0, 1) makes one"
         raise TypeError(
-            f"{name} must be a torch.Tensor {wanted}, got {_kind(given)}"
+            f"{name} must be a torch.Tensor {wanted}, got {kind_of(given)}"
             f"{hint if hasattr(given, '__array_interface__') else ''}"
         )
 
@@ -21,7 +21,7 @@ def require_kind(name: str, given: object, kind: type | tuple[type, ...]) -> Non
     """Raises TypeError unless it is of that kind, or of one of them."""
     if not isinstance(given, kind):
         kinds = kind if isinstance(kind, tuple) else (kind,)
-        raise TypeError(f"{name} must be a {' or '.join(one.__name__ for one in kinds)}, got {_kind(given)}")
+        raise TypeError(f"{name} must be a {' or '.join(one.__name__ for one in kinds)}, got {kind_of(given)}")
 
 
 def require_number(name: str, given: object) -> None:
@@ -40,6 +40,7 @@ def require_pair(a_name: str, a: Tensor, b_name: str, b: Tensor) -> None:
         raise ValueError(f"{a_name} must be on {b_name}'s device {b.device}, got {a.device}")
 
 
-def _kind(given: object) -> str:
+def kind_of(given: object) -> str:
+    """What messages call a value: its type, with the module of one that is not built in."""
     kind = type(given)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

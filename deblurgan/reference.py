@@ -238,14 +238,22 @@ def cut(x: Tensor, windows: Tensor, size: tuple[int, int]) -> Tensor:
     return x[of_n[:, None, None, None], of_c[:, None, None], rows[:, None, :, None], columns[:, None, None, :]]
 
 
-def pixel_noise(shape: tuple[int, int, int, int], *, seed: int, first: int = 0) -> Tensor:
-    """Standard normal numbers [n, c, h, w], fp64: two from each Philox counter (seed, picture, pair)."""
+def pixel_noise(shape: tuple[int, int, int, int], *, seed: int, first: int = 0, rng_stream: int = 3) -> Tensor:
+    """Standard normal numbers [n, c, h, w], fp64: two from each Philox counter (seed, picture, pair, stream)."""
     n, elements = shape[0], shape[1] * shape[2] * shape[3]
     of_n, pairs = (torch.arange(count, device="cpu") for count in (n, (elements + 1) // 2))
-    words = philox(seed, first + of_n[:, None], pairs, 3) >> 8  # [n, pairs, 4]
+    words = philox(seed, first + of_n[:, None], pairs, rng_stream) >> 8  # [n, pairs, 4]
     radius = torch.sqrt(-2 * torch.log((words[..., 0] + 1).double() * 2.0**-24))
     normal = torch.view_as_real(torch.polar(radius, 2 * math.pi * 2.0**-24 * words[..., 1].double()))
     return normal.reshape(n, -1)[:, :elements].reshape(shape)
+
+
+def sensed(light: Tensor, sensor: Tensor, normal: Tensor) -> Tensor:
+    """Light [n, c, h, w], 1 at white, with a sensor's noise: shot and read [n, 2], see `apply_psf`."""
+    shot, read = sensor.to(light)[:, :, None, None, None].unbind(1)
+    variance = shot * light.clamp(0, 1) + read.square()
+    noisy = variance > 0  # the root has no slope at 0
+    return light + torch.where(noisy, variance.where(noisy, 1.0).sqrt(), 0.0) * normal
 
 
 def apply_psf(
@@ -260,6 +268,8 @@ def apply_psf(
     seed: int = 0,
     first: int = 0,
     signed: torch.dtype | None = None,
+    highlights: Tensor | None = None,
+    sensor: Tensor | None = None,
 ) -> Tensor:
     """True convolution of each picture x [n, c, h, w] with its psf [n, k, k]; the origin is cell k // 2.
 
@@ -268,6 +278,10 @@ def apply_psf(
     zero. In this order: values^gamma are averaged and brought back, the `windows` [n, 3] of `size` are cut out, noise
     [n] (a standard deviation as a share of white) is added, and values are brought to [-1, 1] of type `signed`.
     uint8 is rounded to the nearest value, halves up.
+
+    As a camera averages light, (value / white)^gamma: `highlights` [n] are added to that of values at white or above,
+    whose true light was lost. `sensor` [n, 2] (shot, read) adds normal noise of variance shot light + read^2 to the
+    average, light counting up to white. With either, the sum is clipped to [0, 1] before it is brought back.
     """
     n, c, h, w = x.shape
     k = psf.shape[-1]
@@ -277,9 +291,15 @@ def apply_psf(
     dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
     white = 255.0 if x.dtype == torch.uint8 else 1.0
     after, before = k // 2, k - 1 - k // 2  # convolution reads k // 2 cells past the far edge
+    camera = highlights is not None or sensor is not None
     wide = x.to(dtype)
+    saturated = wide >= white
     if gamma != 1:
         wide = (wide / white).clamp(min=0) ** gamma
+    elif camera:
+        wide = wide / white
+    if highlights is not None:
+        wide = wide + highlights.to(wide)[:, None, None, None] * saturated
     if padding == "zero":
         wide = F.pad(wide, (before, after, before, after))
     else:
@@ -287,11 +307,17 @@ def apply_psf(
         wide = wide[..., rows, :][..., columns]
     weight = psf.to(dtype).flip(-1, -2).repeat_interleave(c, 0).unsqueeze(1)
     y = F.conv2d(wide.reshape(1, n * c, *wide.shape[-2:]), weight, groups=n * c).view(n, c, h, w)
+    if windows is not None:
+        y = cut(y, windows, size or (h, w))
+    if sensor is not None:
+        y = sensed(y, sensor, pixel_noise(tuple(y.shape), seed=seed, first=first, rng_stream=5).to(y))  # type: ignore[arg-type]
+    if camera:
+        y = y.clamp(0, 1)
     if gamma != 1:
         light = y > torch.finfo(dtype).tiny  # the root has no slope at 0
         y = torch.where(light, y.where(light, 1.0) ** (1 / gamma) * white, 0.0 * y)
-    if windows is not None:
-        y = cut(y, windows, size or (h, w))
+    elif camera:
+        y = y * white
     if noise is not None:
         normal = pixel_noise(tuple(y.shape), seed=seed, first=first).to(y)  # type: ignore[arg-type]
         y = y + (noise * white).to(y)[:, None, None, None] * normal

@@ -90,6 +90,13 @@ def drawn_noise(n: int, draws: Draws, device: str) -> Tensor:
     return ops.apply_psf(x, psf, "reflect", 2.2, windows, [20, 30], noise, *draws)
 
 
+def drawn_camera(n: int, draws: Draws, device: str) -> Tensor:
+    x = (1.3 * picture(1, 3, 40, 50)).clamp(max=1).expand(n, -1, -1, -1).to(device)
+    each = torch.ones(n, 1, device=device)
+    psf, light, sensor = drawn_psfs(n, draws, device)[:, 0], each[:, 0], torch.cat([1e-3 * each, 1e-2 * each], 1)
+    return ops.apply_psf(x, psf, "reflect", 2.2, None, None, None, *draws, highlights=light, sensor=sensor)
+
+
 # As many as are worth three threads.
 DRAWN: dict[str, tuple[int, Callable[[int, Draws, str], Tensor]]] = {
     "uniforms": (40_000, drawn_uniforms),
@@ -98,4 +105,5 @@ DRAWN: dict[str, tuple[int, Callable[[int, Draws, str], Tensor]]] = {
     "rasterize_psf": (64, drawn_psfs),
     "psf_taps": (1200, drawn_taps),
 }
-ALL_DRAWN = DRAWN | {"apply_psf": (8, drawn_noise)}
+BLURRED = {"noise": (8, drawn_noise), "camera": (8, drawn_camera)}
+ALL_DRAWN = DRAWN | BLURRED

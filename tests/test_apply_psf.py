@@ -14,6 +14,7 @@ from blur_cases import (
     DTYPES,
     ONE,
     SIGNED,
+    W,
     corners,
     kernels,
     picture,
@@ -218,7 +219,7 @@ def test_gamma_averages_light(device: torch.device) -> None:
 @pytest.mark.parametrize("gamma", [0.1, 0.45, 2.2, 10.0])
 def test_gamma_leaves_flat_levels_alone(gamma: float, device: torch.device) -> None:
     flat = torch.arange(256, dtype=torch.uint8, device=device)[:, None, None, None].expand(-1, 1, 5, 7)
-    assert torch.equal(apply_psf(flat, MotionBlur().psf(1, device=device), gamma=gamma), flat)
+    assert torch.equal(apply_psf(flat, MotionBlur().psf(1, seed=0, device=device), gamma=gamma), flat)
 
 
 ALL = (2.2, corners(2, (8, 9), (4, 5)), [4, 5], torch.tensor([0.1, 0.2]))
@@ -230,6 +231,7 @@ CALLS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "light": (OPS.apply_psf, (LAST.clone().requires_grad_(), kernels(2, 3), "zero", 2.2, None, None, ALL[3], 3, 5)),
     "windows": (OPS.apply_psf, (LAST.clone().requires_grad_(), kernels(2, 3), "reflect", 1.0, *ALL[1:3])),
     "all": (OPS.apply_psf, (LAST.half(), kernels(2, 3), "zero", *ALL, 3, 5, None, torch.bfloat16, 9)),
+    "camera": (OPS.apply_psf, (LAST, kernels(2, 3), "zero", *ALL, 3, 5, None, None, 0, ALL[3], W[:, 1:] + 0.01)),
     "counter": (OPS.apply_psf, (LAST, kernels(2, 3), "zero", *ALL, 0, 0, COUNTER, torch.float32, 9)),
     "psf_taps": (OPS.psf_taps, (torch.rand(2, 3, 3) + 0.1, 9)),
     "random_trajectories": (OPS.random_trajectories, (torch.full((2,), 0.01), 0, 0, 20, 4.0, COUNTER)),

@@ -121,6 +121,16 @@ def placed(*window: int) -> Tensor:
         (lambda: apply_psf(X, K, noise=torch.zeros(3)), r"noise must be .*\[2\], got torch.float32 \(3,\)"),
         (lambda: apply_psf(X, K, noise=torch.zeros(2, dtype=torch.int64)), "noise must be .*got torch.int64"),
         (lambda: apply_psf(X, K, noise=torch.zeros(2, device="meta")), "noise must be on cpu, got meta"),
+        (lambda: apply_psf(X, K, highlights=-0.1), "highlights must be finite and >= 0"),
+        (lambda: apply_psf(X, K, highlights=math.nan), "highlights must be finite and >= 0"),
+        (lambda: apply_psf(X, K, highlights=torch.zeros(2, 1)), r"highlights must be float32 \[2\], got .*\(2, 1\)"),
+        (lambda: apply_psf(X, K, highlights=torch.zeros(2, device="meta")), "highlights must be on cpu, got meta"),
+        (lambda: apply_psf(X, K, sensor=(0.1, -0.1)), "sensor must be finite and >= 0"),
+        (lambda: apply_psf(X, K, sensor=(math.inf, 0.1)), "sensor must be finite and >= 0"),
+        (lambda: apply_psf(X, K, sensor=(0.1,)), r"sensor must be \(shot, read\), got \(0.1,\)"),  # type: ignore[arg-type]
+        (lambda: apply_psf(X, K, sensor=0.1), r"sensor must be \(shot, read\), got 0.1"),  # type: ignore[arg-type]
+        (lambda: apply_psf(X, K, sensor=torch.zeros(2)), r"sensor must be float32 \[2, 2\], got torch.float32 \(2,\)"),
+        (lambda: apply_psf(X, K, sensor=torch.zeros(2, 2).half()), r"sensor must be .*got torch.float16"),
         (lambda: apply_psf(X, K, noise=0.1, seed=-1), r"seed must be in \[0, 2\^63\), got -1"),
         (lambda: apply_psf(X, K, noise=0.1, first=-1), r"first index must be in \[0, 2\^63\), got -1"),
         (lambda: apply_psf(X, K, signed=torch.uint8), "signed must be a floating-point type, got torch.uint8"),
@@ -141,6 +151,12 @@ def placed(*window: int) -> Tensor:
         (
             lambda: ops.apply_psf(
                 X.clone().requires_grad_(), K, "reflect", 2.2, noise=torch.zeros(2), counter=torch.tensor([3, 5])
+            ),
+            "noise drawn by a counter has no gradient",
+        ),
+        (
+            lambda: ops.apply_psf(
+                X.clone().requires_grad_(), K, "reflect", sensor=torch.zeros(2, 2), counter=torch.tensor([3, 5])
             ),
             "noise drawn by a counter has no gradient",
         ),
@@ -191,7 +207,5 @@ def test_tensors_without_data_or_of_complex_numbers_give_no_result(call: Callabl
 
 
 def test_draws_in_a_trace_are_refused_before_they_write_to_no_memory() -> None:
-    with FakeTensorMode(), pytest.raises(RuntimeError, match="needs tensors with memory"):
-        ops.uniforms(2, seed=1)
     with FakeTensorMode(), pytest.raises(RuntimeError, match="needs tensors with memory"):
         ops.random_windows(2, picture=(9, 9), size=(3, 3), seed=1)

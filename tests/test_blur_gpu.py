@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import pytest
 import torch
 from blur_cases import (
+    BLURRED,
     COUNTER,
     DRAWN,
     K,
     W,
     X,
     corners,
-    drawn_noise,
     picture,
     same,
 )
@@ -60,11 +61,13 @@ def test_gpu_draws_whole_kernels_as_the_cpu_does(cuda: torch.device) -> None:
 
 
 @pytest.mark.gpu
-def test_gpu_noise_by_counter(cuda: torch.device) -> None:
+@pytest.mark.parametrize("name", BLURRED)
+def test_gpu_noise_by_counter(name: str, cuda: torch.device) -> None:
     """To the last places: a GPU multiplies and adds in one rounding."""
-    wanted = drawn_noise(8, Draws(3, 2**33), "cpu")
+    n, drawn = BLURRED[name]
+    wanted = drawn(n, Draws(3, 2**33), "cpu")
     for draws in (Draws(3, 2**33), Draws(counter=torch.tensor([3, 2**33], device=cuda))):
-        assert_matches(drawn_noise(8, draws, "cuda"), wanted)
+        assert_matches(drawn(n, draws, "cuda"), wanted)
 
 
 @pytest.mark.gpu
@@ -82,7 +85,7 @@ def test_gpu_names_a_path_that_leaves_the_canvas(cuda: torch.device) -> None:
 )
 def test_module_never_waits_for_the_gpu(options: dict[str, Any], cuda: torch.device) -> None:
     x = picture(4, 3, 64, 64, dtype=torch.uint8)
-    blur, wanted = MotionBlur(**options).cuda(), MotionBlur(**options)
+    blur, wanted = MotionBlur(**options, seed=0).cuda(), MotionBlur(**options, seed=0)
     moved, windows = x.to(cuda), corners(4, (64, 64), (32, 32))
     call: dict[str, Any] = {"size": (32, 32), "signed": torch.float32}
     there = windows.to(cuda)
@@ -117,6 +120,42 @@ def test_each_replay_of_a_graph_draws_fresh_blur(cuda: torch.device) -> None:
 
 
 @pytest.mark.gpu
+def test_without_a_seed_torchs_generator_draws_on_the_gpu_and_in_graphs(cuda: torch.device) -> None:
+    x, blur = torch.zeros(2, 1, 8, 8, device=cuda), MotionBlur(length=8.0, realism="camera", jpeg=0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        drawn = []
+        for seed in (1, 1, 2):
+            torch.manual_seed(seed)
+            drawn.append(blur(x, return_psf=True))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for got, other, repeats in ((drawn[0], drawn[1], True), (drawn[0], drawn[2], False)):
+        assert all(torch.equal(a, b) == repeats for a, b in zip(got, other, strict=True))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        _, psf = blur(x, return_psf=True)
+    replays = []
+    for _ in range(3):
+        graph.replay()
+        replays.append(psf.clone())
+    assert not torch.equal(replays[0], replays[1]) and not torch.equal(replays[1], replays[2])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_gpu_camera_is_that_of_the_cpu(dtype: torch.dtype, cuda: torch.device) -> None:
+    x, blur = picture(3, 3, 64, 64, dtype=dtype), MotionBlur(realism="camera", seed=4)
+    for seed in (None, 7):
+        blur.counter[1] = 5
+        wanted = MotionBlur(realism="camera", seed=4)(x, index=5, seed=seed).double()
+        for got in (blur(x.to(cuda), seed=seed), blur(x.to(cuda), seed=seed, index=5)):
+            off = (got.cpu().double() - wanted).abs() * (1 if dtype == torch.uint8 else 255)
+            assert off.mean() < 0.01  # JPEG rounds a level in the balance to either side
+    assert torch.equal(deepcopy(blur).cuda()(x.to(cuda), index=5), blur(x.to(cuda), index=5))
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -128,6 +167,7 @@ def test_each_replay_of_a_graph_draws_fresh_blur(cuda: torch.device) -> None:
         (lambda x, k: ops.apply_psf(x, K, "reflect"), "psf must be on the picture's device cuda:., got cpu"),
         (lambda x, k: apply_psf(x, k, windows=W, size=(4, 4)), "windows must be on cuda:., got cpu"),
         (lambda x, k: apply_psf(x, k, noise=torch.zeros(2)), "noise must be on cuda:., got cpu"),
+        (lambda x, k: apply_psf(x, k, highlights=torch.zeros(2)), "highlights must be on cuda:., got cpu"),
     ],
 )
 def test_gpu_names_what_is_on_another_device(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from deblurgan import images
-from deblurgan.blur import apply_psf
+from deblurgan.blur import MotionBlur, apply_psf
 from deblurgan.config import BlurConfig
 from deblurgan.data import blurred_sets
 from deblurgan.data.blurred_sets import write_blurred
@@ -96,6 +97,33 @@ def test_the_kernels_of_a_continued_set_are_those_of_its_pictures(
     assert len(kernels(config.out)) == 8
 
 
+def test_a_cameras_set_is_gone_on_with(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, config = (options(photos, tmp_path / name, realism="camera") for name in ("whole", "set"))
+    write_blurred(whole)
+    interrupt(config, 5, monkeypatch)
+    write_blurred(config)
+    assert contents(config.out) == contents(whole.out)
+    blur = MotionBlur(realism="camera", length=12.0)
+    sharp, blurred = (images.read(whole.out / folder / "1_000.png").pixels for folder in ("sharp", "blur"))
+    assert np.array_equal(blurred, blur(sharp, seed=5, index=2))
+
+
+def test_a_set_that_is_older_than_the_camera_is_gone_on_with(
+    photos: Path, tmp_path: Path, whole: dict[str, bytes]
+) -> None:
+    config = options(photos, tmp_path / "whole")
+    with np.load(config.out / "psf.npz", allow_pickle=False) as file:
+        arrays = dict(file)
+    told = json.loads(str(arrays["options"]))
+    for name in ("highlights", "shot", "read", "jpeg"):
+        del told[name]
+    np.savez(config.out / "psf.npz", **{**arrays, "options": np.array(json.dumps(told))})
+    with pytest.raises(FileExistsError, match="is of a set with highlights"):
+        write_blurred(options(photos, config.out, realism="camera", gamma=1.0))
+    write_blurred(config)
+    assert contents(config.out) == whole
+
+
 @pytest.mark.parametrize(
     "other, words",
     [
@@ -105,6 +133,8 @@ def test_the_kernels_of_a_continued_set_are_those_of_its_pictures(
         ({"exposure": (1.0,)}, r"is of a set with exposure \[0.1, 0.5, 1.0\], not \[1.0\]"),
         ({"padding": "zero"}, "is of a set with padding reflect, not zero"),
         ({"gamma": 2.2}, "is of a set with gamma 1.0, not 2.2"),
+        ({"realism": "camera"}, "is of a set with gamma 1.0, not 2.2"),
+        ({"realism": "camera", "gamma": 1.0}, r"is of a set with highlights \[0.0, 0.0\], not \[0.25, 1.75\]"),
         ({"noise": (0.0, 0.1)}, r"is of a set with noise \[0.0, 0.0\], not \[0.0, 0.1\]"),
         ({"inputs": ("photos/0.png",)}, "is of other pictures, such as "),
         ({"inputs": ("photos/3.png", "photos/2.png", "photos/1.png", "photos/0.png")}, "is of other pictures, such as"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from deblurgan.blur import MotionBlur, apply_psf
 from deblurgan.data import Crops, PairedFolder, RngStream, SharpFolder, derived_seed
 from deblurgan.data.crops import reduced_region
 from picture_folders import SMALL, write
+
+CAMERA, UNCODED = (MotionBlur(length=20.0, realism="camera", jpeg=quality) for quality in (80, 0))
 
 
 def test_crop_is_the_blurred_photo_s_own_crop(photos: Path) -> None:
@@ -34,6 +37,19 @@ def test_crop_is_the_blurred_photo_s_own_crop(photos: Path) -> None:
             assert len(corners) == 1
             i, j = corners[0]
             assert torch.equal(whole[:, i : i + 32, j : j + 32], blurred)
+
+
+def test_a_cameras_crop_repeats_and_is_coded_from_its_own_corner(photos: Path) -> None:
+    torch.manual_seed(0)
+    camera, uncoded = (SharpFolder(photos, blur=blur, crops=Crops(32), seed=3) for blur in (CAMERA, UNCODED))
+    crops = [camera.sample(index, epoch=1) for index in range(4)]
+    torch.manual_seed(1)
+    for index, crop in enumerate(crops):
+        assert all(map(torch.equal, crop, camera.sample(index, epoch=1)))
+        blurred = Image.fromarray(uncoded.sample(index, epoch=1).blurred.permute(1, 2, 0).numpy())
+        buffer = io.BytesIO()
+        blurred.save(buffer, "JPEG", quality=80)
+        assert np.array_equal(crop.blurred.permute(1, 2, 0), np.asarray(Image.open(buffer)))
 
 
 def test_crops_differ_by_epoch_index_and_seed_and_repeat(photos: Path) -> None:

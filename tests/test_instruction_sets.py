@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from deblurgan.blur import apply_psf
 
 SETS = _C.instruction_sets()
 FUSED = [name for name in SETS if name in ("avx512", "avx2", "neon")]
+CAMERA: dict[str, Any] = {"gamma": 2.2, "highlights": 1.0, "sensor": (1e-3, 0.01), "seed": 3, "first": 5}
 ROOT = Path(__file__).parents[1]
 
 
@@ -30,9 +32,9 @@ def _restored() -> Iterator[None]:
     _C.use_instruction_set(before)
 
 
-def blurred(name: str, x: Tensor, psf: Tensor, *, padding: reference.Padding = "reflect") -> Tensor:
+def blurred(name: str, x: Tensor, psf: Tensor, **options: Any) -> Tensor:
     _C.use_instruction_set(name)
-    return apply_psf(x, psf, padding=padding)
+    return apply_psf(x, psf, **options)
 
 
 def one_run(rows: int) -> Tensor:
@@ -75,10 +77,19 @@ def test_fma_rounds_once(name: str) -> None:
     assert (got[..., 1::3] == (2.0**-24 if name in FUSED else 0)).all()
 
 
-def test_sets_with_fma_give_the_same_bytes() -> None:
-    x, psf = picture(2, 3, 38, 131), kernels(2, 11)
-    first, *others = [blurred(name, x, psf) for name in FUSED] or [x]
+@pytest.mark.parametrize("options", [{}, CAMERA], ids=["plain", "camera"])
+def test_sets_with_fma_give_the_same_bytes(options: dict[str, Any]) -> None:
+    x, psf = (1.3 * picture(2, 3, 38, 131)).clamp(max=1), kernels(2, 11)
+    first, *others = [blurred(name, x, psf, **options) for name in FUSED] or [x]
     assert all(same(other, first) for other in others)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_camera_s_blur_is_the_reference_s(name: str) -> None:
+    x, psf = (1.3 * picture(2, 3, 9, 65)).clamp(max=1), kernels(2, 5)
+    tensors = {"highlights": torch.full((2,), 1.0), "sensor": torch.tensor([[1e-3, 0.01]] * 2)}
+    truth = reference.apply_psf(x.double(), psf.double(), **{**CAMERA, **tensors})
+    assert_matches(blurred(name, x, psf, **CAMERA), truth)
 
 
 def in_a_process(wanted: str | None) -> subprocess.CompletedProcess[str]:

@@ -105,16 +105,17 @@ def test_loader_workers() -> None:
         "    def __len__(self): return 6\n"
         "    def __getitem__(self, i): return MotionBlur().psf(1, seed=3, index=i)[0]\n"
         "class Own(torch.utils.data.Dataset):\n"
-        "    blur = MotionBlur(length=8.0, exposure=1.0)\n"
+        "    def __init__(self, seed): self.blur = MotionBlur(length=8.0, exposure=1.0, seed=seed)\n"
         "    def __len__(self): return 4\n"
         "    def __getitem__(self, i): return self.blur(torch.zeros(1, 4, 4), return_psf=True)[1][0]\n"
         "whole = MotionBlur().psf(6, seed=3)\n"
         "for workers in (0, 2):\n"
         "    loader = torch.utils.data.DataLoader(Named(), batch_size=3, num_workers=workers)\n"
         "    assert torch.equal(torch.cat(list(loader)), whole), workers\n"
-        "loader = torch.utils.data.DataLoader(Own(), batch_size=None, num_workers=2)\n"
-        "kernels = [psf for epoch in range(2) for psf in loader]\n"
-        "assert len({psf.numpy().tobytes() for psf in kernels}) == 8\n"
+        "for seed in (0, None):\n"
+        "    loader = torch.utils.data.DataLoader(Own(seed), batch_size=None, num_workers=2)\n"
+        "    kernels = [psf for epoch in range(2) for psf in loader]\n"
+        "    assert len({psf.numpy().tobytes() for psf in kernels}) == 8, seed\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
@@ -155,7 +156,7 @@ def test_counter_counts_pictures_that_are_drawn() -> None:
     blur(x, psf=ONE)
     blur(x, generator=torch.Generator().manual_seed(1))
     assert blur.counter.tolist() == [4, 4]
-    noisy = MotionBlur(noise=0.1, length=8.0)
+    noisy = MotionBlur(noise=0.1, length=8.0, seed=0)
     noisy(x, psf=ONE)
     assert noisy.counter.tolist() == [0, 3]
 
@@ -200,3 +201,60 @@ def test_one_kernel_for_a_batch_blurs_all_of_it_or_none() -> None:
     x = torch.rand(3, 1, 20, 20)
     for i in range(10):
         assert torch.equal(blur(x, index=3 * i), x) == bool(sharp[i])
+
+
+def test_without_a_seed_torchs_generator_draws() -> None:
+    x, psfs = torch.rand(2, 1, 8, 8), []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        one, other = MotionBlur(length=8.0), MotionBlur(length=8.0)
+        psfs.append([blur(x, return_psf=True)[1] for blur in (one, one, other)] + [one.psf(2), other.psf(2)])
+    assert all(map(same, psfs[0], psfs[1]))
+    kernels = torch.cat(psfs[1] + psfs[2])
+    assert len({kernel.numpy().tobytes() for kernel in kernels}) == len(kernels)
+    assert one.counter.tolist() == [0, 0]
+
+
+def test_an_index_or_seed_names_a_draw_whatever_torchs_generator_does() -> None:
+    x, blur = torch.rand(2, 1, 8, 8), MotionBlur(length=8.0)
+    state = torch.get_rng_state()
+    assert same(blur(x, index=3), MotionBlur(length=8.0, seed=0)(x, index=3))
+    assert same(blur.psf(2, index=3), blur.psf(2, seed=0, index=3))
+    assert same(blur.psf(2, seed=5), MotionBlur(length=8.0, seed=5).psf(2))
+    assert same(blur(x, seed=5), MotionBlur(length=8.0, seed=5)(x))
+    assert same(blur(x, seed=5), blur(x, seed=5, index=2))  # counted on
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_ranks_and_workers_draw_other_blur_from_the_same_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = {}
+    for rank in ("0", "1", "2", "3000"):
+        monkeypatch.setenv("RANK", rank)  # as torchrun sets it
+        torch.manual_seed(1)
+        drawn[rank] = MotionBlur(length=8.0).psf(1).numpy().tobytes()
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    torch.manual_seed(1)
+    assert MotionBlur(length=8.0).psf(1).numpy().tobytes() == drawn["1"]
+    assert len(set(drawn.values())) == 4
+
+
+def test_compiles_into_one_graph() -> None:
+    class Both(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fresh = MotionBlur(length=8.0, steps=50)
+            self.counted = MotionBlur(length=8.0, steps=50, seed=3, noise=0.1, realism="camera")
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            blurs = (self.fresh, self.fresh, self.counted, self.counted)
+            return torch.stack([*(blur(x) for blur in blurs), self.fresh(x, index=5)])
+
+    x, plain = picture(2, 3, 16, 16), Both()
+    compiled = torch.compile(copy.deepcopy(plain), fullgraph=True, backend="aot_eager")
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        wanted = plain(x)
+        torch.manual_seed(seed)
+        assert same(compiled(x), wanted)
+        assert not torch.equal(wanted[0], wanted[1]) and not torch.equal(wanted[2], wanted[3])

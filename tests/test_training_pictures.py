@@ -11,7 +11,9 @@ import torch
 import deblurgan
 from conftest import texture
 from deblurgan import images
+from deblurgan.blur.camera import CAMERA, OFF
 from deblurgan.config import train_config
+from deblurgan.data import SharpFolder
 from deblurgan.training import Trainer, TrainingError
 from deblurgan.training.pictures import digest_of_names
 from picture_folders import write
@@ -116,3 +118,16 @@ def test_validation_folder_and_mix(photos: Path, tmp_path: Path) -> None:
     run = trainer(photos, tmp_path / "run", mix=pairs, val=pairs)
     assert len(run.train_set) == 12 and len(run.val_set) == 4
     assert run.fit().steps == 6
+
+
+def test_realism_is_for_training_and_validation(photos: Path, tmp_path: Path) -> None:
+    run = trainer(photos, tmp_path / "run", blur_realism="camera")
+    for data in (run.train_set, run.val_set):
+        assert isinstance(data, SharpFolder)
+        assert data.blur.camera == CAMERA
+    mine = trainer(photos, tmp_path / "mine", blur_realism="camera", blur_gamma=1.0)
+    assert isinstance(mine.train_set, SharpFolder)
+    assert mine.train_set.blur.camera == CAMERA._replace(gamma=1.0)
+    plain = trainer(photos, tmp_path / "plain")
+    assert isinstance(plain.train_set, SharpFolder)
+    assert plain.train_set.blur.camera == OFF

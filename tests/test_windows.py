@@ -48,7 +48,7 @@ def test_windows_cover_all_places_evenly_and_half_are_mirrored() -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_window_of_the_blur_is_the_blur_s_window(dtype: torch.dtype, gamma: float, device: torch.device) -> None:
     full, size = (40, 150), (33, 70)
-    x, psf = picture(6, 3, *full, dtype=dtype).to(device), MotionBlur(length=20.0).psf(6, device=device)
+    x, psf = picture(6, 3, *full, dtype=dtype).to(device), MotionBlur(length=20.0).psf(6, seed=0, device=device)
     windows = random_windows(6, picture=full, size=size, seed=2, device=device)
     whole = apply_psf(x, psf, gamma=gamma)
     parts = [y[:, t : t + size[0], q : q + size[1]] for y, (t, q, _) in zip(whole, windows.tolist(), strict=True)]

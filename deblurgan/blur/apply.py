@@ -47,6 +47,8 @@ def apply_psf(
     seed: int = 0,
     first: int = 0,
     signed: torch.dtype | None = None,
+    highlights: float | Tensor | None = None,
+    sensor: tuple[float, float] | Tensor | None = None,
 ) -> Tensor:
     """Pictures x, [n, c, h, w] or [c, h, w], uint8 or float, convolved with psf, floating point [n, k, k] or [k, k].
 
@@ -61,26 +63,52 @@ def apply_psf(
         windows: the part of each picture to compute, int64 [n, 3] (see `random_windows`), of `size` (h, w) px. The blur
             reads the pixels around it too.
         noise: standard deviation of normal noise as a share of white, >= 0; a number, or one for each picture, [n].
-        seed: in [0, 2^63), of the noise.
+        seed: in [0, 2^63), of the noise and the sensor's.
         first: in [0, 2^63); picture i gets the noise of (seed, first + i).
         signed: a float type: the result is in [-1, 1] and has that type, as networks take it.
+        highlights: how far beyond white the light of saturated values was, >= 0 and 1 at white; a number, or one for
+            each picture, [n]. It is added to the light of values at white or above before the average, which is clipped
+            to white: bright lights draw streaks. Rim et al. 2022 draw from [0.25, 1.75].
+        sensor: a sensor's noise, >= 0: (shot, read), or one pair for each picture, [n, 2]. Normal noise of variance
+            shot light + read^2, light being 1 at white, is added to the averaged light before gamma is undone.
 
-    The psf [[1]] leaves the picture sharp, so it cuts the sharp twin of a crop. Raises TypeError for what is no Tensor,
-    ValueError for other shapes, dtypes, devices and options; on the CPU also for a psf that is not finite and a window
-    outside the picture.
+    `gamma` says what light is; with 1 it is the value itself. The psf [[1]] leaves the picture sharp, so it cuts the
+    sharp twin of a crop. Raises TypeError for what is no Tensor, ValueError for other shapes, dtypes, devices and
+    options; on the CPU also for a psf that is not finite and a window outside the picture.
     """
     pictures, kernels = as_batches(x, psf)
-    n = pictures.shape[0]
-    deviation: Tensor | None = None
-    if isinstance(noise, Tensor):
-        deviation = noise
-    else:
-        require_number("noise", noise)
-        if noise != 0:
-            deviation = torch.full((n,), float(noise), dtype=torch.float32, device=x.device)
-    part = None if size is None else list(size)
-    y = ops.apply_psf(pictures, kernels, padding, gamma, windows, part, deviation, seed, first, None, signed)
+    y = ops.apply_psf(
+        pictures,
+        kernels,
+        padding,
+        gamma,
+        windows,
+        None if size is None else list(size),
+        None if not isinstance(noise, Tensor) and noise == 0 else _for_each("noise", noise, pictures),
+        seed,
+        first,
+        signed=signed,
+        highlights=None if highlights is None else _for_each("highlights", highlights, pictures),
+        sensor=None if sensor is None else _pairs(sensor, pictures),
+    )
     return y if x.dim() == 4 else y[0]
+
+
+def _for_each(name: str, given: float | Tensor, pictures: Tensor) -> Tensor:
+    """A number as one for each picture, fp32 [n]; a Tensor as it is."""
+    if isinstance(given, Tensor):
+        return given
+    require_number(name, given)
+    return torch.full((pictures.shape[0],), float(given), dtype=torch.float32, device=pictures.device)
+
+
+def _pairs(sensor: tuple[float, float] | Tensor, pictures: Tensor) -> Tensor:
+    """(shot, read) for each picture, fp32 [n, 2]; a Tensor as it is."""
+    if isinstance(sensor, Tensor):
+        return sensor
+    if not isinstance(sensor, (tuple, list)) or len(sensor) != 2:
+        raise ValueError(f"sensor must be (shot, read), got {sensor}")
+    return torch.stack([_for_each("sensor", part, pictures) for part in sensor], 1)
 
 
 def check_picture(x: Tensor) -> None:

@@ -22,3 +22,9 @@ def spread(ends: float | tuple[float, float], uniform: Tensor) -> Tensor:
     """uniform [n] stretched to [low, high]; a single number stands for both ends."""
     low, high = ends if isinstance(ends, tuple) else (ends, ends)
     return low + (high - low) * uniform
+
+
+def spread_whole(ends: tuple[int, int], uniform: Tensor) -> Tensor:
+    """One of the whole numbers low ... high for each of uniform [n]: int64 [n]."""
+    low, high = ends
+    return low + (uniform.double() * (high - low + 1)).long()  # in fp32 the product could be rounded up to the end

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from deblurgan import ops, reference
-from deblurgan.arguments import require_number
+from deblurgan.arguments import kind_of, require_number
 from deblurgan.blur.apply import as_batches, check_picture
+from deblurgan.blur.camera import Effects, Range, Realism, as_range, camera_options
 from deblurgan.blur.distributions import bit_table, pick, spread
+from deblurgan.blur.draws import Draws, by_value, fresh_draws, next_draws
+from deblurgan.blur.jpeg import through_jpeg
+from deblurgan.blur.kinds import Picture, in_kind_of, pixels_of
 from deblurgan.blur.psf import Mode, rasterize_psf, tap_capacity
 from deblurgan.blur.trajectories import RELEASED_ANXIETIES, Anxiety, check_anxiety, draw_anxieties
 from deblurgan.ops.apply import PADDINGS
 from deblurgan.ops.common import check_seed
 from deblurgan.ops.psf import MAX_SIZE
 from deblurgan.ops.trajectories import MAX_LENGTH
-
-
-class Draws(NamedTuple):
-    """What names the draws of a call: a seed and the index of its first picture, or both in `counter` on the device."""
-
-    seed: int = 0
-    first: int = 0
-    counter: Tensor | None = None  # int64 [2]
 
 
 def _shares(exposure: float | Sequence[float]) -> tuple[float, ...]:
@@ -36,15 +34,6 @@ def _shares(exposure: float | Sequence[float]) -> tuple[float, ...]:
     if not shares or not all(0 < share <= 1 for share in shares):
         raise ValueError(f"exposure must be one or more shares in (0, 1], got {exposure}")
     return shares
-
-
-def _noise_range(noise: float | tuple[float, float]) -> tuple[float, float]:
-    ends = tuple(noise) if isinstance(noise, Iterable) else (noise, noise)
-    for end in ends:
-        require_number("noise", end)
-    if len(ends) != 2 or not 0 <= ends[0] <= ends[1] < math.inf:
-        raise ValueError(f"noise must be >= 0, or a (low, high) pair of such, got {noise}")
-    return ends
 
 
 def _safe_size(length: float, mode: Mode) -> int:
@@ -74,23 +63,38 @@ class MotionBlur(nn.Module):
             code. See `rasterize_psf`.
         padding: what lies past the picture's border: "reflect" mirrors the picture, "replicate" repeats its edge,
             "zero" is black.
-        gamma: averages value^gamma, which is light, rather than values; in [0.1, 10], a camera's is 2.2.
-        noise: standard deviation of the sensor's noise as a share of white, >= 0; of a (low, high) range, one is drawn
-            for each picture.
-        p: the probability that a picture is blurred at all, in [0, 1].
+        gamma: averages value^gamma, which is light, rather than values; in [0.1, 10]. None is 1, or the preset's.
+        noise: standard deviation of normal noise on the values as a share of white, >= 0; of a (low, high) range, one
+            is drawn for each picture.
+        realism: "camera" blurs as a camera does: it is gamma 2.2, highlights (0.25, 1.75), shot (0.5e-4, 1.5e-4), read
+            (4.6e-4, 13.7e-4) and jpeg (75, 95), of which those that are given, off included, take the preset's place.
+        highlights: light beyond white that saturated pixels are given before the average, 1 at white, so that lamps
+            draw bright streaks; >= 0, 0 is off. Like the next three a number or a range to draw from for each picture.
+        shot, read: the sensor's noise: normal, of variance shot light + read^2, on the averaged light; >= 0, 0 is off.
+        jpeg: the quality, 1 ... 100, of the JPEG that each picture becomes at last and is read from again; 0 is off.
+            Pillow does it on the host, which on CUDA waits for the GPU and cannot be captured in a graph. It takes 1 or
+            3 channels, makes floats multiples of 1/255, and has no gradient.
+        p: the probability that a picture is blurred at all, in [0, 1]; noise, sensor and JPEG are for every picture.
         same_on_batch: use one PSF for the whole batch.
-        seed: in [0, 2^63). Seed and index name a draw. Pictures are numbered from 0 as they come, unless a call gives
-            `index`. In the worker processes of a DataLoader the numbers start anew each epoch, so there the worker's
-            own seed is added.
+        seed: in [0, 2^63). Seed and index name a draw, on any device and in any batch. Pictures are numbered from 0 as
+            they come, unless a call gives `index`. In the worker processes of a DataLoader the numbers start anew each
+            epoch, so there the worker's own seed is added. None draws a new seed from torch's generator for each call,
+            so that `torch.manual_seed` repeats a run, and instances, loader workers and, even where all called
+            `torch.manual_seed` alike, the ranks of torch.distributed and torchrun draw other blur. An index still names
+            a draw then, that of seed 0.
 
     Raises ValueError for an argument out of range, TypeError for one of another type.
 
-    On CUDA nothing waits for the GPU once the module is there too (`blur.cuda()`): the number of the next picture is
-    then kept in device memory, so that each replay of a CUDA graph draws fresh blur. (A `size` below the default has
-    every canvas checked, which waits.)
+    On CUDA nothing waits for the GPU once the module is there too (`blur.cuda()`) or has no seed: the number of the
+    next picture, or the seed, is then kept in device memory, so that each replay of a CUDA graph draws fresh blur. (A
+    `size` below the default has every canvas checked, which waits.) With a default `size`,
+    `torch.compile(fullgraph=True)` takes the module; calls of compiled code count and draw like others.
 
     Source: paper section 4 and the released motion_blur/. "centered" differs from the latter on purpose: its PSFs lie
-    off the centre, its borders are black, and it stretches each result to the full range of values.
+    off the centre, its borders are black, and it stretches each result to the full range of values. "camera": Rim et
+    al., "Realistic Blur Synthesis for Learning Image Deblurring" (RSBlur), ECCV 2022: highlights are its saturation
+    synthesis, shot and read half to one and a half times what it measured on its camera, 1e-4 and 9.15e-4, here without
+    its mosaic and white balance. It has no JPEG; 75 is Pillow's quality, and 95 about a camera's best.
 
     Example:
         >>> blur = MotionBlur(length=40.0, exposure=(0.5, 1.0), noise=(0.0, 0.02), seed=1)
@@ -113,16 +117,22 @@ class MotionBlur(nn.Module):
         exposure: float | Sequence[float] = (0.1, 0.5, 1.0),
         mode: Mode = "centered",
         padding: reference.Padding = "reflect",
-        gamma: float = 1.0,
-        noise: float | tuple[float, float] = 0.0,
+        gamma: float | None = None,
+        noise: float | Range = 0.0,
+        realism: Realism = "none",
+        highlights: float | Range | None = None,
+        shot: float | Range | None = None,
+        read: float | Range | None = None,
+        jpeg: int | tuple[int, int] | None = None,
         p: float = 1.0,
         same_on_batch: bool = False,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
-        for name, value in {"length": length, "steps": steps, "gamma": gamma, "p": p, "seed": seed}.items():
+        for name, value in {"length": length, "steps": steps, "p": p, "seed": seed or 0}.items():
             require_number(name, value)
-        self.exposure, self.noise = _shares(exposure), _noise_range(noise)
+        self.exposure, self.noise = _shares(exposure), as_range("noise", noise)
+        self.camera = camera_options(realism, gamma=gamma, highlights=highlights, shot=shot, read=read, jpeg=jpeg)
         if not 0 <= p <= 1:
             raise ValueError(f"p must be in [0, 1], got {p}")
         if not 0 < length <= MAX_LENGTH:
@@ -131,9 +141,7 @@ class MotionBlur(nn.Module):
             raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
         if padding not in PADDINGS:
             raise ValueError(f"padding must be one of {', '.join(PADDINGS)}, got {padding!r}")
-        if not 0.1 <= gamma <= 10:
-            raise ValueError(f"gamma must be in [0.1, 10], got {gamma}")
-        check_seed(seed, 0)
+        check_seed(seed or 0, 0)
         check_anxiety(anxiety)
         self.size = _default_size(length, mode) if size is None else size
         require_number("size", self.size)
@@ -141,27 +149,25 @@ class MotionBlur(nn.Module):
             raise ValueError(f"size must be in [3, {MAX_SIZE}], got {self.size}")
         self.holds_all = self.size >= _safe_size(length, mode)
         self.length, self.steps, self.anxiety, self.mode = length, steps, anxiety, mode
-        self.padding, self.gamma = padding, gamma
-        self.p, self.same_on_batch, self.seed = p, same_on_batch, seed
+        self.padding, self.p, self.same_on_batch, self.seed = padding, p, same_on_batch, seed
         with torch.inference_mode(False):  # so that calls in any mode may count
             self.register_buffer("anxieties", bit_table(RELEASED_ANXIETIES, "cpu"), persistent=False)
             self.register_buffer("exposures", bit_table(self.exposure, "cpu"), persistent=False)
-            counter = torch.tensor([seed, 0], dtype=torch.int64, device="cpu")
+            counter = torch.tensor([seed or 0, 0], dtype=torch.int64, device="cpu")
             self.register_buffer("counter", counter, persistent=False)
 
     def psf(
-        self, n: int, *, seed: int | None = None, index: int = 0, device: torch.device | str | None = None
+        self, n: int, *, seed: int | None = None, index: int | None = None, device: torch.device | str | None = None
     ) -> Tensor:
         """The PSFs of the indices index ... index + n - 1: fp32 [n, size, size], on the CPU unless `device` is given.
 
-        A picture that stays sharp (p < 1) gets the unit impulse.
+        Without an index they are those from 0 on of the seed, or new ones where neither call nor module has a seed. A
+        picture that stays sharp (p < 1) gets the unit impulse.
         """
-        draws = Draws(self.seed if seed is None else seed, index)
-        return self._psf(n, draws, self._uniforms(n, draws, torch.device(device or "cpu")))
-
-    def _uniforms(self, n: int, draws: Draws, device: torch.device) -> Tensor:
-        """Uniform numbers [n, 4]: for the anxiety, the exposure, whether to blur, and the noise."""
-        return ops.uniforms(n, seed=draws.seed, first=draws.first, counter=draws.counter, device=device)
+        home = torch.device(device or "cpu")
+        named = seed is not None or self.seed is not None or index is not None
+        draws = self._named(seed, index or 0) if named else fresh_draws(home)
+        return self._psf(n, draws, draws.uniforms(n, home))
 
     def _psf(self, n: int, draws: Draws, uniform: Tensor) -> Tensor:
         kernels = uniform[: min(n, 1)] if self.same_on_batch else uniform
@@ -176,6 +182,10 @@ class MotionBlur(nn.Module):
             psf = torch.where((kernels[:, 2] >= self.p)[:, None, None], _impulse(psf), psf)
         return psf.expand(n, -1, -1)
 
+    def _named(self, seed: int | None, index: int) -> Draws:
+        """The draws of an index; without a seed those of the module's, and without that of seed 0."""
+        return Draws((self.seed or 0) if seed is None else seed, index)
+
     def _draws(
         self, n: int, device: torch.device, seed: int | None, index: int | None, generator: torch.Generator | None
     ) -> Draws:
@@ -186,22 +196,18 @@ class MotionBlur(nn.Module):
             seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
             index = index or 0
         if index is not None:
-            return Draws(self.seed if seed is None else seed, index)
-        if seed is None and self.counter.is_cuda and self.counter.device == device:
-            now = self.counter.clone()
-            self.counter[1] += n
-            return Draws(counter=now)
-        first = int(self.counter[1])
-        self.counter[1] += n
-        worker = torch.utils.data.get_worker_info()
-        if seed is None:
-            seed = self.seed if worker is None else (self.seed + worker.seed) % 2**62
-        return Draws(seed, first)
+            return self._named(seed, index)
+        if seed is None and self.seed is None:
+            return fresh_draws(device)
+        counter = next_draws(self.counter, n)
+        if seed is not None:
+            counter[0] = seed
+        return by_value(counter, device)
 
     @overload
     def forward(
         self,
-        x: Tensor,
+        x: Picture,
         *,
         psf: Tensor | None = ...,
         seed: int | None = ...,
@@ -211,12 +217,12 @@ class MotionBlur(nn.Module):
         windows: Tensor | None = ...,
         size: tuple[int, int] | None = ...,
         signed: torch.dtype | None = ...,
-    ) -> Tensor: ...
+    ) -> Picture: ...
 
     @overload
     def forward(
         self,
-        x: Tensor,
+        x: Picture,
         *,
         psf: Tensor | None = ...,
         seed: int | None = ...,
@@ -226,11 +232,11 @@ class MotionBlur(nn.Module):
         windows: Tensor | None = ...,
         size: tuple[int, int] | None = ...,
         signed: torch.dtype | None = ...,
-    ) -> tuple[Tensor, Tensor]: ...
+    ) -> tuple[Picture, Tensor]: ...
 
     def forward(
         self,
-        x: Tensor,
+        x: Tensor | NDArray[Any] | Image.Image,
         *,
         psf: Tensor | None = None,
         seed: int | None = None,
@@ -240,29 +246,70 @@ class MotionBlur(nn.Module):
         windows: Tensor | None = None,
         size: tuple[int, int] | None = None,
         signed: torch.dtype | None = None,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Blur x, [n, c, h, w] or [c, h, w], uint8 or float; with `return_psf` also the PSFs [n, k, k].
+    ) -> Any:
+        """Blur x; the result is of its kind, size and dtype; with `return_psf` also the PSFs [n, k, k].
+
+        x is a Tensor [n, c, h, w] or [c, h, w], uint8 or float, an ndarray [h, w] or [h, w, c], uint8 or float, or a
+        PIL picture of mode L or RGB; TypeError says so for others. Floats are in [0, 1].
 
         Picture i gets the PSF of (seed, index + i); without an index the module numbers pictures as they come, and
         `generator` draws a seed for this call. A `psf`, [n, k, k] or [k, k], is used instead of a drawn one. `windows`,
-        `size` and `signed` are those of `apply_psf`.
+        `size` and, of a Tensor, `signed` are those of `apply_psf`.
         """
+        options = (psf, seed, index, generator, windows, size, signed)
+        if isinstance(x, Tensor):
+            y, kernels = self._blurred(x, *options)
+            return (y, kernels) if return_psf else y
+        if signed is not None:
+            raise ValueError(f"signed goes with a torch.Tensor, got {signed} and {kind_of(x)}")
+        y, kernels = self._blurred(pixels_of(x), *options)
+        other = in_kind_of(x, y)
+        return (other, kernels) if return_psf else other
+
+    def _blurred(
+        self,
+        x: Tensor,
+        psf: Tensor | None,
+        seed: int | None,
+        index: int | None,
+        generator: torch.Generator | None,
+        windows: Tensor | None,
+        size: tuple[int, int] | None,
+        signed: torch.dtype | None,
+    ) -> tuple[Tensor, Tensor]:
+        """`forward` of a Tensor, with the PSFs."""
         check_picture(x)
         n = x.shape[0] if x.dim() == 4 else 1
-        capacity, draws, deviation = 0, Draws(), None
-        if psf is None or self.noise[1] > 0:
+        draws, capacity, deviation, effects = Draws(), 0, None, Effects()
+        if psf is None or self.noise[1] > 0 or self.camera.draws:
             draws = self._draws(n, x.device, seed, index, generator)
-            uniform = self._uniforms(n, draws, x.device)
+        if psf is None or self.noise[1] > 0:
+            uniform = draws.uniforms(n, x.device)
             if self.noise[1] > 0:
                 deviation = spread(self.noise, uniform[:, 3])
             if psf is None:
                 psf, capacity = self._psf(n, draws, uniform), tap_capacity(self.length)
+        if self.camera.draws:
+            effects = self.camera.effects(draws.camera_uniforms(n, x.device))
+        highlights, sensor, quality = effects
         pictures, kernels = as_batches(x, psf)
-        part = None if size is None else list(size)
-        options: tuple[Any, ...] = (self.padding, self.gamma, windows, part, deviation, *draws, signed, capacity)
-        y = ops.apply_psf(pictures, kernels, *options)
-        y = y if x.dim() == 4 else y[0]
-        return (y, psf) if return_psf else y
+        y = ops.apply_psf(
+            pictures,
+            kernels,
+            self.padding,
+            self.camera.gamma,
+            windows,
+            None if size is None else list(size),
+            deviation,
+            *draws,
+            signed if quality is None else None,
+            capacity,
+            highlights,
+            sensor,
+        )
+        if quality is not None:
+            y = through_jpeg(y, quality, signed)
+        return y if x.dim() == 4 else y[0], psf
 
     if TYPE_CHECKING:
         __call__ = forward  # so that a call has forward's types

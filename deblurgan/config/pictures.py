@@ -93,8 +93,11 @@ class BlurConfig(Options):
     anxiety: float | None = None
     """How shaky: 0 is a straight path. Drawn from the released code's list, 0.003 to 0.01, if not given."""
     padding: Literal["reflect", "replicate", "zero"] = "reflect"
-    gamma: float = 1.0
-    """Average light, value^gamma: 2.2 is a camera's; 1 averages the values."""
+    realism: Literal["none", "camera"] = "none"
+    """camera: blur as a camera does, which averages light, counts highlights beyond white, and adds sensor noise and
+    JPEG."""
+    gamma: float | None = None
+    """Average light, value^gamma: 2.2 is a camera's; 1 averages the values. If not given 1, or the camera's."""
     noise: tuple[float, float] = (0.0, 0.0)
     """Lowest and highest standard deviation of sensor noise, as a share of white."""
     overwrite: bool = False

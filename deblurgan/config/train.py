@@ -134,8 +134,9 @@ class TrainConfig(Options):
     """Path length in px of the camera shake that blurs sharp photos."""
     blur_exposure: tuple[float, ...] = (0.1, 0.5, 1.0)
     """Shares of the path, in (0, 1], for which the shutter is open: each crop draws one; validation uses 0.5 and 1."""
-    blur_gamma: float = 1.0
-    """Average light, value^gamma, rather than values: 2.2 is a camera's; 1 averages the values, as released."""
+    blur_gamma: float | None = None
+    """Average light, value^gamma, rather than values: 2.2 is a camera's; 1 averages the values, as released. If not
+    given 1, or the camera's with blur_realism camera."""
     blur_noise: tuple[float, float] = (0.0, 0.0)
     """Lowest and highest standard deviation of sensor noise on blurred pictures, as a share of white."""
     blur_p: float = 1.0
@@ -298,7 +299,7 @@ class TrainOptions(TypedDict, total=False):
     tv_weight: float
     blur_length: float
     blur_exposure: tuple[float, ...]
-    blur_gamma: float
+    blur_gamma: float | None
     blur_noise: tuple[float, float]
     blur_p: float
     blur_realism: Literal["none", "camera"]

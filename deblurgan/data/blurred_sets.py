@@ -93,6 +93,7 @@ def motion_blur(options: BlurConfig) -> MotionBlur:
         anxiety=options.anxiety,
         padding=options.padding,
         gamma=options.gamma,
+        realism=options.realism,
         noise=options.noise,
     )
 

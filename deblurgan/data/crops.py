@@ -156,7 +156,8 @@ def pack_plans(plans: Sequence[Plan], *, pinned: bool = False) -> Tensor:
 def finish_crops(plans: Sequence[Plan], packed: Tensor) -> Pair:
     """The crops of the plans, uint8 [n, 3, size, size] each, from what `pack_plans` made of them.
 
-    They are finished on the device of `packed`, which is that of the plans' blurs. On CUDA the host waits for nothing.
+    They are finished on the device of `packed`, which is that of the plans' blurs. On CUDA the host waits for nothing
+    but a blur's JPEG. A crop has its JPEG once it is cut, from its own corner on, as a photo has.
     """
     at, pairs = _WINDOW_BYTES * len(plans), []
     windows = packed[:at].view(torch.int64).view(-1, 1, 3)

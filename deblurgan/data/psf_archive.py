@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deblurgan import images
+from deblurgan.blur.camera import OFF, Camera, camera_options
 from deblurgan.config import BlurConfig, to_mapping
 
 Psfs = dict[str, NDArray[np.float32]]
 """[k, k] of each blurred picture, by name."""
-# What the blurred pictures depend on
-OPTIONS = ("n", "seed", "length", "exposure", "anxiety", "padding", "gamma", "noise")
+# What the blurred pictures depend on, but for a camera's options
+OPTIONS = ("n", "seed", "length", "exposure", "anxiety", "padding", "noise")
 
 
 def write(path: Path, psfs: Psfs, options: BlurConfig) -> None:
@@ -35,6 +36,7 @@ def require_same(path: Path, psfs: Psfs, options: BlurConfig, present: Collectio
     That is, all its pictures and the `present` ones have the PSFs that it holds.
     """
     recorded, older = _read(path)
+    recorded = _listed(OFF) | recorded  # sets may be older than a camera's options
     for name, value in _described(options).items():
         if recorded.get(name) != value:
             raise FileExistsError(
@@ -46,7 +48,13 @@ def require_same(path: Path, psfs: Psfs, options: BlurConfig, present: Collectio
 
 
 def _described(options: BlurConfig) -> dict[str, Any]:
-    return {name: value for name, value in to_mapping(options).items() if name in OPTIONS}
+    named = {name: value for name, value in to_mapping(options).items() if name in OPTIONS}
+    return named | _listed(camera_options(options.realism, gamma=options.gamma))
+
+
+def _listed(camera: Camera) -> dict[str, Any]:
+    """The options as JSON gives them back."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in camera._asdict().items()}
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Psfs]:

@@ -35,17 +35,19 @@ def apply_psf(
     counter: Tensor | None = None,
     signed: torch.dtype | None = None,
     capacity: int = 0,
+    highlights: Tensor | None = None,
+    sensor: Tensor | None = None,
 ) -> Tensor:
     """True convolution of x [n, c, h, w] with psf [n, k, k], same dtype and layout as x. See `reference`.
 
     `counter`, int64 [2], holds seed and first of the noise instead. `capacity` is how many taps a PSF may have on CUDA;
     0 stands for k^2. Differentiable in x. Raises ValueError for other shapes, dtypes, devices and options, and on the
-    CPU for a psf that is not finite, windows outside the picture and noise below 0.
+    CPU for a psf that is not finite, windows outside the picture, and noise, highlights or a sensor below 0.
     """
-    _check_apply(x, psf, padding, gamma, windows, size, noise, signed)
+    _check_apply(x, psf, padding, gamma, windows, size, signed, noise, highlights, sensor)
     check_draws(seed, first, counter, x.device)
     if x.device.type == "cpu":
-        _check_values(x, psf, windows, size, noise)
+        _check_values(x, psf, windows, size, noise, highlights, sensor)
     out = _new_output(x, size, signed)
     if out.numel() == 0:
         return out
@@ -54,18 +56,20 @@ def apply_psf(
             seed, first = counter.tolist()
         edge = cast(reference.Padding, padding)
         options = {"gamma": gamma, "windows": windows, "size": size, "noise": noise, "signed": signed}
+        options |= {"highlights": highlights, "sensor": sensor}
         return out.copy_(reference.apply_psf(x, psf, edge, seed=seed, first=first, **options))  # type: ignore[arg-type]
     channels_last = not out.is_contiguous()
     image = x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     white = 255.0 if x.dtype == torch.uint8 else 1.0
-    linear = gamma != 1 and x.device.type != "cpu"
-    if linear:
-        image = (image.float() / white).clamp(min=0).pow(gamma)
     offset, weight, count = _taps_of(psf, capacity)
     n, c, h, w = image.shape
     # named, so that they live until the call returns
     lasting_windows = None if windows is None else windows.contiguous()
-    deviation = None if noise is None else noise.float().contiguous()
+    deviation, beyond_white, shot_and_read = (
+        None if given is None else given.float().contiguous() for given in (noise, highlights, sensor)
+    )
+    averages_light = gamma != 1 or highlights is not None or sensor is not None
+    light = torch.empty_like(image, dtype=torch.float32) if averages_light and x.device.type != "cpu" else None
     _C.apply_psf(
         address(image),
         address(out),
@@ -87,7 +91,9 @@ def apply_psf(
         address(lasting_windows),
         white,
         gamma,
-        linear,
+        address(beyond_white),
+        address(shot_and_read),
+        address(light),
         address(deviation),
         seed,
         first,
@@ -113,8 +119,10 @@ def _check_apply(
     gamma: float,
     windows: Tensor | None,
     size: list[int] | None,
-    noise: Tensor | None,
     signed: torch.dtype | None,
+    noise: Tensor | None,
+    highlights: Tensor | None,
+    sensor: Tensor | None,
 ) -> None:
     require(x.dim() == 4, f"image must be [n, c, h, w], got {tuple(x.shape)}")
     require(x.dtype == torch.uint8 or x.is_floating_point(), f"image must be uint8 or floating point, got {x.dtype}")
@@ -124,9 +132,12 @@ def _check_apply(
     require(psf.device == x.device, f"psf must be on the picture's device {x.device}, got {psf.device}")
     require(padding in PADDINGS, f"padding must be one of {', '.join(PADDINGS)}, got {padding!r}")
     require(0.1 <= gamma <= 10, f"gamma must be in [0.1, 10], got {gamma}")
+    floats = (torch.float32, torch.float64)
     for name, given, shape, dtypes in (
         ("windows", windows, (n, 3), (torch.int64,)),
-        ("noise", noise, (n,), (torch.float32, torch.float64)),
+        ("noise", noise, (n,), floats),
+        ("highlights", highlights, (n,), floats),
+        ("sensor", sensor, (n, 2), floats),
     ):
         if given is not None:
             got = f"{given.dtype} {tuple(given.shape)}"
@@ -140,14 +151,23 @@ def _check_apply(
     require(signed is None or signed.is_floating_point, f"signed must be a floating-point type, got {signed}")
 
 
-def _check_values(x: Tensor, psf: Tensor, windows: Tensor | None, size: list[int] | None, noise: Tensor | None) -> None:
+def _check_values(
+    x: Tensor,
+    psf: Tensor,
+    windows: Tensor | None,
+    size: list[int] | None,
+    noise: Tensor | None,
+    highlights: Tensor | None,
+    sensor: Tensor | None,
+) -> None:
     require(bool(psf.float().isfinite().all()), "psf must be finite in fp32")
     if windows is not None and size is not None:
         h, w = x.shape[2:]
         room = torch.tensor([h - size[0], w - size[1], 1], dtype=torch.int64, device=windows.device)
         require(bool(((windows >= 0) & (windows <= room)).all()), f"windows must lie in the picture {(h, w)}")
-    if noise is not None:
-        require(all_within(noise.float().contiguous(), 0, LARGEST), "noise must be finite and >= 0")
+    for name, given in (("noise", noise), ("highlights", highlights), ("sensor", sensor)):
+        if given is not None:
+            require(all_within(given.float().contiguous(), 0, LARGEST), f"{name} must be finite and >= 0")
 
 
 def _new_output(x: Tensor, size: list[int] | None, signed: torch.dtype | None) -> Tensor:
@@ -177,25 +197,28 @@ def _(
     counter: Tensor | None = None,
     signed: torch.dtype | None = None,
     capacity: int = 0,
+    highlights: Tensor | None = None,
+    sensor: Tensor | None = None,
 ) -> Tensor:
-    _check_apply(x, psf, padding, gamma, windows, size, noise, signed)
+    _check_apply(x, psf, padding, gamma, windows, size, signed, noise, highlights, sensor)
     check_draws(0, 0, counter, x.device)  # seed and first may be symbols
     return _new_output(x, size, signed)
 
 
 def _apply_psf_setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    x, psf, ctx.padding, ctx.gamma, windows, ctx.size, noise, ctx.seed, ctx.first, counter, ctx.signed, _ = inputs
+    x, psf, ctx.padding, ctx.gamma, windows, ctx.size, noise, ctx.seed, ctx.first, counter, ctx.signed, _ = inputs[:12]
+    highlights, sensor = inputs[12:]
     require(not ctx.needs_input_grad[1], "psf must not require a gradient: reference.apply_psf differentiates by it")
-    linear = ctx.gamma == 1 and ctx.signed is None
-    repeatable = linear or counter is None or noise is None
+    linear = ctx.gamma == 1 and ctx.signed is None and highlights is None and sensor is None
+    repeatable = linear or counter is None or (noise is None and sensor is None)
     require(repeatable, "noise drawn by a counter has no gradient where it matters: give a seed and an index")
     ctx.shape, ctx.dtype = x.shape, x.dtype
-    ctx.save_for_backward(None if linear else x, psf, windows, noise)
+    ctx.save_for_backward(None if linear else x, psf, windows, noise, highlights, sensor)
 
 
 def _apply_psf_backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
     """The adjoint by the reference, borders included. Where the op is linear in x, zeros serve: x was not saved."""
-    x, psf, windows, noise = ctx.saved_tensors
+    x, psf, windows, noise, highlights, sensor = ctx.saved_tensors
     differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
         if x is None:
@@ -213,8 +236,10 @@ def _apply_psf_backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
             seed=ctx.seed,
             first=ctx.first,
             signed=ctx.signed,
+            highlights=highlights,
+            sensor=sensor,
         )
-    return torch.autograd.grad(y, x, grad, create_graph=differentiable)[0], *[None] * 11
+    return torch.autograd.grad(y, x, grad, create_graph=differentiable)[0], *[None] * 13
 
 
 torch.library.register_autograd("deblurgan::apply_psf", _apply_psf_backward, setup_context=_apply_psf_setup)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from deblurgan.arguments import require_number
-from deblurgan.ops.common import check_draws, require
+from deblurgan.ops.common import check_draws, operator, require
 from deblurgan.ops.native import _C, address, home_device, launch_target
 
 
@@ -28,13 +28,24 @@ def uniforms(
     `counter` stands for seed, first and device. Raises ValueError for arguments out of range.
     """
     wanted = torch.device(device or "cpu") if counter is None else counter.device
-    home = home_device(wanted)
     require_number("n", n)
     require(n >= 0, f"n must be >= 0, got {n}")
-    check_draws(seed, first, counter, home)
+    check_draws(seed, first, counter, home_device(wanted))
+    return _uniforms(n, seed, first, counter, wanted)
+
+
+@operator
+def _uniforms(n: int, seed: int, first: int, counter: Tensor | None, device: torch.device) -> Tensor:
+    """`uniforms` of checked arguments; an operator, so that torch.compile can call it."""
+    home = home_device(device)
     out = torch.empty(n, 4, dtype=torch.float32, device=home)
     _C.uniforms(seed, first, address(counter), address(out), n, launch_target(out.device))
-    return out.to(wanted)
+    return out.to(device)
+
+
+@torch.library.register_fake("deblurgan::_uniforms")
+def _(n: int, seed: int, first: int, counter: Tensor | None, device: torch.device) -> Tensor:
+    return torch.empty(n, 4, dtype=torch.float32, device=device)
 
 
 def random_windows(

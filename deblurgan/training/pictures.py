@@ -65,7 +65,12 @@ def _crops(config: TrainConfig, scale: tuple[float, float] | None = None) -> Cro
 
 def _camera(config: TrainConfig) -> dict[str, Any]:
     """The options of the blur that training and validation share."""
-    return {"length": config.blur_length, "gamma": config.blur_gamma, "noise": config.blur_noise}
+    return {
+        "length": config.blur_length,
+        "gamma": config.blur_gamma,
+        "noise": config.blur_noise,
+        "realism": config.blur_realism,
+    }
 
 
 def _divide(pictures: PairDataset, config: TrainConfig, options: dict[str, Any]) -> PictureSets:

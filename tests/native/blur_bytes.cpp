@@ -56,7 +56,8 @@ struct Case {
   DType type;
   int64_t channels, h, w;
   bool interleaved;
-  bool plain;  // blurs all of the picture and nothing else; or a window, by all that a blur does besides
+  bool plain;   // blurs all of the picture and nothing else; or a window, by all that a blur does besides
+  bool camera;  // with highlights and a sensor
 };
 
 void set_strides(int64_t channels, int64_t h, int64_t w, bool interleaved, int64_t (&stride)[4]) {
@@ -91,14 +92,15 @@ double error_of(const ApplyArgs& a) {
 bool blur(const Case& it, const Psfs& psfs, Hash& hash) {
   std::vector<float> image(kPictures * it.channels * it.h * it.w), out(image.size());  // room for any type
   for (size_t i = 0; i < image.size(); ++i) {
-    const float x = uniform(philox(7, i, 0, 0).v[0]);
+    const float drawn = uniform(philox(7, i, 0, 0).v[0]), x = it.camera ? clipped(1.2f * drawn) : drawn;
     if (it.type == DType::kUint8) from_float(255.0f * x, reinterpret_cast<uint8_t*>(image.data())[i]);
     if (it.type == DType::kHalf) from_float(x, reinterpret_cast<Half*>(image.data())[i]);
     if (it.type == DType::kBFloat16) from_float(x, reinterpret_cast<BFloat16*>(image.data())[i]);
     if (it.type == DType::kFloat) image[i] = x;
   }
   const Window windows[kPictures] = {{0, 0, 0}, {4, 19, 1}};
-  const float noise[kPictures] = {0.02f, 0.1f};
+  const float noise[kPictures] = {0.02f, 0.1f}, highlights[kPictures] = {0.25f, 1.75f};
+  const Sensor sensors[kPictures] = {{1e-3f, 0.0f}, {2e-3f, 0.01f}};
   ApplyArgs a{};
   a.image = image.data(), a.image_type = it.type;
   a.out = out.data(), a.out_type = it.type;
@@ -114,6 +116,7 @@ bool blur(const Case& it, const Psfs& psfs, Hash& hash) {
     a.noise = noise, a.draws = kDraws;
     if (it.channels > 2) a.out_type = DType::kHalf, a.is_signed = true;
   }
+  if (it.camera) a.highlights = highlights, a.sensor = sensors;
   set_strides(a.c, a.h, a.w, it.interleaved, a.image_stride);
   set_strides(a.c, a.out_h, a.out_w, it.interleaved, a.out_stride);
   apply_psf_cpu(a, 2);
@@ -148,9 +151,9 @@ int main() {
   for (const bool interleaved : {false, true})
     for (const int64_t channels : {1, 2, 3, 4}) {
       for (const DType type : {DType::kUint8, DType::kHalf, DType::kBFloat16, DType::kFloat})
-        cases.push_back({type, channels, 13, 90, interleaved, false});
-      cases.push_back({DType::kFloat, channels, 37, 67, interleaved, true});
-      cases.push_back({DType::kFloat, channels, 3, 2, interleaved, true});
+        for (const bool camera : {false, true}) cases.push_back({type, channels, 13, 90, interleaved, false, camera});
+      cases.push_back({DType::kFloat, channels, 37, 67, interleaved, true, false});
+      cases.push_back({DType::kFloat, channels, 3, 2, interleaved, true, false});
     }
   for (const std::string& set : instruction_sets()) {
     use_instruction_set(set);

@@ -22,11 +22,14 @@ void use_the_next_instruction_set() {
   use_instruction_set(sets[turn++ % sets.size()]);
 }
 
-// Whether n pictures of 200 everywhere, blurred with each PSF, are so still.
+// Whether n pictures of `level` everywhere, blurred with each PSF, are so still; by a camera or plainly.
 template <class T>
-bool flat_stays_flat(const TapsArgs& taps, int64_t n, int64_t h, int64_t w, Padding padding, DType type) {
-  const std::vector<T> image(n * kChannels * h * w, T{200});
+bool flat_stays_flat(const TapsArgs& taps, int64_t n, int64_t h, int64_t w, Padding padding, DType type, float level,
+                     bool camera) {
+  const std::vector<T> image(n * kChannels * h * w, static_cast<T>(level));
   std::vector<T> out(image.size());
+  const std::vector<float> highlights(n, 0.5f);
+  const std::vector<Sensor> sensors(n, Sensor{1e-3f, 0.01f});
   ApplyArgs args{};
   args.image = image.data();
   args.out = out.data();
@@ -41,11 +44,16 @@ bool flat_stays_flat(const TapsArgs& taps, int64_t n, int64_t h, int64_t w, Padd
   args.capacity = taps.capacity;
   args.padding = padding;
   args.white = args.gamma = 1.0f;
+  if (camera) {
+    args.white = level, args.gamma = h % 2 ? 2.2f : 1.0f;
+    args.highlights = highlights.data(), args.sensor = sensors.data();
+    args.draws = {kLast, kLast - kPictures, nullptr};
+  }
   use_the_next_instruction_set();
   apply_psf_cpu(args, 3);
   if (padding == Padding::kZero) return true;
   for (const T value : out)
-    if (value < static_cast<T>(199.99f) || static_cast<float>(value) > 200.01f) return false;
+    if (value < static_cast<T>(level - 0.01f) || static_cast<float>(value) > level + 0.01f) return false;
   return true;
 }
 
@@ -93,10 +101,12 @@ int main() {
   for (const int64_t h : {1, 2, 3, 31, 32, 33, 97})
     for (const int64_t w : {1, 2, 5, 64, 65, 127, 128, 129})
       for (const Padding padding : {Padding::kReflect, Padding::kReplicate, Padding::kZero})
-        if (!flat_stays_flat<float>(taps, kPictures, h, w, padding, DType::kFloat) ||
-            !flat_stays_flat<uint8_t>(taps, kPictures, h, w, padding, DType::kUint8))
+        if (!flat_stays_flat<float>(taps, kPictures, h, w, padding, DType::kFloat, 200.0f, false) ||
+            !flat_stays_flat<uint8_t>(taps, kPictures, h, w, padding, DType::kUint8, 200.0f, false) ||
+            !flat_stays_flat<float>(taps, kPictures, h, w, padding, DType::kFloat, 1.0f, true) ||
+            !flat_stays_flat<uint8_t>(taps, kPictures, h, w, padding, DType::kUint8, 255.0f, true))
           return std::printf("a flat picture of %ldx%ld did not stay flat\n", long(w), long(h)), 1;
-  flat_stays_flat<float>(taps, 0, 8, 8, Padding::kReflect, DType::kFloat);  // nothing to do is no fault
+  flat_stays_flat<float>(taps, 0, 8, 8, Padding::kReflect, DType::kFloat, 200.0f, true);  // nothing to do is no fault
   std::vector<float> numbers(4 * 10);
   uniforms_cpu({{kLast, kLast - 10, nullptr}, numbers.data(), 10}, 1);
   for (const int64_t w : {1, 2, 4, 67})

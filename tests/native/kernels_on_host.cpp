@@ -131,16 +131,23 @@ Taps test_taps(const std::vector<float>& psf, int64_t n, int64_t size, int64_t c
   return a;
 }
 
-void run_kernel(const ApplyArgs& a) {
+template <class Pixel>
+void run_kernels_of(const ApplyArgs& a) {
+  if (!averages_light(a)) return launch(apply_kernel<Pixel, false>, 3, kThreads, a);
+  launch(light_kernel<Pixel>, 3, kThreads, a);
+  launch(clips_light(a) ? apply_kernel<float, true> : apply_kernel<float, false>, 3, kThreads, of_light(a));
+}
+
+void run_kernels(const ApplyArgs& a) {
   switch (a.image_type) {
     case DType::kUint8:
-      return launch(apply_kernel<uint8_t>, 3, kThreads, a);
+      return run_kernels_of<uint8_t>(a);
     case DType::kHalf:
-      return launch(apply_kernel<Half>, 3, kThreads, a);
+      return run_kernels_of<Half>(a);
     case DType::kBFloat16:
-      return launch(apply_kernel<BFloat16>, 3, kThreads, a);
+      return run_kernels_of<BFloat16>(a);
     case DType::kFloat:
-      return launch(apply_kernel<float>, 3, kThreads, a);
+      return run_kernels_of<float>(a);
   }
 }
 
@@ -167,7 +174,7 @@ void set_strides(int64_t* stride, int64_t c, int64_t h, int64_t w, bool interlea
 struct Case {
   DType in, out;
   int64_t c, h, w;
-  bool interleaved, windowed, noisy, is_signed, gamma;
+  bool interleaved, windowed, noisy, is_signed, gamma, highlights, sensor;
   Padding padding;
 };
 
@@ -177,7 +184,7 @@ void test_apply(const Taps& taps, int64_t capacity, const Case& k) {
   const float white = k.in == DType::kUint8 ? 255.0f : 1.0f;
   std::vector<uint8_t> image(n * k.c * k.h * k.w * bytes_of(k.in));
   for (int64_t i = 0; i < n * k.c * k.h * k.w; ++i) {
-    const float x = uniform(philox(5, static_cast<uint64_t>(i), 0, 0).v[0]);
+    const float x = clipped(1.2f * uniform(philox(5, static_cast<uint64_t>(i), 0, 0).v[0]));
     switch (k.in) {
       case DType::kUint8:
         from_float(x * 255.0f, image[i]);
@@ -194,7 +201,8 @@ void test_apply(const Taps& taps, int64_t capacity, const Case& k) {
     }
   }
   std::vector<Window> windows(n);
-  std::vector<float> noise(n, 0.02f);
+  const std::vector<float> noise(n, 0.02f), highlights(n, 1.5f);
+  const std::vector<Sensor> sensors(n, Sensor{1e-3f, 0.01f});
   random_windows_cpu({{3, 0, nullptr}, windows.data(), n, k.h, k.w, out_h, out_w, true}, 1);
   std::vector<uint8_t> a(n * k.c * out_h * out_w * bytes_of(k.out), 0xFF), b = a;
   ApplyArgs args{};
@@ -213,21 +221,21 @@ void test_apply(const Taps& taps, int64_t capacity, const Case& k) {
   args.windows = k.windowed ? windows.data() : nullptr;
   args.white = white;
   args.gamma = k.gamma ? 2.2f : 1.0f;
+  args.highlights = k.highlights ? highlights.data() : nullptr;
+  args.sensor = k.sensor ? sensors.data() : nullptr;
   args.noise = k.noisy ? noise.data() : nullptr;
   args.draws = {9, 4, nullptr};
   args.is_signed = k.is_signed;
   apply_psf_cpu(args, 3);
 
-  std::vector<uint8_t> light(k.gamma ? n * k.c * k.h * k.w * 4 : 0);
-  if (k.gamma) {
-    for (int64_t i = 0; i < n * k.c * k.h * k.w; ++i)
-      reinterpret_cast<float*>(light.data())[i] = power_positive(value_at(image, k.in, i) / white, 2.2f);
-    args.image = light.data();
-    args.image_type = DType::kFloat;
-    args.linear = true;
-  }
+  std::vector<float> light(averages_light(args) ? n * k.c * k.h * k.w : 0);
+  args.light = light.data();
   args.out = b.data();
-  run_kernel(args);
+  run_kernels(args);
+  for (size_t i = 0; i < light.size(); ++i) {
+    const float value = 1.0f / white * value_at(image, k.in, static_cast<int64_t>(i));
+    expect(light[i] == light_of(value, args.gamma, k.highlights ? 1.5f : 0.0f), "light");
+  }
   const float step = k.out == DType::kUint8   ? 1.0f
                      : k.out == DType::kFloat ? 1e-5f
                      : k.out == DType::kHalf  ? 1e-3f
@@ -274,7 +282,7 @@ void test_apply_far_away(const Taps& taps, int64_t capacity) {
   args.gamma = 1.0f;
   apply_psf_cpu(args, 2);
   args.out = b.data();
-  run_kernel(args);
+  run_kernels(args);
   // the same window of the small picture that holds what the far one reads
   const Window corner[2] = {{0, 0, 0}, {80 - size, 80 - size, 0}};
   args.image = near.data();
@@ -332,6 +340,8 @@ int main() {
                      turn % 5 == 0,
                      in != out,
                      turn % 7 == 0,
+                     turn % 4 == 1,
+                     turn % 6 < 2,
                      static_cast<Padding>(turn / 3 % 3)};
         test_apply(turn % 5 == 1 ? box : taps, turn % 5 == 1 ? 33 * 33 : 256, k);
         ++turn;
