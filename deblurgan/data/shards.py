@@ -133,9 +133,11 @@ def _index(shard: Path, size: int, changed: int) -> Index:
 def _read_headers(shard: Path) -> Index:
     members: dict[str, tuple[int, int]] = {}
     try:
+        size = shard.stat().st_size
         with tarfile.open(shard, "r:") as file:
             while (member := file.next()) is not None:
-                if member.isreg() and not member.issparse() and _is_picture(member.name):
+                is_whole = member.offset_data + member.size <= size
+                if member.isreg() and not member.issparse() and is_whole and _is_picture(member.name):
                     members[PurePosixPath(member.name).as_posix()] = (member.offset_data, member.size)
                 file.members.clear()
             end = file.offset
