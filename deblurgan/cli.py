@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import sys
 import warnings
@@ -33,6 +34,7 @@ from deblurgan.config import (
     TuneConfig,
     WebConfig,
 )
+from deblurgan.config.data import DataConfig
 
 if TYPE_CHECKING:
     from deblurgan.images import FilesReport
@@ -413,6 +415,37 @@ def _blur(options: BlurConfig) -> int:
     return 1 if report.failed else 0
 
 
+def _data(options: DataConfig) -> int:
+    from deblurgan import images
+    from deblurgan.data.check import check_data
+
+    if options.json is not None:  # what is in its way shows before the work
+        images.require_absent(options.json, overwrite=True)
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+    with _display(1) as display:
+        report = check_data(options, log=lambda line: _above(display, partial(_log(options), line)), progress=display)
+    for line in report.lines():
+        _say(line)
+    _say(_epoch(options, report.steps))
+    if options.json is not None:
+        images.replace_file(options.json, json.dumps(report.to_mapping(), indent=1).encode())
+    return 1 if report.problems() else 0
+
+
+def _epoch(options: DataConfig, steps: int) -> str:
+    """How long an epoch is, in steps and, where it is to be measured, in time."""
+    text = f"an epoch: {steps} steps of {options.batch_size}"
+    if not options.time or not steps:
+        return f"{text}; --time measures how long these take"
+    from deblurgan.inference.progress import duration
+    from deblurgan.training.estimate import measure_step
+
+    given = ("data", "layout", "gamma", "crop", "batch_size", "preset", "device")
+    step = measure_step(config.train_config(**{name: getattr(options, name) for name in given}))
+    whole = duration(steps * step.seconds)
+    return f"{text}, about {whole} with {options.preset} on {step.where}: {step.seconds:.3g} s a step"
+
+
 def _summary(report: FilesReport) -> None:
     """Says how many pictures were written, and where; what became of each was said when it came."""
     from deblurgan.images import kinds, printable
@@ -515,4 +548,5 @@ COMMANDS = {
     "info": Command(InfoConfig, _info),
     "tune": Command(TuneConfig, _tune),
     "web": Command(WebConfig, _web),
+    "data": Command(DataConfig, _data),
 }

@@ -70,7 +70,9 @@ def test_pairs_in_shards(tmp_path: Path, layout: str) -> None:
 
 
 def test_photos_and_folders_in_shards(tmp_path: Path) -> None:
-    write_shard(tmp_path / "photos" / "a.tar", {"0.png": png(0), "./sub/1.JPG": png(1), ".hidden.png": b"", "x.txt": b""})
+    write_shard(
+        tmp_path / "photos" / "a.tar", {"0.png": png(0), "./sub/1.JPG": png(1), ".hidden.png": b"", "x.txt": b""}
+    )
     data, _ = opened(tmp_path / "photos")
     assert isinstance(data, SharpFolder) and data.names() == ["a.tar/0.png", "a.tar/sub/1.JPG"]
     assert torch.equal(data.whole(1).sharp, pixels(1))

@@ -124,6 +124,13 @@ class PairDataset(Dataset[Pair]):
         """The path relative to the root, or whole where it lies elsewhere: how messages name a file."""
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
 
+    def decoded(self, index: int) -> tuple[Pixels, ...]:
+        """The picture's files, uint8 [h, w, 3] each: the blurred one where there is one, and the sharp one.
+
+        Raises ImageError for a bad file.
+        """
+        raise NotImplementedError
+
     def whole(self, index: int) -> Pair:
         """The uncropped pair. Raises ImageError for a bad file."""
         raise NotImplementedError
@@ -181,6 +188,9 @@ class SharpFolder(PairDataset):
     def sources(self) -> list[int]:
         return same_photos(self.entries)
 
+    def decoded(self, index: int) -> tuple[Pixels, ...]:
+        return (self.cache.read(self.entries[index]),)
+
     def whole(self, index: int) -> Pair:
         sharp = to_tensor(self.cache.read(self.entries[index]))
         return Pair(self.blur(sharp, index=derived_seed(RngStream.WHOLE, self.seed, index)), sharp)
@@ -234,6 +244,9 @@ class PairedFolder(PairDataset):
 
     def sequences(self) -> list[int]:
         return same_folders([sharp for _, sharp in self.entries])
+
+    def decoded(self, index: int) -> tuple[Pixels, ...]:
+        return self._read(index)
 
     def whole(self, index: int) -> Pair:
         return Pair(*(to_tensor(pixels) for pixels in self._read(index)))
@@ -315,8 +328,8 @@ class SideBySide(PairedFolder):
 class Mixed(PairDataset):
     """`ratio` synthetic pictures for each real pair, spread evenly: the paper's Comb regime at 2.
 
-    An epoch holds every pair once and ratio x pairs synthetic pictures, rounded, at least one. These go on from epoch to
-    epoch where they stopped, so that each of them is drawn as often as the others, to one, however many there are.
+    An epoch holds every pair once and ratio x pairs synthetic pictures, rounded, at least one. These go on from epoch
+    to epoch where they stopped, so that each is drawn as often as the others, to one, however many there are.
     """
 
     def __init__(self, synthetic: PairDataset, pairs: PairDataset, *, ratio: float = 2.0) -> None:

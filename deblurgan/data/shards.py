@@ -12,7 +12,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -114,7 +114,7 @@ def index_of(shard: Path) -> Index:
     return _index(shard, status.st_size, status.st_mtime_ns)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _index(shard: Path, size: int, changed: int) -> Index:
     file = shard.with_name(shard.name + ".index")
     of = [size, changed]
@@ -139,7 +139,7 @@ def _read_headers(shard: Path) -> Index:
                 is_whole = member.offset_data + member.size <= size
                 if member.isreg() and not member.issparse() and is_whole and _is_picture(member.name):
                     members[PurePosixPath(member.name).as_posix()] = (member.offset_data, member.size)
-                file.members.clear()
+                file.members.clear()  # type: ignore[attr-defined]  # they are of no more use, and many
             end = file.offset
         with open(shard, "rb") as plain:
             plain.seek(end)

@@ -20,17 +20,21 @@ def same_photos(paths: Sequence[Path]) -> list[int]:
     Copies have the same size, the same bytes in their middle, and names that differ in the number at their end at most,
     as those that `deblurgan blur --n 2 --pairs` writes: 0_000.png and 0_001.png. A file that cannot be read is no copy.
     """
-    alike: dict[tuple[int, str], list[tuple[int, Stored]]] = defaultdict(list)
+    alike: dict[str, list[int]] = defaultdict(list)
     for i, path in enumerate(paths):
-        with suppress(OSError):
-            at = stored(path)
-            alike[at.size, re.sub(r"_\d+(?=\.)", "", path.name)].append((i, at))
+        alike[re.sub(r"_\d+(?=\.)", "", path.name)].append(i)
     numbers = list(range(len(paths)))
     for candidates in alike.values():
-        first: dict[bytes, int] = {}
-        for i, at in candidates if len(candidates) > 1 else []:
+        places: dict[int, list[tuple[int, Stored]]] = defaultdict(list)
+        for i in candidates if len(candidates) > 1 else []:
             with suppress(OSError):
-                numbers[i] = first.setdefault(_middle(at), i)
+                place = stored(paths[i])
+                places[place.size].append((i, place))
+        for equal in places.values():
+            first: dict[bytes, int] = {}
+            for i, place in equal if len(equal) > 1 else []:
+                with suppress(OSError):
+                    numbers[i] = first.setdefault(_middle(place), i)
     return numbers
 
 
