@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -157,13 +158,30 @@ def test_pictures_whose_halves_agree_are_asked_about(tmp_path: Path) -> None:
         both = np.concatenate([blurred.permute(1, 2, 0).numpy(), sharp], 1)
         (tmp_path / "data").mkdir(exist_ok=True)
         images.write(images.Picture(both), tmp_path / "data" / f"{i}.png")
-    with pytest.raises(ValueError, match=r"halves show the same.*3 of 3 looked at.*side-by-side .* or sharp"):
+    with pytest.raises(ValueError, match=r"halves show the same.*0\.png.*side-by-side .* or sharp"):
         open_dataset(tmp_path / "data")
     assert isinstance(open_dataset(tmp_path / "data", layout="side-by-side"), SideBySide)
     assert isinstance(open_dataset(tmp_path / "data", layout="sharp"), SharpFolder)
     write(tmp_path / "data" / "0.png", seed=0, h=200, w=600)
     write(tmp_path / "data" / "1.png", seed=1, h=200, w=600)
     assert isinstance(open_dataset(tmp_path / "data"), SharpFolder), "one of three is no rule"
+
+
+def test_pictures_of_one_name_that_agree_are_asked_about(tmp_path: Path) -> None:
+    """In folders whose names say nothing."""
+    scene = images.read(Path(deblurgan.__file__).parent / "assets" / "demo.png").pixels
+    for i in range(3):
+        sharp = np.ascontiguousarray(scene[60 * i : 60 * i + 200, 100 * i : 100 * i + 300])
+        blurred = MotionBlur(length=30.0, exposure=(1.0,))(torch.from_numpy(sharp).permute(2, 0, 1), index=i)
+        pictures = {"before": blurred.permute(1, 2, 0).numpy(), "after": sharp, "frames/1": scene[-200:, -300:]}
+        for folder, pixels in {**pictures, "frames/2": sharp}.items():
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            images.write(images.Picture(np.ascontiguousarray(pixels)), tmp_path / folder / f"{i}.png")
+    assert isinstance(open_dataset(tmp_path / "frames"), SharpFolder), "of one name, but of two scenes"
+    shutil.rmtree(tmp_path / "frames")
+    with pytest.raises(ValueError, match=r"two pictures of each name .*after/0\.png and .*before/0\.png"):
+        open_dataset(tmp_path)
+    assert len(open_dataset(tmp_path, layout="sharp")) == 6
 
 
 def test_panoramas_are_no_pairs(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any, cast
@@ -34,7 +35,7 @@ from deblurgan.data.folders import find_pictures, match_gopro, match_pairs, outs
 from deblurgan.data.layouts import detect_layout, splits
 from deblurgan.data.seeds import RngStream, derived_seed
 from deblurgan.data.shards import SUFFIX, find_members, find_shards, match_members, shard_of
-from deblurgan.data.sharpness import halves_agree
+from deblurgan.data.sharpness import halves_agree, look_like_pair
 from deblurgan.data.sources import same_folders, same_photos
 
 LOOKED_AT = 5  # photos of a folder in which A|B pictures are recognised
@@ -417,7 +418,7 @@ def open_dataset(
     elif layout in ("auto", "tar"):
         layout = detect_layout(root, pictures, gamma=gamma)
         if layout == "sharp":
-            _require_no_halves(pictures, cache)
+            _require_no_pairs(pictures, cache)
     dataset: PairDataset
     if layout == "sharp":
         dataset = SharpFolder(root, pictures=pictures, blur=blur, **options)
@@ -452,16 +453,32 @@ def _in_shards(paths: Iterable[Path]) -> str:
     return f" in {len(shards)} tar files" if len(shards) > 1 else " in a tar file"
 
 
-def _require_no_halves(pictures: Sequence[Path], cache: PictureCache) -> None:
-    """Raises ValueError where most of a few of the photos are A|B pictures by their looks."""
-    agree = []
-    for path in pictures[:: max(1, len(pictures) // LOOKED_AT)][:LOOKED_AT]:
-        try:
-            agree.append(halves_agree(cache.read(path)))
-        except (images.ImageError, OSError):  # said when it is drawn
-            continue
-    if agree and sum(agree) > len(agree) / 2:
+def _require_no_pairs(pictures: Sequence[Path], cache: PictureCache) -> None:
+    """Raises ValueError where a few of the photos look like pairs: the halves of one, or two of the same name."""
+    both = [(path, path) for path in _spread(pictures)]
+    if _most(both, lambda one, _: halves_agree(one), cache):
         raise ValueError(
-            f"data holds pictures whose halves show the same, one blurrier than the other, such as {pictures[0]} "
-            f"({sum(agree)} of {len(agree)} looked at): say that the layout is side-by-side (blurred | sharp) or sharp"
+            f"data holds pictures whose halves show the same, one blurrier than the other, such as {pictures[0]}: say "
+            "that the layout is side-by-side (blurred | sharp) or sharp"
         )
+    first: dict[str, Path] = {}
+    twins = [(first[path.stem], path) for path in pictures if first.setdefault(path.stem, path) != path]
+    if _most(_spread(twins), look_like_pair, cache):
+        raise ValueError(
+            f"data holds two pictures of each name that show the same, one blurrier than the other, such as "
+            f"{twins[0][0]} and {twins[0][1]}: name their folders blur and sharp, or say that the layout is sharp"
+        )
+
+
+def _spread(things: Sequence[Any]) -> Sequence[Any]:
+    """A few of them, from the first to near the last."""
+    return things[:: max(1, len(things) // LOOKED_AT)][:LOOKED_AT]
+
+
+def _most(twos: Iterable[tuple[Path, Path]], alike: Callable[[Pixels, Pixels], bool], cache: PictureCache) -> bool:
+    """Whether more than half of the twos that can be read are alike."""
+    found = []
+    for two in twos:
+        with suppress(images.ImageError, OSError):  # said when it is drawn
+            found.append(alike(*(cache.read(path) for path in two)))
+    return sum(found) > len(found) / 2

@@ -1,4 +1,4 @@
-"""How sharp a picture is, and whether its halves show the same: what pixels tell of a photo before it is trained on."""
+"""How sharp a picture is, and whether two look like a pair: what pixels tell of photos before they are trained on."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from deblurgan.data.cache import Pixels
 
 SOFT = 0.15  # the sharpness below which a photo is called soft
 LARGEST = 4096  # px; of a picture with longer sides the middle is looked at
-SAME = 0.75  # the correlation from which two halves show the same
-GRID = 32  # cells in a column of the halves that are compared
+SAME = 0.75  # the correlation from which two pictures show the same
+GRID = 32  # cells in the shorter side of pictures that are compared
 
 Plane = NDArray[np.float32]
 
@@ -31,27 +31,32 @@ def sharpness(pixels: Pixels) -> float:
 
 
 def halves_agree(pixels: Pixels) -> bool:
-    """Whether the left and the right half of uint8 [h, w, 3] show the same, one of them blurrier, as in an A|B picture.
+    """Whether the halves of uint8 [h, w, 3] look like a pair, as in an A|B picture. Those of odd widths do not."""
+    width = pixels.shape[1]
+    return width % 2 == 0 and look_like_pair(pixels[:, : width // 2], pixels[:, width // 2 :])
 
-    What rows have in common, as a sky above ground, does not count. A picture with an odd width, or less than 64 px on
-    a side of a half, has no such halves.
+
+def look_like_pair(one: Pixels, other: Pixels) -> bool:
+    """Whether two pictures, uint8 [h, w, 3], show the same, and one of them is blurrier.
+
+    What rows have in common, as a sky above ground, does not count. Pictures of different sizes, or with less than
+    64 px on a side, are no pair.
     """
-    height, width = pixels.shape[:2]
-    if width % 2 or min(height, width // 2) < 2 * GRID:
+    if one.shape != other.shape or min(one.shape[:2]) < 2 * GRID:
         return False
-    halves = pixels[:, : width // 2], pixels[:, width // 2 :]
-    left, right = (_details(half) for half in halves)
-    length = float(np.sqrt((left**2).sum() * (right**2).sum()))
-    if length == 0 or float((left * right).sum()) / length < SAME:
+    a, b = _details(one), _details(other)
+    length = float(np.sqrt((a**2).sum() * (b**2).sum()))
+    if length == 0 or float((a * b).sum()) / length < SAME:
         return False
-    lower, upper = sorted(sharpness(half) for half in halves)
+    lower, upper = sorted((sharpness(one), sharpness(other)))
     return lower < 0.9 * upper
 
 
-def _details(half: Pixels) -> Plane:
-    """The half in cells of its height / GRID, each less the mean of its row."""
-    side = half.shape[0] // GRID
-    cells = half[: GRID * side, : half.shape[1] // side * side, 1].reshape(GRID, side, -1, side)
+def _details(picture: Pixels) -> Plane:
+    """The picture in cells of its shorter side / GRID, each less the mean of its row."""
+    side = min(picture.shape[:2]) // GRID
+    h, w = (length // side for length in picture.shape[:2])
+    cells = picture[: h * side, : w * side, 1].reshape(h, side, w, side)
     means = cells.mean((1, 3), dtype=np.float32)
     return means - means.mean(1, keepdims=True)
 
