@@ -7,6 +7,8 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -139,15 +141,17 @@ def test_a_folder_that_takes_no_index_is_read_all_the_same(tmp_path: Path, monke
     assert len(opened(tmp_path)[0]) == 6 and not list(tmp_path.glob("*.index"))
 
 
-@pytest.mark.parametrize("cut", [512 * 3 + 100, -10240, "header", "all"])
+@pytest.mark.parametrize("cut", [512 * 3 + 100, -10240, "header", "zeros", "all"])
 def test_damaged_shards_are_named_and_their_readable_part_counts(tmp_path: Path, cut: int | str) -> None:
     write_pairs(tmp_path)
     shard = tmp_path / "0001.tar"
     data = bytearray(shard.read_bytes())
     second = 512 + (len(png(110)) + 511) // 512 * 512  # of 1000.json, after 1000.blur.png
-    if cut == "header":
-        data[second : second + 200] = bytes(range(200))
-    shard.write_bytes(b"no tar" if cut == "all" else data if cut == "header" else data[:cut])
+    if isinstance(cut, int):
+        del data[cut:]
+    else:
+        data[second : second + 512] = {"header": bytes(range(256)) * 2, "zeros": bytes(512), "all": b""}[cut]
+    shard.write_bytes(b"no tar" if cut == "all" else data)
     dataset, lines = opened(tmp_path)
     assert len(dataset) == (5 if cut == -10240 else 3)
     assert any(f"pictures in {shard}: damaged tar file" in line for line in lines)
@@ -199,3 +203,11 @@ def test_training_on_shards_goes_on_bit_for_bit(tmp_path: Path, capsys: pytest.C
     last = [(tmp_path / run / "last.safetensors") for run in ("cut", "straight")]
     one, other = (deblurgan.load_generator(path).state_dict() for path in last)
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_random_damage() -> None:
+    """More of it by the program itself."""
+    program = Path(__file__).parent / "programs" / "mutate_shards.py"
+    done = subprocess.run([sys.executable, program, "7", "20"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "damage told" in done.stdout and "refused" in done.stdout

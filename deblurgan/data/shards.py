@@ -21,6 +21,7 @@ from deblurgan.data.layouts import WORDS
 from deblurgan.images.files import scan
 
 SUFFIX = ".tar"
+CHUNK = 2**20  # bytes
 
 
 class Stored(NamedTuple):
@@ -141,10 +142,13 @@ def _read_headers(shard: Path) -> Index:
                     members[PurePosixPath(member.name).as_posix()] = (member.offset_data, member.size)
                 file.members.clear()  # type: ignore[attr-defined]  # they are of no more use, and many
             end = file.offset
-        with open(shard, "rb") as plain:
+        with open(shard, "rb") as plain:  # tarfile takes damage for the end, in silence
             plain.seek(end)
-            if plain.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # where tarfile stops in silence
-                return Index(members, "damaged tar file (no end mark)")
+            rest = plain.read(tarfile.BLOCKSIZE)
+            while rest and not any(rest):
+                rest = plain.read(CHUNK)
+        if rest or end + tarfile.BLOCKSIZE > size:
+            return Index(members, "damaged tar file")
     except (tarfile.TarError, OSError, ValueError) as error:
         return Index(members, f"damaged tar file ({error})")
     return Index(members, None)
