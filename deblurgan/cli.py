@@ -426,24 +426,28 @@ def _data(options: DataConfig) -> int:
         report = check_data(options, log=lambda line: _above(display, partial(_log(options), line)), progress=display)
     for line in report.lines():
         _say(line)
-    _say(_epoch(options, report.steps))
+    _say(_epoch(options, report.usable()))
     if options.json is not None:
         images.replace_file(options.json, json.dumps(report.to_mapping(), indent=1).encode())
     return 1 if report.problems() else 0
 
 
-def _epoch(options: DataConfig, steps: int) -> str:
+def _epoch(options: DataConfig, pictures: int) -> str:
     """How long an epoch is, in steps and, where it is to be measured, in time."""
-    text = f"an epoch: {steps} steps of {options.batch_size}"
+    names = ("layout", "gamma", "crop", "preset", "batch_size", "device")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    training = config.train_config(options.data, **given)
+    steps = -(-pictures // training.batch_size)
+    text = f"an epoch: {steps} steps of {training.batch_size}"
     if not options.time or not steps:
         return f"{text}; --time measures how long these take"
     from deblurgan.inference.progress import duration
     from deblurgan.training.estimate import measure_step
 
-    given = ("data", "layout", "gamma", "crop", "batch_size", "preset", "device")
-    step = measure_step(config.train_config(**{name: getattr(options, name) for name in given}))
-    whole = duration(steps * step.seconds)
-    return f"{text}, about {whole} with {options.preset} on {step.where}: {step.seconds:.3g} s a step"
+    step = measure_step(training)
+    one, all_of_them = (duration(n * steps * step.seconds) for n in (1, training.epochs))
+    how = f"{step.seconds:.3g} s a step on {step.where}"
+    return f"{text}, about {one} ({how}); the {training.epochs} of {options.preset} about {all_of_them}"
 
 
 def _summary(report: FilesReport) -> None:

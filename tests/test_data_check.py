@@ -90,7 +90,7 @@ def test_every_problem_is_named_and_none_stops_the_others(tmp_path: Path, monkey
     soft = Image.fromarray(DEMO).filter(ImageFilter.GaussianBlur(4))
     images.write(images.Picture(np.asarray(soft)), tmp_path / "6soft.png")
     shutil.copy(tmp_path / "1.png", tmp_path / "7copy.png")
-    report, lines = checked(tmp_path, batch_size=4)
+    report, lines = checked(tmp_path)
     assert [one.name for one in report.pictures] == sorted(path.name for path in tmp_path.iterdir())
     assert [one.problem for one in report.pictures] == [None, None, None, "bad", "bad", "small", "soft", "twice"]
     assert [line.split(": ")[:2] for line in lines[1:]] == [
@@ -101,7 +101,7 @@ def test_every_problem_is_named_and_none_stops_the_others(tmp_path: Path, monkey
         ["twice", "7copy.png"],
     ]
     assert "30 is below the crop of 32" in lines[3] and "the same photo as 1.png" in lines[5]
-    assert report.steps == 2  # of five usable pictures
+    assert report.usable() == 5
     assert report.lines()[-1] == "8 pictures: 5 problems, 2 bad, 1 small, 1 soft, 1 twice"
     assert report.lines()[0] == "sizes: 50x30 to 600x400 px"
 
@@ -150,7 +150,7 @@ def test_the_command(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         "an epoch: 4 steps of 1; --time measures how long these take",
     ]
     found = json.loads((tmp_path / "new" / "found.json").read_bytes())
-    assert found["steps_an_epoch"] == 4 and found["pictures"][0]["width"] == 96
+    assert found["usable"] == 4 and found["pictures"][0]["width"] == 96
     (photos / "2.png").write_bytes(b"no picture")
     assert cli.main(words) == 1
     assert json.loads((tmp_path / "new" / "found.json").read_bytes())["pictures"][2]["problem"] == "bad"
@@ -161,8 +161,8 @@ def test_the_command(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 def test_the_time_of_an_epoch_is_measured(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--crop", "32", "--time", "--preset", "tiny", "--device", "cpu"]
     assert cli.main(["data", "check", str(photos), *words]) == 0
-    assert "an epoch: 4 steps of 1, about " in (line := capsys.readouterr().out.splitlines()[-1])
-    assert " with tiny on cpu" in line and line.endswith(" s a step")
+    assert "an epoch: 2 steps of 2, about " in (line := capsys.readouterr().out.splitlines()[-1])
+    assert " s a step on cpu, " in line and "; the 1000 of tiny about " in line
     before = sorted(photos.rglob("*"))
     step = measure_step(train_config(photos, out=tmp_path / "run", **SMALL))
     assert step.seconds > 0 and step.measured == 5 and step.where == "cpu, fp32"

@@ -23,12 +23,12 @@ class DataConfig(Options):
     """Take GoPro's blur_gamma pictures rather than its blur."""
     crop: int = 256
     """Side in px of the crops to train on; smaller pictures are named."""
-    batch_size: int = 1
-    """Crops in a step, at least 1."""
-    time: bool = False
-    """Measure how long an epoch takes, by some steps of training."""
     preset: Preset = "paper"
-    """What is trained for time."""
+    """What is to be trained, for the length of an epoch."""
+    batch_size: int | None = None
+    """Crops in a step, at least 1; the preset's if not given."""
+    time: bool = False
+    """Measure how long an epoch takes here, by some steps of training."""
     device: str = "auto"
     """Where it is trained: cpu, cuda, cuda:1, ...; auto is a GPU where there is one."""
     json: Path | None = None
@@ -38,5 +38,5 @@ class DataConfig(Options):
         super().__post_init__()
         if self.crop < 8 or self.crop % 4:
             raise ValueError(f"crop must be a multiple of 4 and at least 8, got {self.crop}")
-        if self.batch_size < 1:
+        if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")

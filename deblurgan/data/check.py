@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -50,8 +49,10 @@ class DataReport:
     layout: str
     """How many pictures there are and how they are laid out, in words."""
     pictures: list[Checked]
-    steps: int
-    """Of an epoch of all pictures that can be trained on."""
+
+    def usable(self) -> int:
+        """How many can be trained on."""
+        return sum(one.problem not in ("bad", "small") for one in self.pictures)
 
     def problems(self) -> Counter[str]:
         """How many pictures have each problem."""
@@ -72,7 +73,7 @@ class DataReport:
     def to_mapping(self) -> dict[str, Any]:
         """As plain values, for JSON."""
         pictures = [{name: v for name, v in asdict(one).items() if name != "digest"} for one in self.pictures]
-        return {"layout": self.layout, "steps_an_epoch": self.steps, "pictures": pictures}
+        return {"layout": self.layout, "usable": self.usable(), "pictures": pictures}
 
 
 def check_data(
@@ -104,8 +105,7 @@ def check_data(
             log(one.line())
         if progress is not None:
             progress((i + 1) / len(dataset))
-    usable = sum(one.problem not in ("bad", "small") for one in pictures)
-    return DataReport(dataset.layout(), pictures, math.ceil(usable / options.batch_size))
+    return DataReport(dataset.layout(), pictures)
 
 
 def _all_checked(dataset: PairDataset, crop: int) -> Iterator[Checked]:
