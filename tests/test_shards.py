@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 import deblurgan
 from conftest import texture
 from deblurgan import cli, images
-from deblurgan.data import Batches, PairDataset, PairedFolder, SharpFolder, open_dataset
+from deblurgan.data import Batches, PairDataset, PairedFolder, SharpFolder, open_dataset, shards
 from deblurgan.data.shards import index_of, read_picture
 from picture_folders import SMALL
 from small_training import SMALL as TRAINING
@@ -130,6 +130,13 @@ def test_the_index_is_kept_and_follows_its_shard(tmp_path: Path) -> None:
         assert list(index_of(moved / "a.tar").members) == ["0.png"]
     write_shard(shard, {"0.png": png(0), "1.png": png(1)})
     assert list(index_of(shard).members) == ["0.png", "1.png"]
+
+
+def test_much_to_look_through_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_pairs(tmp_path)
+    monkeypatch.setattr(shards, "WORTH_A_LINE", 100)
+    assert opened(tmp_path)[1] == ["looks through 2 tar files, 0.0 GiB, once"]
+    assert opened(tmp_path)[1] == []
 
 
 def test_a_folder_that_takes_no_index_is_read_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

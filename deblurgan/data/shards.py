@@ -22,6 +22,7 @@ from deblurgan.images.files import scan
 
 SUFFIX = ".tar"
 CHUNK = 2**20  # bytes
+WORTH_A_LINE = 2**30  # bytes of shards without an index
 
 
 class Stored(NamedTuple):
@@ -48,8 +49,12 @@ def find_shards(root: Path) -> list[Path]:
 
 
 def find_members(shards: Iterable[Path], *, log: Callable[[str], object]) -> list[Path]:
-    """The pictures in the shards. `log` is told of shards that are damaged, whose readable part counts."""
-    found: list[Path] = []
+    """The pictures in the shards. `log` is told of shards that are damaged, whose readable part counts, and beforehand
+    of many that have no index."""
+    shards, found = list(shards), list[Path]()
+    new = [shard.stat().st_size for shard in shards if not _index_file(shard).exists()]
+    if sum(new) > WORTH_A_LINE:
+        log(f"looks through {len(new)} tar files, {sum(new) / 2**30:.1f} GiB, once")
     for shard in shards:
         index = index_of(shard)
         if index.damage is not None:
@@ -115,9 +120,13 @@ def index_of(shard: Path) -> Index:
     return _index(shard, status.st_size, status.st_mtime_ns)
 
 
+def _index_file(shard: Path) -> Path:
+    return shard.with_name(shard.name + ".index")
+
+
 @cache
 def _index(shard: Path, size: int, changed: int) -> Index:
-    file = shard.with_name(shard.name + ".index")
+    file = _index_file(shard)
     of = [size, changed]
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(file.read_bytes())
