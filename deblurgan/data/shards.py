@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from deblurgan import images
 from deblurgan.data.layouts import WORDS
-from deblurgan.images.files import scan
+from deblurgan.images.files import PICTURE_SUFFIXES, scan, sort_files
 
 SUFFIX = ".tar"
 CHUNK = 2**20  # bytes
@@ -49,8 +49,8 @@ def find_shards(root: Path) -> list[Path]:
 
 
 def find_members(shards: Iterable[Path], *, log: Callable[[str], object]) -> list[Path]:
-    """The pictures in the shards. `log` is told of shards that are damaged, whose readable part counts, and beforehand
-    of many that have no index."""
+    """The pictures in the shards. `log` is told of damaged shards, whose readable part counts, of pictures whose format
+    cannot be read, and beforehand of large shards that have no index."""
     shards, found = list(shards), list[Path]()
     new = [shard.stat().st_size for shard in shards if not _index_file(shard).exists()]
     if sum(new) > WORTH_A_LINE:
@@ -60,7 +60,11 @@ def find_members(shards: Iterable[Path], *, log: Callable[[str], object]) -> lis
         if index.damage is not None:
             log(f"left out what follows the first {len(index.members)} pictures in {shard}: {index.damage}")
         found += [shard / name for name in index.members]
-    return found
+    sorted_by_kind = sort_files(found)
+    if sorted_by_kind.failed:
+        path, reason = sorted_by_kind.failed[0]
+        log(f"left out {len(sorted_by_kind.failed)} pictures, such as {path}: {reason}")
+    return sorted_by_kind.pictures
 
 
 def match_members(pictures: Sequence[Path], *, log: Callable[[str], object]) -> list[tuple[Path, Path]]:
@@ -70,9 +74,9 @@ def match_members(pictures: Sequence[Path], *, log: Callable[[str], object]) -> 
     """
     samples: dict[Path, dict[str, Path]] = {}
     for path in pictures:
-        name, _, kind = path.name.lower().rpartition(".")[0].rpartition(".")
-        if kind in WORDS:
-            samples.setdefault(path.parent / name, {})[WORDS[kind]] = path
+        name, _, word = path.stem.rpartition(".")
+        if kind := WORDS.get(word.lower()):
+            samples.setdefault(path.parent / name, {})[kind] = path
     pairs = [(sample["blurred"], sample["sharp"]) for sample in samples.values() if len(sample) == 2]
     others = set(pictures).difference(*pairs)
     if pairs and others:
@@ -166,4 +170,4 @@ def _read_headers(shard: Path) -> Index:
 def _is_picture(name: str) -> bool:
     path = PurePosixPath(name)
     hidden = any(part.startswith(".") for part in path.parts)
-    return path.suffix.lower() in images.SUFFIXES and not hidden and not path.is_absolute()
+    return path.suffix.lower() in PICTURE_SUFFIXES and not hidden and not path.is_absolute()
