@@ -90,6 +90,17 @@ def test_photos_and_folders_in_shards(tmp_path: Path) -> None:
     assert data.names() == ["0.png"] and lines[0].startswith("left out 2 pictures, such as ") and "raw" in lines[0]
 
 
+def test_a_folder_called_as_a_tar_file_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "old.tar").mkdir()
+    images.write(images.Picture(texture(48, 56)), tmp_path / "old.tar" / "0.png")
+    data, _ = opened(tmp_path / "old.tar")
+    assert data.names() == ["0.png"] and data.decoded(0)[0].shape == (48, 56, 3)
+    for empty in ("auto", "tar"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with pytest.raises(ValueError, match="data must hold pictures, found none in"):
+            opened(tmp_path / "empty", layout=empty)
+
+
 def test_pictures_beside_shards_are_the_data(tmp_path: Path) -> None:
     write_pairs(tmp_path)
     images.write(images.Picture(texture(48, 56)), tmp_path / "0.png")

@@ -34,11 +34,11 @@ from deblurgan.data.crops import (
 from deblurgan.data.folders import find_pictures, match_gopro, match_pairs, outside
 from deblurgan.data.layouts import detect_layout, splits
 from deblurgan.data.seeds import RngStream, derived_seed
-from deblurgan.data.shards import SUFFIX, find_members, find_shards, match_members, shard_of
+from deblurgan.data.shards import find_members, find_shards, is_shard, match_members, shard_of
 from deblurgan.data.sharpness import halves_agree, look_like_pair
 from deblurgan.data.sources import same_folders, same_photos
 
-LOOKED_AT = 5  # photos of a folder in which A|B pictures are recognised
+LOOKED_AT = 5  # photos of a folder in which pairs are recognised
 
 
 class PairDataset(Dataset[Pair]):
@@ -408,15 +408,12 @@ def open_dataset(
         log(images.printable(line))
 
     options: dict[str, Any] = {"crops": crops, "seed": seed, "cache": cache}
-    members = _members(root, without, tell) if layout == "tar" or (layout == "auto" and root.suffix == SUFFIX) else []
-    pictures = members or ([] if layout == "tar" else find_pictures(root, without=without, log=tell))
-    if not pictures and layout == "auto":
-        pictures = members = _members(root, without, tell)
-    pairs = match_members(members, log=tell)
-    if pairs:
-        layout = "tar"
-    elif layout in ("auto", "tar"):
-        layout = detect_layout(root, pictures, gamma=gamma)
+    in_shards = layout == "tar" or (layout == "auto" and is_shard(root))
+    pictures = [] if in_shards else find_pictures(root, without=without, log=tell)
+    members = [] if pictures or layout not in ("auto", "tar") else _members(root, without, tell)
+    pictures, pairs = pictures or members, match_members(members, log=tell)
+    if layout in ("auto", "tar"):
+        layout = "tar" if pairs else detect_layout(root, pictures, gamma=gamma)
         if layout == "sharp":
             _require_no_pairs(pictures, cache)
     dataset: PairDataset

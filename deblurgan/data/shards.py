@@ -42,6 +42,11 @@ class Index(NamedTuple):
     """Why what follows the last of them cannot be read."""
 
 
+def is_shard(path: Path) -> bool:
+    """Whether the path is that of a tar file."""
+    return path.suffix == SUFFIX and path.is_file()
+
+
 def find_shards(root: Path) -> list[Path]:
     """The tar files anywhere in the folder, or the one that `root` is itself."""
     found = scan(root)
@@ -94,10 +99,7 @@ def read_picture(path: Path) -> images.Picture:
         file.seek(at.offset)
         data = io.BytesIO(file.read(at.size))
     data.name = str(path)  # what errors call it
-    try:
-        return images.read(data)
-    except images.ImageError as error:
-        raise images.ImageError(path, error.reason) from error
+    return images.read(data)
 
 
 def stored(path: Path) -> Stored:
@@ -115,7 +117,7 @@ def shard_of(path: Path) -> Path | None:
     """The shard that a path leads into; None for a path of the file system."""
     if SUFFIX not in str(path):
         return None
-    return next((above for above in path.parents if above.suffix == SUFFIX and above.is_file()), None)
+    return next(filter(is_shard, path.parents), None)
 
 
 def index_of(shard: Path) -> Index:
