@@ -4,6 +4,7 @@ train, pictures and networks hold them by what a command takes; fields and value
 and parsing reads them off a command line and YAML.
 """
 
+from deblurgan.config.data import DataConfig
 from deblurgan.config.fields import Layout, Precision, Preset
 from deblurgan.config.networks import ExportConfig, InfoConfig, TuneConfig
 from deblurgan.config.parsing import parse_words
@@ -37,6 +38,7 @@ __all__ = [
     "REGIMES",
     "TRAIN_PRESETS",
     "BlurConfig",
+    "DataConfig",
     "DeblurConfig",
     "DemoConfig",
     "EvaluateConfig",

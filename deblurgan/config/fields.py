@@ -23,5 +23,5 @@ else:
 
 
 Preset = Literal["paper", "article", "tiny"]
-Layout = Literal["auto", "sharp", "paired", "gopro", "side-by-side"]
+Layout = Literal["auto", "sharp", "paired", "gopro", "side-by-side", "tar"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]

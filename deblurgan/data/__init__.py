@@ -1,8 +1,9 @@
 """Training pictures. Every crop is a function of (seed, epoch, index), so any step's batch can be made from its number.
 
-layouts tells what the folders' names say, folders finds and pairs the files, datasets reads them as pairs, crops cuts
-and blurs, batches puts crops together, and prefetch makes batches ahead of the training, on its device. cache holds
-decoded pictures, seeds derives the random numbers.
+layouts tells what the folders' names say, folders finds and pairs the files, shards those in tar files, sources tells
+which belong together, sharpness what pixels tell of photos, and check looks at all of them. datasets reads pictures as
+pairs, crops cuts and blurs, batches puts crops together, and prefetch makes batches ahead of the training, on its
+device. cache holds decoded pictures, seeds derives the random numbers.
 """
 
 from deblurgan.data.batches import Batch, Batches, BatchPlan
