@@ -293,13 +293,12 @@ def apply_psf(
     after, before = k // 2, k - 1 - k // 2  # convolution reads k // 2 cells past the far edge
     camera = highlights is not None or sensor is not None
     wide = x.to(dtype)
-    saturated = wide >= white
     if gamma != 1:
         wide = (wide / white).clamp(min=0) ** gamma
     elif camera:
         wide = wide / white
     if highlights is not None:
-        wide = wide + highlights.to(wide)[:, None, None, None] * saturated
+        wide = wide + highlights.to(wide)[:, None, None, None] * (x >= white)
     if padding == "zero":
         wide = F.pad(wide, (before, after, before, after))
     else:

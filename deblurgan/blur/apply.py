@@ -41,14 +41,14 @@ def apply_psf(
     *,
     padding: reference.Padding = "reflect",
     gamma: float = 1.0,
+    highlights: float | Tensor | None = None,
     windows: Tensor | None = None,
     size: tuple[int, int] | None = None,
+    sensor: tuple[float, float] | Tensor | None = None,
     noise: float | Tensor = 0.0,
     seed: int = 0,
     first: int = 0,
     signed: torch.dtype | None = None,
-    highlights: float | Tensor | None = None,
-    sensor: tuple[float, float] | Tensor | None = None,
 ) -> Tensor:
     """Pictures x, [n, c, h, w] or [c, h, w], uint8 or float, convolved with psf, floating point [n, k, k] or [k, k].
 
@@ -60,21 +60,24 @@ def apply_psf(
         padding: what lies past the border: "reflect" mirrors the picture, "replicate" repeats its edge, "zero" is
             black.
         gamma: averages value^gamma, which is light, rather than values; in [0.1, 10], a camera's is 2.2.
+        highlights: the light beyond white that saturated values have lost, in units of white's, >= 0; a number, or one
+            for each picture, [n]. It is added to the light of values at white or above, so that lamps draw streaks.
         windows: the part of each picture to compute, int64 [n, 3] (see `random_windows`), of `size` (h, w) px. The blur
             reads the pixels around it too.
+        sensor: (shot, read), or one pair for each picture, [n, 2], >= 0: adds normal noise of variance
+            shot light + read^2 to the average, white's light being 1.
         noise: standard deviation of normal noise as a share of white, >= 0; a number, or one for each picture, [n].
-        seed: in [0, 2^63), of the noise and the sensor's.
+        seed: in [0, 2^63), of both noises.
         first: in [0, 2^63); picture i gets the noise of (seed, first + i).
         signed: a float type: the result is in [-1, 1] and has that type, as networks take it.
-        highlights: how far beyond white the light of saturated values was, >= 0 and 1 at white; a number, or one for
-            each picture, [n]. It is added to the light of values at white or above before the average, which is clipped
-            to white: bright lights draw streaks. Rim et al. 2022 draw from [0.25, 1.75].
-        sensor: a sensor's noise, >= 0: (shot, read), or one pair for each picture, [n, 2]. Normal noise of variance
-            shot light + read^2, light being 1 at white, is added to the averaged light before gamma is undone.
 
-    `gamma` says what light is; with 1 it is the value itself. The psf [[1]] leaves the picture sharp, so it cuts the
-    sharp twin of a crop. Raises TypeError for what is no Tensor, ValueError for other shapes, dtypes, devices and
-    options; on the CPU also for a psf that is not finite and a window outside the picture.
+    With `highlights` or `sensor` the averaged light is clipped to [0, 1] before gamma is undone, as a camera does: what
+    stays beyond white shows no noise. They are those of RSBlur (Rim et al., ECCV 2022), which draws highlights from
+    [0.25, 1.75] and, for its camera, shot and read from 0.5 to 1.5 times (1e-4, 9.15e-4).
+
+    The psf [[1]] leaves the picture sharp, so it cuts the sharp twin of a crop. Raises TypeError for what is no Tensor,
+    ValueError for other shapes, dtypes, devices and options; on the CPU also for a psf that is not finite and a window
+    outside the picture.
     """
     pictures, kernels = as_batches(x, psf)
     y = ops.apply_psf(
