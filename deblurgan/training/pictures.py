@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from deblurgan.blur import MotionBlur
 from deblurgan.config import TrainConfig
 from deblurgan.data import Batch, Crops, Mixed, PairDataset, SharpFolder, open_dataset
 from deblurgan.data.cache import PictureCache
+from deblurgan.data.own import from_own
 from deblurgan.training.errors import TrainingError
 from deblurgan.training.validation import first_usable
 
@@ -24,9 +26,11 @@ class PictureSets(NamedTuple):
     validation: PairDataset
 
 
-def open_picture_sets(config: TrainConfig, cache: PictureCache, log: Callable[[str], None]) -> PictureSets:
+def open_picture_sets(
+    config: TrainConfig, cache: PictureCache, log: Callable[[str], None], own: Mapping[str, Any] = MappingProxyType({})
+) -> PictureSets:
     """The pictures that the config names. Without `val` the folders val/ or test/ beside train/ validate, or every
-    twentieth picture.
+    twentieth picture. Datasets in `own`, "data" or "val", take the place of the folders.
 
     `log` is told what is left out. Raises ValueError where no picture can be validated on.
     """
@@ -34,10 +38,13 @@ def open_picture_sets(config: TrainConfig, cache: PictureCache, log: Callable[[s
     options |= {"cache": cache, "log": log}
     blur = MotionBlur(**_camera(config), exposure=config.blur_exposure, p=config.blur_p)
     used_otherwise = [folder for folder in (config.val, config.mix) if folder is not None]
-    pictures = open_dataset(config.data, blur=blur, seed=config.seed, split=None, without=used_otherwise, **options)
-    sets = _divide(pictures, config, options)
+    given = {name: from_own(name, dataset, options["crops"], config.seed) for name, dataset in own.items()}
+    pictures = given.get("data") or open_dataset(
+        config.data, blur=blur, seed=config.seed, split=None, without=used_otherwise, **options
+    )
+    sets = _divide(pictures, config, options, given.get("val"))
     _require_usable_validation(sets, config, log)
-    if isinstance(sets.validation, SharpFolder):
+    if isinstance(sets.validation, SharpFolder) and not given:
         sets.validation.blur = MotionBlur(**_camera(config), exposure=VALIDATION_EXPOSURE)
     if config.mix is None:
         return sets
@@ -57,8 +64,11 @@ def _camera(config: TrainConfig) -> dict[str, Any]:
     return {"length": config.blur_length, "gamma": config.blur_gamma, "noise": config.blur_noise}
 
 
-def _divide(pictures: PairDataset, config: TrainConfig, options: dict[str, Any]) -> PictureSets:
-    """The pictures to train on and those to validate on: of `val`, of a split of their own, or every twentieth."""
+def _divide(
+    pictures: PairDataset, config: TrainConfig, options: dict[str, Any], own: PairDataset | None
+) -> PictureSets:
+    """The pictures to train on and those to validate on: `own`, of `val`, of a split of their own, or every
+    twentieth."""
     part = pictures.part("train")
     if part is not None:
         options["log"](
@@ -69,7 +79,7 @@ def _divide(pictures: PairDataset, config: TrainConfig, options: dict[str, Any])
     if config.val is None:
         tests = pictures.part("val")
         return _hold_out(pictures) if tests is None else PictureSets(train, tests)
-    validation = open_dataset(config.val, split="val", **options)
+    validation = own or open_dataset(config.val, split="val", **options)
     validation.root = pictures.root  # its pictures go by other names than those of data
     _tell_shared(train, validation, options["log"])
     return PictureSets(train, validation)

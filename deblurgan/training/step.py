@@ -7,6 +7,7 @@ step is captured once and replayed as one CUDA graph.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 
 import torch
@@ -22,8 +23,9 @@ from deblurgan.training.errors import TrainingError
 from deblurgan.training.graph import CapturedStep
 from deblurgan.training.networks import Networks, to_network
 from deblurgan.training.numerics import HALF, autocast, deterministic_algorithms
-from deblurgan.training.objective import MEASURES, generator_losses
+from deblurgan.training.objective import OwnLoss, generator_losses, measures, on_device
 from deblurgan.training.optimizers import Optimizers, part_of
+from deblurgan.training.own_optimizer import OptimizerFactory
 
 
 class Step:
@@ -33,16 +35,25 @@ class Step:
 
     Weights, the optimisers' moments, statistics and losses are fp32. The networks compute in the config's precision
     under autocast, and so does Muon; the frozen features' own weights are converted to it. An update that is not finite
-    is left out, and so are all later ones of the same step.
+    is left out, and so are all later ones of the same step. `losses` are added to the generator's own, and the
+    optimiser that `optimizer` makes trains it in place of Adam.
     """
 
-    def __init__(self, config: TrainConfig, networks: Networks) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        networks: Networks,
+        *,
+        losses: Mapping[str, OwnLoss] | None = None,
+        optimizer: OptimizerFactory | None = None,
+    ) -> None:
         self.config, self.networks, self.device = config, networks, networks.device
         self.precision = pick_precision(config.precision, self.device)
         if networks.features is not None and self.precision in HALF:
             networks.features.features.to(HALF[self.precision])  # frozen, so they need not be converted each step
         networks.generator.backend = config.backend
-        self.optimizers = Optimizers(config, networks, self.precision)
+        self.losses, self.measures = on_device(losses or {}, self.device), measures(config)
+        self.optimizers = Optimizers(config, networks, self.precision, optimizer)
         self.average = None if networks.average is None else MovingAverage(networks.average, config.ema)
         self.critic_gradients = None
         if networks.critic is not None:
@@ -63,10 +74,12 @@ class Step:
             return "there is no CUDA device"
         if not self.config.graphs or self.config.backend == "reference":
             return "graphs is off" if not self.config.graphs else "the backend is 'reference'"
+        if self.losses or self.optimizers.own is not None:
+            return f"the {'losses are' if self.losses else 'optimizer is'} your own"
         return None if _C.built_with_cuda else "deblurgan._C was built without CUDA"
 
     def __call__(self, blurred: Tensor, sharp: Tensor, *, number: int, rate: float) -> Tensor:
-        """Step `number` of the training, at the learning rate `rate`; returns its measures, fp32 [len(MEASURES)].
+        """Step `number` of the training, at the learning rate `rate`; returns its measures, fp32 [len(self.measures)].
 
         Raises TrainingError where it does not fit into the GPU's memory; the weights may then be between two updates.
         """
@@ -106,21 +119,21 @@ class Step:
         return TrainingError(f"a step on {n} crops of {(h, w)} does not fit into the GPU's memory: {remedy} ({error})")
 
     def run(self, blurred: Tensor, sharp: Tensor) -> Tensor:
-        """The launches of a step, one after another; returns its measures, fp32 [len(MEASURES)]."""
+        """The launches of a step, one after another; returns its measures, fp32 [len(self.measures)]."""
         blurred, sharp = to_network(blurred), to_network(sharp)
         restored = self.restore(blurred)
-        values = dict.fromkeys(MEASURES, sharp.new_zeros(()))
+        values = dict.fromkeys(self.measures, sharp.new_zeros(()))
         skip = sharp.new_zeros(())  # 1 from the first update on that is not finite
         if self.critic_gradients is not None:
             skip = self._update_critic(self.critic_gradients, sharp, restored.detach(), values, skip)
-        terms = generator_losses(self.config, self.networks, restored, sharp, precision=self.precision)
+        terms = generator_losses(self.config, self.networks, restored, sharp, precision=self.precision, own=self.losses)
         self.optimizers.backward("generator", terms.values())
         skip, values["generator_grad"] = self.optimizers.update("generator", skip)
         values |= terms
         self.skipped_steps.add_(1).mul_(skip.long())
         if self.average is not None:
             self.average.update(self.networks.generator, skip)
-        return torch.stack([values[name].detach().float() for name in MEASURES])
+        return torch.stack([values[name].detach().float() for name in self.measures])
 
     def restore(self, blurred: Tensor) -> Tensor:
         """The generator's pictures of blurred ones [n, 3, h, w] in [-1, 1], fp32, with this step's dropout."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -26,7 +27,9 @@ from deblurgan.signals import collected_signals, stop
 from deblurgan.training.callbacks import Callback
 from deblurgan.training.history import History, Progress
 from deblurgan.training.networks import build_networks
-from deblurgan.training.objective import MEASURES
+from deblurgan.training.objective import OwnLoss
+from deblurgan.training.own import Pairs, stand_in, with_own
+from deblurgan.training.own_optimizer import OptimizerFactory
 from deblurgan.training.pictures import LeftOut, digest_of_names, open_picture_sets
 from deblurgan.training.run_folder import RunFolder, RunState
 from deblurgan.training.schedule import Schedule
@@ -58,8 +61,11 @@ class TrainResult:
 
 
 def train(
-    data: Path | str | TrainConfig,
+    data: Path | str | TrainConfig | Pairs,
     *,
+    val: Path | str | Pairs | None = None,
+    optimizer: Literal["adam", "muon"] | OptimizerFactory | None = None,
+    losses: Mapping[str, OwnLoss] | None = None,
     log: Callable[[str], None] | None = print,
     callbacks: Sequence[Callback] = (),
     **options: Unpack[TrainOptions],
@@ -67,17 +73,27 @@ def train(
     """Trains a generator on the pictures in `data`, a folder in any layout that `deblurgan.data` reads.
 
     `options` are the fields of TrainConfig (out=, preset=, steps=, ...); a TrainConfig may stand in for all of them.
+    `data`, `val`, `optimizer` and `losses` may be things of your own, as Trainer takes them.
     `log` is called with each line of progress, unless it is None; an OSError of it is passed over. `callbacks` are told
     what happens. A run folder that holds a state goes on from it. Ctrl-C saves, then raises KeyboardInterrupt; SIGTERM
     and SIGHUP save, then raise SystemExit.
 
     Raises ValueError for options out of range, TrainingError where training cannot go on.
     """
+    plain: dict[str, Any] = {**options}
+    own: dict[str, Any] = {"losses": losses}
+    for name, given in (("val", val), ("optimizer", optimizer)):
+        if given is not None:
+            (plain if isinstance(given, str | os.PathLike) else own)[name] = given
     if isinstance(data, TrainConfig):
-        if options:
-            raise ValueError(f"options must be in the TrainConfig, got {', '.join(options)} beside it")
-        return Trainer(data, log=log, callbacks=callbacks).fit()
-    return Trainer(train_config(data, **options), log=log, callbacks=callbacks).fit()
+        if plain:
+            raise ValueError(f"options must be in the TrainConfig, got {', '.join(plain)} beside it")
+        return Trainer(data, log=log, callbacks=callbacks, **own).fit()
+    if not isinstance(data, str | os.PathLike):
+        own["data"], data = data, stand_in(data)
+    if losses:
+        plain["losses"] = tuple(losses)  # which may be all that is minimised
+    return Trainer(train_config(data, **plain), log=log, callbacks=callbacks, **own).fit()
 
 
 class Trainer:
@@ -85,6 +101,20 @@ class Trainer:
 
     `fit()` does all of it. Who loops over batches himself calls `step(batch)`, with `batches[i]` or any other Batch.
     It trains in the same way whatever torch's defaults, gradient mode and autocast are, and leaves them as they were.
+
+    Args:
+        log: takes each line of progress.
+        callbacks: are told what happens, in their order.
+        data: a map-style dataset of (blurred, sharp) pairs in place of the config's folder, or a PairDataset. A picture
+            is a tensor [3, h, w] or an array [h, w, 3], uint8 or floats in [0, 1], or a PIL image, larger than the
+            crop, which is drawn here. Items are asked for one at a time, in threads where the config has workers.
+        val: such a dataset to validate on.
+        optimizer: makes an optimiser of the generator's parameters, in place of Adam or Muon. Its learning rates are
+            the highest; they rise and fall as `lr`, the critic's, does.
+        losses: more terms of what the generator minimises, by name: functions of the restored and the sharp pictures,
+            fp32 [n, 3, h, w] in [-1, 1], whose result's mean is added. Modules are moved to the device and frozen.
+
+    With an optimiser or losses of one's own steps are no CUDA graphs. Raises ValueError for what is none of these.
     """
 
     @torch_defaults()
@@ -94,22 +124,28 @@ class Trainer:
         *,
         log: Callable[[str], None] | None = None,
         callbacks: Sequence[Callback] = (),
+        data: Pairs | None = None,
+        val: Pairs | None = None,
+        optimizer: OptimizerFactory | None = None,
+        losses: Mapping[str, OwnLoss] | None = None,
     ) -> None:
+        pictures = {name: own for name, own in (("data", data), ("val", val)) if own is not None}
+        config = with_own(config, pictures, losses or {}, optimizer)
         self.config, self.callbacks = config, tuple(callbacks)
         self.log = _careful(log or (lambda line: None))
         self.device = pick_device(config.device)
         self.cache = PictureCache(config.cache, spill=spill_folder(), log=self.log)
-        self.train_set, self.val_set = open_picture_sets(config, self.cache, self.log)
+        self.train_set, self.val_set = open_picture_sets(config, self.cache, self.log, pictures)
         self.batches = Batches(self.train_set, config.batch_size, seed=config.seed)
         self.schedule = Schedule(config, len(self.train_set))
         self.folder = RunFolder(config.out)
         self.networks = build_networks(self._network_config(), self.device)
-        self.one_step = Step(config, self.networks)
+        self.one_step = Step(config, self.networks, losses=losses, optimizer=optimizer)
         self.skipped = SkippedSteps(self.log)
         self.left_out = LeftOut(len(self.train_set.names()), config.max_bad_fraction, self.log)
         self.steps_done = 0
         self.best_psnr, self.measured_on = -math.inf, ""
-        self.owns_folder = False
+        self.owns_folder = self.stopped = False
 
     def _network_config(self) -> TrainConfig:
         """The config, but a run that goes on is of the network that it saved and needs its init no more."""
@@ -137,14 +173,24 @@ class Trainer:
         how = "each step one CUDA graph" if why_eager is None else f"steps are not graphs: {why_eager}"
         self.log(f"{self.device}, {self.one_step.precision}, {how}")
 
+    def stop(self) -> None:
+        """Ends the training after the step at hand, for callbacks: it is validated and saved as after the last one, and
+        the same call goes on from there."""
+        self.stopped = True
+
     def _tell(self, event: str, *values: Any) -> None:
-        """Calls a method of all callbacks."""
-        for callback in self.callbacks:
-            getattr(callback, event)(self, *values)
+        """Calls a method of all callbacks. Where one raises, the steps so far are saved."""
+        try:
+            for callback in self.callbacks:
+                getattr(callback, event)(self, *values)
+        except Exception:
+            if self.steps_done:
+                self._write_state()
+            raise
 
     def _run_to_the_end(self) -> None:
-        history = History(self.folder.history, self.steps_done, self.log)
-        progress = Progress(self.steps_done, self.schedule.total_steps)
+        history = History(self.folder.history, self.steps_done, self.log, self.config.losses)
+        progress = Progress(self.steps_done, self.schedule.total_steps, self.config.losses)
         val_every = self.resolved().val_every or 1
         with collected_signals() as signals, self.upcoming_batches() as batches:
             for batch in self._noted(batches):
@@ -161,6 +207,9 @@ class Trainer:
                     self.save()
                     self.log(f"{signal.Signals(signals[0]).name}: step {self.steps_done} is saved")
                     stop(signals[0])
+                if self.stopped:
+                    self.log(f"stopped at step {self.steps_done}")
+                    return
 
     def _noted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The batches, once what they leave out is noted. Where pictures end the run, its steps so far are saved."""
@@ -175,7 +224,7 @@ class Trainer:
 
     def _is_due(self, every: int) -> bool:
         """Whether it is time for what is done every so many steps, and at the end."""
-        return self.steps_done % every == 0 or self.steps_done == self.schedule.total_steps
+        return self.steps_done % every == 0 or self.steps_done == self.schedule.total_steps or self.stopped
 
     def upcoming_batches(self) -> Prefetcher:
         """The batches of all steps to come, loaded ahead by the config's workers."""
@@ -184,7 +233,8 @@ class Trainer:
 
     @torch_defaults()
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Critic updates, then the generator's, on one batch. Returns what MEASURES names, scalars on the device.
+        """Critic updates, then the generator's, on one batch. Returns what MEASURES names, and your own losses: scalars
+        on the device.
 
         An update whose gradients are not finite is left out, and so is the generator's after such a critic update; 20
         such steps in a row raise TrainingError, on CUDA a few steps late, since nothing here waits for it.
@@ -193,7 +243,7 @@ class Trainer:
         values = self.one_step(blurred, sharp, number=self.steps_done, rate=self.learning_rate())
         self.skipped.note(self.steps_done, self.one_step.skipped_steps)
         self.steps_done += 1
-        return dict(zip(MEASURES, values, strict=True))
+        return dict(zip(self.one_step.measures, values, strict=True))
 
     def learning_rate(self) -> float:
         """Adam's learning rate in the step to come."""
@@ -247,10 +297,13 @@ class Trainer:
         The first time, with config.resume False, they replace all that an earlier run has left; else that is refused
         with ValueError.
         """
+        self._write_state()
+        self._tell("on_save")
+
+    def _write_state(self) -> None:
         self._own_folder()
         self._save_weights(self.folder.last)
         self.folder.save_state(self.state_dict(), self._run_state())
-        self._tell("on_save")
 
     def _own_folder(self) -> None:
         """Before the first file of a new run is written. A process that ends here leaves a state that tells whose the
