@@ -5,7 +5,7 @@ Everything random in a step comes from (seed, step), so a run that was stopped g
 
 trainer runs the whole; step is one step on the device, made of critic, objective, optimizers, average and graph;
 pictures, networks and schedule set a run up; validation, history, run_folder and skipped_steps do what comes
-between steps.
+between steps. own and own_optimizer take what Python gives beside the options; report, of charts, makes report.html.
 """
 
 from deblurgan.training.callbacks import Callback
@@ -14,5 +14,17 @@ from deblurgan.training.networks import Networks
 from deblurgan.training.objective import LOSSES, MEASURES
 from deblurgan.training.step import Step
 from deblurgan.training.trainer import Trainer, TrainResult, train
+from deblurgan.training.validation import Validation
 
-__all__ = ["LOSSES", "MEASURES", "Callback", "Networks", "Step", "TrainResult", "Trainer", "TrainingError", "train"]
+__all__ = [
+    "LOSSES",
+    "MEASURES",
+    "Callback",
+    "Networks",
+    "Step",
+    "TrainResult",
+    "Trainer",
+    "TrainingError",
+    "Validation",
+    "train",
+]

@@ -31,6 +31,7 @@ from deblurgan.training.objective import OwnLoss
 from deblurgan.training.own import Pairs, stand_in, with_own
 from deblurgan.training.own_optimizer import OptimizerFactory
 from deblurgan.training.pictures import LeftOut, digest_of_names, open_picture_sets
+from deblurgan.training.report import HtmlReport
 from deblurgan.training.run_folder import RunFolder, RunState
 from deblurgan.training.schedule import Schedule
 from deblurgan.training.skipped_steps import SkippedSteps
@@ -131,7 +132,7 @@ class Trainer:
     ) -> None:
         pictures = {name: own for name, own in (("data", data), ("val", val)) if own is not None}
         config = with_own(config, pictures, losses or {}, optimizer)
-        self.config, self.callbacks = config, tuple(callbacks)
+        self.config, self.callbacks = config, (*callbacks, HtmlReport())
         self.log = _careful(log or (lambda line: None))
         self.device = pick_device(config.device)
         self.cache = PictureCache(config.cache, spill=spill_folder(), log=self.log)

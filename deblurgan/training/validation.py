@@ -31,13 +31,22 @@ class Sample(NamedTuple):
     sharp: Tensor
 
 
+class Score(NamedTuple):
+    """A validation picture's name, and its PSNR in dB before and after."""
+
+    name: str
+    blurred_psnr: float
+    psnr: float
+
+
 class Validation(NamedTuple):
-    """Mean figures of the validation pictures: PSNR in dB before and after, SSIM after; and the pictures."""
+    """Mean figures of the validation pictures: PSNR in dB before and after, SSIM after; the pictures and theirs."""
 
     blurred_psnr: float
     psnr: float
     ssim: float
     samples: list[Sample]
+    scores: list[Score]
 
     def row(self, step: int) -> dict[str, float]:
         """As history.csv has it."""
@@ -73,15 +82,20 @@ def validate(
 
     `leave_out` is told the name of each picture that could not be used, and why. Raises TrainingError where none could.
     """
-    pairs = (pair for _, pair in islice(_usable_pairs(pictures, leave_out), count))
-    samples = [Sample(pair.blurred, _restore(generator, pair.blurred, precision), pair.sharp) for pair in pairs]
+    samples, scores = list[Sample](), list[Score]()
+    for i, pair in islice(_usable_pairs(pictures, leave_out), count):
+        sample = Sample(pair.blurred, _restore(generator, pair.blurred, precision), pair.sharp)
+        psnrs = (float(metrics.capped_psnr(part, sample.sharp, 255.0)) for part in (sample.blurred, sample.restored))
+        samples.append(sample)
+        scores.append(Score(pictures.name(i), *psnrs))
     if not samples:
         raise TrainingError("no validation picture could be read")
     return Validation(
-        _mean(metrics.capped_psnr(one.blurred, one.sharp, 255.0) for one in samples),
-        _mean(metrics.capped_psnr(one.restored, one.sharp, 255.0) for one in samples),
+        _mean(score.blurred_psnr for score in scores),
+        _mean(score.psnr for score in scores),
         _mean(metrics.ssim(one.restored, one.sharp, 255.0) for one in samples if min(one.sharp.shape[1:]) >= 11),
         samples,
+        scores,
     )
 
 
@@ -117,7 +131,7 @@ def _centre(pair: Pair) -> Pair:
     return Pair(*(part[:, top : top + h, left : left + w] for part in pair))
 
 
-def _mean(values: Iterator[Tensor]) -> float:
+def _mean(values: Iterator[Tensor] | Iterator[float]) -> float:
     """NaN where there are none."""
     parts = [float(value) for value in values]
     return sum(parts) / len(parts) if parts else math.nan
