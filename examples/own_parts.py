@@ -1,6 +1,6 @@
-"""A dataset, a loss and an optimiser of your own: python examples/own_parts.py PHOTOS OUT [--steps N]."""
+"""A dataset, a loss and an optimiser of your own: python examples/own_parts.py PHOTOS OUT STEPS."""
 
-import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -29,15 +29,13 @@ def edges(restored: Tensor, sharp: Tensor) -> Tensor:
     return 0.1 * (restored.diff(dim=-1) - sharp.diff(dim=-1)).abs()
 
 
-parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("photos", type=Path)
-parser.add_argument("out", type=Path)
-parser.add_argument("--steps", type=int, default=1000)
-options = parser.parse_args()
-
+photos, out, steps = sys.argv[1:]
 deblurgan.train(
-    Defocused(options.photos),
+    Defocused(Path(photos)),
     losses={"edges": edges},
     optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=3e-4, weight_decay=1e-4),
-    **{"preset": "tiny", "out": options.out, "steps": options.steps, "crop": 64},
+    out=out,
+    preset="tiny",
+    crop=64,
+    steps=int(steps),
 )

@@ -82,7 +82,7 @@ def test_with_lightning(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 def test_own_parts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], photos: Path) -> None:
-    run(monkeypatch, "own_parts", photos, photos.parent / "run", "--steps", "2")
+    run(monkeypatch, "own_parts", photos, photos.parent / "run", "2")
     assert "  edges 0." in capsys.readouterr().out
 
 

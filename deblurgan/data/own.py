@@ -60,6 +60,15 @@ class OwnPairs(PairedFolder):
     def part(self, split: str) -> None:
         return None  # its names tell of no split
 
+    def layout(self) -> str:
+        return f"{len(self)} pairs of {self.label}"
+
+    def sources(self) -> list[int]:
+        return list(range(len(self)))
+
+    def sequences(self) -> list[int]:
+        return [0] * len(self)
+
     def path(self, index: int, *, epoch: int = 0) -> Path:
         return Path(f"{self.label}[{self.entries[index]}]")
 

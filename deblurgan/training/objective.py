@@ -24,8 +24,8 @@ OwnLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 def measures(config: TrainConfig) -> tuple[str, ...]:
-    """What a step returns: MEASURES, then the losses of one's own."""
-    return (*MEASURES, *config.losses)
+    """What a step returns: MEASURES, with the losses of one's own after ours."""
+    return (*LOSSES, *config.losses, *MEASURES[len(LOSSES) :])
 
 
 def on_device(own: Mapping[str, OwnLoss], device: torch.device) -> dict[str, OwnLoss]:

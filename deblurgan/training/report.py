@@ -44,9 +44,8 @@ TITLES = {
     "data_wait": "seconds waited for data",
     "memory_mb": "memory, MB",
     "cuda_memory_mb": "GPU memory, MB",
-    "skipped": "steps left out",
 }
-NOT_DRAWN = {"step", "epoch", "seconds", "blurred_psnr", "val_psnr"}
+NOT_DRAWN = {"step", "epoch", "seconds", "skipped", "blurred_psnr", "val_psnr"}
 
 
 class HtmlReport(Callback):
@@ -123,15 +122,14 @@ class HtmlReport(Callback):
 
 def _tiles(rows: Sequence[Mapping[str, float]], found: Validation, trainer: Trainer) -> str:
     """The figures that one looks for first."""
-    best = trainer.best_psnr if math.isfinite(trainer.best_psnr) else found.psnr
     seconds = sum(row.get("seconds", 0.0) for row in rows)
     skipped = sum(row.get("skipped", 0.0) for row in rows)
     tiles = {
-        "PSNR now": (f"{found.psnr:.2f} dB", f"{found.psnr - found.blurred_psnr:+.2f} over the blurred pictures"),
-        "Best PSNR": (f"{max(best, found.psnr):.2f} dB", f"of {len(found.samples)} validation pictures"),
+        "PSNR now": (f"{found.psnr:.2f} dB", f"{found.psnr - found.blurred_psnr:+.2f} dB by restoring"),
+        "Best PSNR": (f"{max(trainer.best_psnr, found.psnr):.2f} dB", f"of {len(found.samples)} validation pictures"),
         "SSIM now": (f"{found.ssim:.4f}", "1 is the original"),
         "Pictures": (f"{len(trainer.train_set):,}", f"to train on, {len(trainer.val_set):,} to validate on"),
-        "Time": (_duration(seconds), f"{skipped:.0f} steps left out as not finite" if skipped else "in training steps"),
+        "Time": (_duration(seconds), f"steps left out as not finite: {skipped:.0f}"),
     }
     parts = (f"<div><h3>{name}</h3><b>{value}</b><p>{note}</p></div>" for name, (value, note) in tiles.items())
     return f'<section class="tiles">{"".join(parts)}</section>'

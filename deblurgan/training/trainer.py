@@ -161,6 +161,7 @@ class Trainer:
             if self.owns_folder:
                 self.folder.write_config(self.resolved())
             self._announce()
+            self.stopped = False
             self._tell("on_fit_start")
             self._run_to_the_end()
             self._tell("on_fit_end")
