@@ -29,6 +29,7 @@ from deblurgan.training.errors import TrainingError
 MAY_CHANGE = frozenset(
     {"data", "out", "val", "mix", "init", "epochs", "steps", "device", "workers", "resume"}
     | {"log_every", "val_every", "val_pictures", "max_bad_fraction", "graphs", "deterministic", "cache"}
+    | {"max_bad_steps", "tensorboard"}
 )
 
 

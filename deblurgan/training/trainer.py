@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -25,17 +26,21 @@ from deblurgan.images import printable
 from deblurgan.nn import Generator
 from deblurgan.signals import collected_signals, stop
 from deblurgan.training.callbacks import Callback
-from deblurgan.training.history import History, Progress
+from deblurgan.training.errors import DivergedError
+from deblurgan.training.history import History
 from deblurgan.training.networks import build_networks
 from deblurgan.training.objective import OwnLoss
+from deblurgan.training.opening import opening_lines
 from deblurgan.training.own import Pairs, stand_in, with_own
 from deblurgan.training.own_optimizer import OptimizerFactory
 from deblurgan.training.pictures import LeftOut, digest_of_names, open_picture_sets
+from deblurgan.training.progress import Progress, ProgressBar
 from deblurgan.training.report import HtmlReport
 from deblurgan.training.run_folder import RunFolder, RunState
 from deblurgan.training.schedule import Schedule
 from deblurgan.training.skipped_steps import SkippedSteps
 from deblurgan.training.step import Step
+from deblurgan.training.tensorboard import TensorBoard
 from deblurgan.training.validation import Validation, validate
 
 if TYPE_CHECKING:
@@ -79,7 +84,8 @@ def train(
     what happens. A run folder that holds a state goes on from it. Ctrl-C saves, then raises KeyboardInterrupt; SIGTERM
     and SIGHUP save, then raise SystemExit.
 
-    Raises ValueError for options out of range, TrainingError where training cannot go on.
+    Raises ValueError for options out of range, TrainingError where training cannot go on; DivergedError, which is one,
+    where too many steps in a row are not finite.
     """
     plain: dict[str, Any] = {**options}
     own: dict[str, Any] = {"losses": losses}
@@ -132,7 +138,8 @@ class Trainer:
     ) -> None:
         pictures = {name: own for name, own in (("data", data), ("val", val)) if own is not None}
         config = with_own(config, pictures, losses or {}, optimizer)
-        self.config, self.callbacks = config, (*callbacks, HtmlReport())
+        ours = [HtmlReport(), *([TensorBoard()] if config.tensorboard else [])]
+        self.config, self.callbacks = config, (*ours, *callbacks)
         self.log = _careful(log or (lambda line: None))
         self.device = pick_device(config.device)
         self.cache = PictureCache(config.cache, spill=spill_folder(), log=self.log)
@@ -142,7 +149,8 @@ class Trainer:
         self.folder = RunFolder(config.out)
         self.networks = build_networks(self._network_config(), self.device)
         self.one_step = Step(config, self.networks, losses=losses, optimizer=optimizer)
-        self.skipped = SkippedSteps(self.log)
+        self.skipped = SkippedSteps(config.max_bad_steps, self.log)
+        self.progress = Progress(self.schedule.total_steps)
         self.left_out = LeftOut(len(self.train_set.names()), config.max_bad_fraction, self.log)
         self.steps_done = 0
         self.best_psnr, self.measured_on = -math.inf, ""
@@ -165,15 +173,14 @@ class Trainer:
             self._tell("on_fit_start")
             self._run_to_the_end()
             self._tell("on_fit_end")
-            if summary := self.left_out.summary():
-                self.log(summary)
+            for summary in (self.left_out.summary(), self.skipped.summary(self.steps_done)):
+                if summary is not None:
+                    self.log(summary)
             return TrainResult(self.config.out, self.folder.load_best(), self.steps_done, self.best_psnr)
 
     def _announce(self) -> None:
-        self.log(f"{len(self.train_set)} pictures to train on, {len(self.val_set)} to validate on")
-        why_eager = self.one_step.why_eager()
-        how = "each step one CUDA graph" if why_eager is None else f"steps are not graphs: {why_eager}"
-        self.log(f"{self.device}, {self.one_step.precision}, {how}")
+        for line in opening_lines(self):
+            self.log(line)
 
     def stop(self) -> None:
         """Ends the training after the step at hand, for callbacks: it is validated and saved as after the last one, and
@@ -192,19 +199,20 @@ class Trainer:
 
     def _run_to_the_end(self) -> None:
         history = History(self.folder.history, self.steps_done, self.log, self.config.losses)
-        progress = Progress(self.steps_done, self.schedule.total_steps, self.config.losses)
+        self.progress.begin_at(self.steps_done)
         val_every = self.resolved().val_every or 1
         with collected_signals() as signals, self.upcoming_batches() as batches:
-            for batch in self._noted(batches):
+            for batch in history.watch.waits(self._noted(batches)):
                 values = self.step(batch)
-                history.add(values)
+                history.add(values, pictures=len(batch.sharp))
+                self.progress.stepped(self.steps_done)
                 self._tell("on_step_end", values)
                 if not self.owns_folder:
                     self.save()  # what makes that impossible shows at once
-                if self._is_due(self.config.log_every):
-                    self._report(history, progress)
+                self._report(history)
                 if self._is_due(val_every):
-                    self._validate_and_save(history)
+                    with history.watch.pause():
+                        self._validate_and_save(history)
                 if signals:
                     self.save()
                     self.log(f"{signal.Signals(signals[0]).name}: step {self.steps_done} is saved")
@@ -238,24 +246,32 @@ class Trainer:
         """Critic updates, then the generator's, on one batch. Returns what MEASURES names, and your own losses: scalars
         on the device.
 
-        An update whose gradients are not finite is left out, and so is the generator's after such a critic update; 20
-        such steps in a row raise TrainingError, on CUDA a few steps late, since nothing here waits for it.
+        An update whose gradients are not finite is left out, and so is the generator's after such a critic update;
+        config.max_bad_steps such steps in a row raise DivergedError, on CUDA a few steps late, since nothing here waits
+        for it.
         """
         blurred, sharp = (part.to(self.device, non_blocking=True) for part in (batch.blurred, batch.sharp))
         values = self.one_step(blurred, sharp, number=self.steps_done, rate=self.learning_rate())
-        self.skipped.note(self.steps_done, self.one_step.skipped_steps)
         self.steps_done += 1
+        self.skipped.note(self.steps_done, self.one_step.skipped_steps)
         return dict(zip(self.one_step.measures, values, strict=True))
 
     def learning_rate(self) -> float:
         """Adam's learning rate in the step to come."""
         return self.schedule.learning_rate(self.steps_done)
 
-    def _report(self, history: History, progress: Progress) -> None:
-        self.skipped.wait()
-        means = history.write_means(self.steps_done, self.schedule.epoch(self.steps_done), self.learning_rate())
-        self.log(progress.line(self.steps_done, means))
-        self._tell("on_log", means)
+    def _report(self, history: History) -> None:
+        """Every so many steps a row of the history with its line; a line alone where there was none for long, unless a
+        bar shows the same."""
+        step, has_bar = self.steps_done, any(isinstance(callback, ProgressBar) for callback in self.callbacks)
+        if self._is_due(self.config.log_every):
+            self.skipped.wait()
+            epoch, lr, skipped = self.schedule.epoch(step), self.learning_rate(), self.skipped.total
+            row = history.write_means(step, epoch=epoch, lr=lr, skipped=skipped)
+            self.log(self.progress.line(step, row))
+            self._tell("on_log", row)
+        elif not has_bar and self.progress.is_due(step):
+            self.log(self.progress.line(step, history.means()))
 
     def _validate_and_save(self, history: History) -> None:
         """Saves even where the validation fails."""
@@ -288,8 +304,20 @@ class Trainer:
 
     def _measure(self, generator: Generator) -> Validation:
         count, precision = self.config.val_pictures, self.one_step.precision
+
+        def tell(done: int) -> None:
+            if line := self.progress.validation_line(done, min(count, len(self.val_set))):
+                self.log(line)
+
         try:
-            return validate(generator.eval(), self.val_set, count, precision=precision, leave_out=self.left_out.add)
+            return validate(
+                generator.eval(),
+                self.val_set,
+                count,
+                precision=precision,
+                leave_out=self.left_out.add,
+                done=tell,
+            )
         finally:
             self.networks.generator.train()
 
@@ -303,6 +331,7 @@ class Trainer:
         self._tell("on_save")
 
     def _write_state(self) -> None:
+        _require_finite(self.state_dict(), self.steps_done)
         self._own_folder()
         self._save_weights(self.folder.last)
         self.folder.save_state(self.state_dict(), self._run_state())
@@ -325,6 +354,7 @@ class Trainer:
             raise ValueError("out holds weights of a run that cannot be gone on with: choose another, or resume=False")
 
     def _save_weights(self, path: Path) -> None:
+        _require_finite(self.networks.validated.state_dict(), self.steps_done)
         card = {"step": self.steps_done, "config": to_mapping(self.resolved())}
         checkpoint.save_generator(self.networks.validated, path, card=card)
 
@@ -395,9 +425,20 @@ class Trainer:
         )
 
 
+def _require_finite(tensors: dict[str, Tensor], step: int) -> None:
+    """Raises DivergedError, so that no file is replaced by what is of no use."""
+    finite = torch.stack([tensor.isfinite().all() for tensor in tensors.values()]).tolist()
+    if not all(finite):
+        name = next(name for name, good in zip(tensors, finite, strict=True) if not good)
+        raise DivergedError(
+            f"{name} is not finite after step {step}, which is not saved: the run folder holds weights of before"
+        )
+
+
 def _careful(log: Callable[[str], None]) -> Callable[[str], None]:
-    """A log that takes lines that can be printed, whatever names they hold, and passes over its own OSError: a terminal
-    that has closed must not end a training, or keep it from saving."""
+    """A log that takes lines that can be printed, whatever names they hold, prints them at once, and passes over its
+    own OSError: a terminal that has closed must not end a training, or keep it from saving."""
+    log = partial(print, flush=True) if log is print else log
 
     def say(line: str) -> None:
         with suppress(OSError):

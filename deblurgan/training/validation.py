@@ -76,18 +76,29 @@ class Validation(NamedTuple):
 
 
 def validate(
-    generator: Generator, pictures: PairDataset, count: int, *, precision: str, leave_out: Callable[[str, str], None]
+    generator: Generator,
+    pictures: PairDataset,
+    count: int,
+    *,
+    precision: str,
+    leave_out: Callable[[str, str], None],
+    done: Callable[[int], None] = lambda count: None,
 ) -> Validation:
     """Restores the first `count` pictures that can be used, in `precision`, and compares them with their originals.
 
-    `leave_out` is told the name of each picture that could not be used, and why. Raises TrainingError where none could.
+    `leave_out` is told the name of each picture that could not be used, and why; `done` how many are. The PSNR is NaN
+    where a picture's values are. Raises TrainingError where no picture could be used.
     """
     samples, scores = list[Sample](), list[Score]()
     for i, pair in islice(_usable_pairs(pictures, leave_out), count):
-        sample = Sample(pair.blurred, _restore(generator, pair.blurred, precision), pair.sharp)
-        psnrs = (float(metrics.capped_psnr(part, sample.sharp, 255.0)) for part in (sample.blurred, sample.restored))
+        restored = _restore(generator, pair.blurred, precision)
+        sample = Sample(pair.blurred, to_bytes(restored), pair.sharp)
+        before, after = (
+            float(metrics.capped_psnr(part, sample.sharp, 255.0)) for part in (sample.blurred, sample.restored)
+        )
         samples.append(sample)
-        scores.append(Score(pictures.name(i), *psnrs))
+        scores.append(Score(pictures.name(i), before, after if restored.isfinite().all() else math.nan))
+        done(len(samples))
     if not samples:
         raise TrainingError("no validation picture could be read")
     return Validation(
@@ -114,11 +125,11 @@ def _usable_pairs(pictures: PairDataset, leave_out: Callable[[str, str], None]) 
 
 @torch.no_grad()
 def _restore(generator: Generator, blurred: Tensor, precision: str) -> Tensor:
-    """uint8 [3, h, w] on the CPU -> the same, restored on the generator's device."""
+    """uint8 [3, h, w] on the CPU -> restored on the generator's device, fp32 in [-1, 1] on the CPU."""
     device = next(generator.parameters()).device
     with autocast(device, precision):
         restored = generator(to_network(blurred[None].to(device)))
-    return to_bytes(restored.float())[0].cpu()
+    return restored.float()[0].cpu()
 
 
 def _centre(pair: Pair) -> Pair:
