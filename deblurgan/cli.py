@@ -275,11 +275,11 @@ def _deblur_files(options: DeblurConfig) -> int:
 
     for path in options.inputs:  # what is mistyped is said at once, before torch is loaded
         images.require_input(path)
-    from deblurgan.inference import processes
+    from deblurgan import distributed
 
-    with processes.joined() as together:
+    with distributed.joined("--skip-existing goes on from here") as together:
         listed = together.first(lambda: _listed(options.files_from))
-        deblurrer = _deblurrer(options, processes.local_device(options.device))
+        deblurrer = _deblurrer(options, distributed.local_device(options.device))
         if together.rank == 0:
             _say_weights(deblurrer, options.weights)
         if options.dry_run:

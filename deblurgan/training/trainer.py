@@ -20,6 +20,7 @@ from deblurgan.data import Batch, Batches
 from deblurgan.data.cache import PictureCache, spill_folder
 from deblurgan.data.prefetch import Prefetcher
 from deblurgan.device import pick_device, torch_defaults
+from deblurgan.distributed import Processes, joined, local_device
 from deblurgan.images import printable
 from deblurgan.nn import Generator
 from deblurgan.signals import collected_signals, stop
@@ -73,11 +74,11 @@ def train(
 
     Raises ValueError for options out of range, TrainingError where training cannot go on.
     """
-    if isinstance(data, TrainConfig):
-        if options:
-            raise ValueError(f"options must be in the TrainConfig, got {', '.join(options)} beside it")
-        return Trainer(data, log=log, callbacks=callbacks).fit()
-    return Trainer(train_config(data, **options), log=log, callbacks=callbacks).fit()
+    if isinstance(data, TrainConfig) and options:
+        raise ValueError(f"options must be in the TrainConfig, got {', '.join(options)} beside it")
+    config = data if isinstance(data, TrainConfig) else train_config(data, **options)
+    with joined("the same command goes on from the last saved state") as processes:
+        return Trainer(config, log=log, callbacks=callbacks, processes=processes).fit()
 
 
 class Trainer:
@@ -94,17 +95,20 @@ class Trainer:
         *,
         log: Callable[[str], None] | None = None,
         callbacks: Sequence[Callback] = (),
+        processes: Processes | None = None,
     ) -> None:
-        self.config, self.callbacks = config, tuple(callbacks)
-        self.log = _careful(log or (lambda line: None))
-        self.device = pick_device(config.device)
+        self.config, self.processes = config, processes or Processes()
+        self.callbacks = tuple(callbacks) if self.processes.leads else ()
+        self.log = _careful(log if log and self.processes.leads else (lambda line: None))
+        rows = self.processes.rows(config.batch_size, config.accumulate)
+        self.device = pick_device(local_device(config.device))
         self.cache = PictureCache(config.cache, spill=spill_folder(), log=self.log)
         self.train_set, self.val_set = open_picture_sets(config, self.cache, self.log)
-        self.batches = Batches(self.train_set, config.batch_size, seed=config.seed)
+        self.batches = Batches(self.train_set, config.batch_size, seed=config.seed, rows=rows)
         self.schedule = Schedule(config, len(self.train_set))
         self.folder = RunFolder(config.out)
         self.networks = build_networks(self._network_config(), self.device)
-        self.one_step = Step(config, self.networks)
+        self.one_step = Step(config, self.networks, self.processes)
         self.skipped = SkippedSteps(self.log)
         self.left_out = LeftOut(len(self.train_set.names()), config.max_bad_fraction, self.log)
         self.steps_done = 0
@@ -119,9 +123,9 @@ class Trainer:
     @torch_defaults()
     def fit(self) -> TrainResult:
         """Runs to the end, from the run folder's state where there is one."""
-        with self.folder.held(), _retained_memory(self.device):
+        with self.folder.held() if self.processes.leads else nullcontext(), _retained_memory(self.device):
             self.resume()
-            if self.owns_folder:
+            if self.owns_folder and self.processes.leads:
                 self.folder.write_config(self.resolved())
             self._announce()
             self._tell("on_fit_start")
@@ -129,13 +133,15 @@ class Trainer:
             self._tell("on_fit_end")
             if summary := self.left_out.summary():
                 self.log(summary)
-            return TrainResult(self.config.out, self.folder.load_best(), self.steps_done, self.best_psnr)
+            best, psnr = self.processes.first(lambda: (self.folder.load_best(), self.best_psnr))
+            return TrainResult(self.config.out, best, self.steps_done, psnr)
 
     def _announce(self) -> None:
         self.log(f"{len(self.train_set)} pictures to train on, {len(self.val_set)} to validate on")
         why_eager = self.one_step.why_eager()
         how = "each step one CUDA graph" if why_eager is None else f"steps are not graphs: {why_eager}"
-        self.log(f"{self.device}, {self.one_step.precision}, {how}")
+        together = f"{self.processes.describe(self.device)}, " if self.processes.count > 1 else ""
+        self.log(f"{self.device}, {self.one_step.precision}, {together}{how}")
 
     def _tell(self, event: str, *values: Any) -> None:
         """Calls a method of all callbacks."""
@@ -157,16 +163,17 @@ class Trainer:
                     self._report(history, progress)
                 if self._is_due(val_every):
                     self._validate_and_save(history)
-                if signals:
+                if number := self.processes.largest(signals[0] if signals else 0):
                     self.save()
-                    self.log(f"{signal.Signals(signals[0]).name}: step {self.steps_done} is saved")
-                    stop(signals[0])
+                    self.log(f"{signal.Signals(number).name}: step {self.steps_done} is saved")
+                    self.processes.wait()  # torchrun ends the others once one has ended
+                    stop(number)
 
     def _noted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The batches, once what they leave out is noted. Where pictures end the run, its steps so far are saved."""
         try:
             for batch in batches:
-                self.left_out.note(batch)
+                self.left_out.note(batch.known_to_all(self.processes))
                 yield batch
         except Exception:
             if self.owns_folder:
@@ -201,12 +208,17 @@ class Trainer:
 
     def _report(self, history: History, progress: Progress) -> None:
         self.skipped.wait()
+        if not self.processes.leads:
+            return
         means = history.write_means(self.steps_done, self.schedule.epoch(self.steps_done), self.learning_rate())
         self.log(progress.line(self.steps_done, means))
         self._tell("on_log", means)
 
     def _validate_and_save(self, history: History) -> None:
-        """Saves even where the validation fails."""
+        """Saves even where the validation fails. One process does it; the others wait for it at the end of their next
+        step."""
+        if not self.processes.leads:
+            return
         try:
             row = self.validate()
             history.write(row)
@@ -247,6 +259,9 @@ class Trainer:
         The first time, with config.resume False, they replace all that an earlier run has left; else that is refused
         with ValueError.
         """
+        if not self.processes.leads:
+            self.owns_folder = True  # of the one that leads
+            return
         self._own_folder()
         self._save_weights(self.folder.last)
         self.folder.save_state(self.state_dict(), self._run_state())
@@ -278,11 +293,8 @@ class Trainer:
 
         Raises ValueError where the folder is of another run, CheckpointError where the state is damaged.
         """
-        found = self.folder.load_state() if self.config.resume else None
+        found = self.processes.first(self._found)
         if found is None:
-            self._require_no_other_run()
-            if self.folder.holds_run():
-                self.log(f"begins anew: the first step replaces the run in {self.folder.path}")
             return
         tensors, before = found
         before.require_same_run(self._run_state())
@@ -290,15 +302,24 @@ class Trainer:
             self.load_state_dict(tensors)
         except (KeyError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{self.folder.state}: of another network ({error})") from error
-        if not before.alone:
+        if not before.alone and self.processes.leads:
             self.folder.forget_all_but_state()
         self.owns_folder = True
         self.steps_done = before.step
-        if self._holds_best():
+        if self.processes.leads and self._holds_best():
             self.best_psnr, self.measured_on = before.best_psnr, before.measured_on
         self.log(f"resumed at step {self.steps_done}")
         if self.config.init is not None and str(self.config.init) != before.config["init"]:
             self.log("init has no effect on a run that goes on")
+
+    def _found(self) -> tuple[dict[str, Tensor], RunState] | None:
+        """The state to go on from; None where this is a new run. Raises as `resume`."""
+        found = self.folder.load_state() if self.config.resume else None
+        if found is None:
+            self._require_no_other_run()
+            if self.folder.holds_run():
+                self.log(f"begins anew: the first step replaces the run in {self.folder.path}")
+        return found
 
     def _holds_best(self) -> bool:
         """Whether the run folder holds the weights of the best validation. The next replaces damaged ones."""
