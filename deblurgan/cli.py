@@ -249,9 +249,12 @@ def _warn(options: Any) -> Callable[[str], None]:
 
 
 def _train(options: TrainConfig) -> int:
+    from deblurgan.distributed import leads
     from deblurgan.training import train
 
     result = train(options, log=_say)
+    if not leads():
+        return 0
     weights = result.out / "best.safetensors"
     _say(f"{result.steps} steps, best validation PSNR {result.best_psnr:.2f} dB, weights {weights}")
     return 0

@@ -177,6 +177,11 @@ def joined(remedy: str = "") -> Iterator[Processes]:
             dist.destroy_process_group()
 
 
+def leads() -> bool:
+    """Whether this process is the first of those that it was started with, or alone."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def local_device(name: str) -> str:
     """The device of that name for this process: of several on a machine each has the GPU of its number, LOCAL_RANK."""
     local = os.environ.get("LOCAL_RANK")

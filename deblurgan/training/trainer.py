@@ -104,6 +104,8 @@ class Trainer:
         self.device = pick_device(local_device(config.device))
         self.cache = PictureCache(config.cache, spill=spill_folder(), log=self.log)
         self.train_set, self.val_set = open_picture_sets(config, self.cache, self.log)
+        if len(set(self.processes.gathered([digest_of_names(self.train_set)]))) > 1:
+            raise ValueError(f"data must hold the same pictures for all processes, got others in {config.data}")
         self.batches = Batches(self.train_set, config.batch_size, seed=config.seed, rows=rows)
         self.schedule = Schedule(config, len(self.train_set))
         self.folder = RunFolder(config.out)
