@@ -6,12 +6,14 @@ neither do DDP's hooks; a step updates the critic several times before the gener
 The mean is the same bits in every process, so networks that begin alike stay alike.
 
 What processes say to one another beside that (a signal came, a file is bad, wait for a validation) goes over gloo, from
-host to host, so no GPU is waited for; and a process that dies closes its connections, at which the others end.
+host to host, so that no GPU is waited for. A process that dies closes its connections, at which the others end.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -24,6 +26,7 @@ from torch import Tensor
 T = TypeVar("T")
 START = timedelta(minutes=5)  # until which all processes must have begun
 STEP = timedelta(minutes=10)  # for a sum of gradients: more than compiling kernels takes
+PULSE, GRACE = 2.0, 20.0  # seconds between looks whether the others live, and until the end where one does not
 PATIENCE = timedelta(days=30)  # that a process waits for another's share of the work, unless that process ends
 
 
@@ -72,10 +75,8 @@ class Processes:
         """The largest of all processes' numbers, in every one; waits for them."""
         if self.count == 1:
             return number
-        box = torch.tensor([number], dtype=torch.int64, device="cpu")
         with self._others():
-            dist.all_reduce(box, dist.ReduceOp.MAX, group=self.group)
-        return int(box)
+            return _largest(number, self.group)
 
     def wait(self) -> None:
         """Waits until all processes have come here."""
@@ -170,11 +171,42 @@ def joined(remedy: str = "") -> Iterator[Processes]:
     if not initialised:
         dist.init_process_group("gloo", timeout=START)
     try:
-        group = dist.new_group(backend="gloo", timeout=PATIENCE)
-        yield Processes(dist.get_rank(), dist.get_world_size(), group, remedy=remedy)
+        with _watched():
+            group = dist.new_group(backend="gloo", timeout=PATIENCE)
+            yield Processes(dist.get_rank(), dist.get_world_size(), group, remedy=remedy)
     finally:
         if not initialised:
             dist.destroy_process_group()
+
+
+@contextmanager
+def _watched() -> Iterator[None]:
+    """Within it this process ends once another has, at the latest after GRACE seconds: it may be waiting for a GPU that
+    waits for the dead one's."""
+    group, leaving = dist.new_group(backend="gloo", timeout=PATIENCE), threading.Event()
+
+    def watch() -> None:
+        try:
+            while not _largest(leaving.is_set(), group):
+                leaving.wait(PULSE)
+        except RuntimeError:
+            if not leaving.wait(GRACE):
+                print("deblurgan: ends, as another process of this run has ended", file=sys.stderr, flush=True)
+                os._exit(1)
+
+    thread = threading.Thread(target=watch, name="deblurgan-watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        leaving.set()
+        thread.join(2 * PULSE)
+
+
+def _largest(number: int, group: dist.ProcessGroup | None) -> int:
+    box = torch.tensor([number], dtype=torch.int64, device="cpu")
+    dist.all_reduce(box, dist.ReduceOp.MAX, group=group)
+    return int(box)
 
 
 def leads() -> bool:

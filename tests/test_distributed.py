@@ -35,7 +35,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 RUNS: dict[str, dict[str, Any]] = {
     "straight": {},
-    "bf16, in parts": {"accumulate": 2, "precision": "bf16"},
+    "bf16, in parts": {"accumulate": 2, "precision": "bf16", "gan": "none", "critic_steps": 5},
 }
 RUN = {
     **SMALL,
@@ -47,7 +47,7 @@ RUN = {
     "ema": 0.9,
     "max_bad_fraction": 0.5,
     "steps": 4,
-    "val_every": 2,
+    "val_every": 4,
 }
 
 
@@ -117,12 +117,12 @@ def work(rank: int, folder: Path, photos: Path) -> int:
         torch.save(found, folder / f"found{rank}.pt")
 
         killed = Trainer(train_config(photos, out=folder / "killed", **{**RUN, "steps": 99}), processes=processes)
-        started = time.monotonic()
         try:
             (interrupted(killed, 2, signal.SIGKILL) if rank == 1 else killed).fit()
         except RuntimeError as error:
-            print(error)
-            return 7 if time.monotonic() - started < 30 else 8
+            print(error, flush=True)
+            distributed.GRACE = 0.1
+            time.sleep(30)  # as one does that waits for a GPU
     return 0
 
 
@@ -207,10 +207,10 @@ def test_the_first_speaks_for_both(both: Both) -> None:
     assert both.said[1] == ""
 
 
-def test_a_process_that_is_killed_ends_the_other(both: Both) -> None:
-    assert both.codes == [7, -signal.SIGKILL]
+def test_a_process_that_is_killed_ends_the_other_whatever_it_waits_for(both: Both) -> None:
+    assert both.codes == [1, -signal.SIGKILL]
     message = "another process of this run has ended before its work was done; the same command goes on"
-    assert both.said[0].splitlines()[-1] == message
+    assert both.said[0].splitlines()[-2:] == [message, "deblurgan: ends, as another process of this run has ended"]
 
 
 def test_torchrun_as_typed(both: Both) -> None:
@@ -248,6 +248,34 @@ def test_parts_must_divide_what_a_step_is_given() -> None:
     config = train_config("unused", **{**SMALL_STEP, "accumulate": 2})
     with pytest.raises(ValueError, match="blurred must hold a multiple of accumulate 2, got 3"):
         Step(config, new_networks(config))(*batch(3), number=0, rate=1e-3)
+
+
+class Saved:
+    """A tensor that waits for a backward pass; `alive` and `peak` count the bytes of all."""
+
+    alive = peak = 0
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        Saved.alive += tensor.nbytes
+        Saved.peak = max(Saved.peak, Saved.alive)
+
+    def __del__(self) -> None:
+        Saved.alive -= self.tensor.nbytes
+
+
+def peak_of_saved(accumulate: int) -> int:
+    config = train_config("unused", **{**SMALL_STEP, "accumulate": accumulate})
+    step = Step(config, new_networks(config))
+    Saved.alive = Saved.peak = 0
+    with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
+        step(*batch(8), number=0, rate=1e-3)
+    assert Saved.alive == 0
+    return Saved.peak
+
+
+def test_parts_take_the_memory_of_one() -> None:
+    assert peak_of_saved(4) < 0.3 * peak_of_saved(1)
 
 
 def test_each_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

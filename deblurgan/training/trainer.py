@@ -84,7 +84,7 @@ def train(
 class Trainer:
     """One run: its pictures, networks and run folder.
 
-    `fit()` does all of it. Who loops over batches himself calls `step(batch)`, with `batches[i]` or any other Batch.
+    `fit()` does all of it, as one of several `processes` where `distributed.joined` gave these. Who loops over batches himself calls `step(batch)`, with `batches[i]` or any other Batch.
     It trains in the same way whatever torch's defaults, gradient mode and autocast are, and leaves them as they were.
     """
 
@@ -217,8 +217,7 @@ class Trainer:
         self._tell("on_log", means)
 
     def _validate_and_save(self, history: History) -> None:
-        """Saves even where the validation fails. One process does it; the others wait for it at the end of their next
-        step."""
+        """Saves even where the validation fails. One process does it; the others wait where they look for signals."""
         if not self.processes.leads:
             return
         try:
