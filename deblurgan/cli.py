@@ -251,6 +251,7 @@ def _warn(options: Any) -> Callable[[str], None]:
 
 def _train(options: TrainConfig) -> int:
     from deblurgan.display import Display, can_draw
+    from deblurgan.distributed import leads
     from deblurgan.training import DivergedError, ProgressBar, train
 
     with Display(sys.stderr) if can_draw(sys.stderr) else nullcontext() as display:
@@ -260,6 +261,8 @@ def _train(options: TrainConfig) -> int:
         except DivergedError as error:
             _fail(str(error))
             return 3
+    if not leads():
+        return 0
     weights = result.out / "best.safetensors"
     _say(f"{result.steps} steps, best validation PSNR {result.best_psnr:.2f} dB, weights {weights}")
     return 0
@@ -283,11 +286,11 @@ def _deblur_files(options: DeblurConfig) -> int:
 
     for path in options.inputs:  # what is mistyped is said at once, before torch is loaded
         images.require_input(path)
-    from deblurgan.inference import processes
+    from deblurgan import distributed
 
-    with processes.joined() as together:
+    with distributed.joined("--skip-existing goes on from here") as together:
         listed = together.first(lambda: _listed(options.files_from))
-        deblurrer = _deblurrer(options, processes.local_device(options.device))
+        deblurrer = _deblurrer(options, distributed.local_device(options.device))
         if together.rank == 0:
             _say_weights(deblurrer, options.weights)
         if options.dry_run:

@@ -16,7 +16,8 @@ import deblurgan
 ROOT = Path(__file__).parent.parent
 # Each floor imports only from those before it. `deblurgan` itself is the door to all of them.
 FLOORS = [
-    {"_C", "arguments", "kernels", "config", "spec", "device", "display", "limits", "memory", "reference", "signals"},
+    {"_C", "arguments", "kernels", "config", "spec", "device", "display", "distributed"}
+    | {"limits", "memory", "reference", "signals"},
     {"ops", "metrics", "images"},
     {"generator", "blur"},
     {"nn"},

@@ -5,8 +5,8 @@ Everything random in a step comes from (seed, step), so a run that was stopped g
 
 trainer runs the whole; step is one step on the device, made of critic, objective, optimizers, average and graph;
 pictures, networks and schedule set a run up; validation, history, run_folder and skipped_steps do what comes
-between steps; opening, progress, tensorboard and report, which draws charts, tell of it. own and own_optimizer take what
-Python gives beside the options.
+between steps; opening, progress, tensorboard and report, which draws charts, tell of it. own and own_optimizer take
+what Python gives beside the options.
 """
 
 from deblurgan.training.callbacks import Callback

@@ -104,15 +104,17 @@ class Optimizers:
         if self.own is not None:
             self.own.set_share(rate / self.config.lr)
 
-    def zero_grad(self) -> None:
-        """Drops all gradients."""
-        for optimizer in self.of("generator") + self.of("critic"):
-            optimizer.zero_grad()
-
-    def backward(self, network: str, terms: Iterable[Tensor]) -> None:
-        """Leaves the gradients of the terms' sum, times the loss scale, with the network's parameters."""
+    def zero_grad(self, network: str) -> None:
+        """Drops the gradients of "generator" or "critic"."""
         for optimizer in self.of(network):
             optimizer.zero_grad()
+
+    def gradients(self, network: str) -> list[Tensor]:
+        """Those that the parameters of "generator" or "critic" have."""
+        return [p.grad for p in self.parameters(network) if p.grad is not None]
+
+    def backward(self, terms: Iterable[Tensor]) -> None:
+        """Adds the gradients of the terms' sum, times the loss scale, to those of the parameters that it comes from."""
         loss = sum(terms, start=self.rate.new_zeros(()))
         (loss if self.scale is None else loss * self.scale.value).backward()
 
@@ -121,8 +123,7 @@ class Optimizers:
 
         Returns 1 in those cases, else 0; and the L2 norm of all gradients.
         """
-        gradients = [p.grad for p in self.parameters(network) if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = torch.nn.utils.get_total_norm(self.gradients(network))
         if self.scale is not None:
             norm = norm / self.scale.value
         overflow = (~norm.isfinite()).to(torch.float32)

@@ -27,7 +27,7 @@ from deblurgan.training.errors import TrainingError
 
 # Options that may differ when a run goes on. (Its pictures are compared by name.)
 MAY_CHANGE = frozenset(
-    {"data", "out", "val", "mix", "init", "epochs", "steps", "device", "workers", "resume"}
+    {"data", "out", "val", "mix", "init", "epochs", "steps", "accumulate", "device", "workers", "resume"}
     | {"log_every", "val_every", "val_pictures", "max_bad_fraction", "graphs", "deterministic", "cache"}
     | {"max_bad_steps", "tensorboard"}
 )

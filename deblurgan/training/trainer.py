@@ -22,6 +22,7 @@ from deblurgan.data import Batch, Batches
 from deblurgan.data.cache import PictureCache, spill_folder
 from deblurgan.data.prefetch import Prefetcher
 from deblurgan.device import pick_device, torch_defaults
+from deblurgan.distributed import Processes, joined, local_device
 from deblurgan.images import printable
 from deblurgan.nn import Generator
 from deblurgan.signals import collected_signals, stop
@@ -92,21 +93,22 @@ def train(
     for name, given in (("val", val), ("optimizer", optimizer)):
         if given is not None:
             (plain if isinstance(given, str | os.PathLike) else own)[name] = given
-    if isinstance(data, TrainConfig):
-        if plain:
-            raise ValueError(f"options must be in the TrainConfig, got {', '.join(plain)} beside it")
-        return Trainer(data, log=log, callbacks=callbacks, **own).fit()
-    if not isinstance(data, str | os.PathLike):
-        own["data"], data = data, stand_in(data)
-    if losses:
+    if isinstance(data, TrainConfig) and plain:
+        raise ValueError(f"options must be in the TrainConfig, got {', '.join(plain)} beside it")
+    if losses and not isinstance(data, TrainConfig):
         plain["losses"] = tuple(losses)  # which may be all that is minimised
-    return Trainer(train_config(data, **plain), log=log, callbacks=callbacks, **own).fit()
+    if not isinstance(data, str | os.PathLike | TrainConfig):
+        own["data"], data = data, stand_in(data)
+    config = data if isinstance(data, TrainConfig) else train_config(data, **plain)
+    with joined("the same command goes on from the last saved state") as processes:
+        return Trainer(config, log=log, callbacks=callbacks, processes=processes, **own).fit()
 
 
 class Trainer:
     """One run: its pictures, networks and run folder.
 
-    `fit()` does all of it. Who loops over batches himself calls `step(batch)`, with `batches[i]` or any other Batch.
+    `fit()` does all of it, as one of several `processes` where `distributed.joined` gave these. Who loops over batches
+    himself calls `step(batch)`, with `batches[i]` or any other Batch.
     It trains in the same way whatever torch's defaults, gradient mode and autocast are, and leaves them as they were.
 
     Args:
@@ -131,6 +133,7 @@ class Trainer:
         *,
         log: Callable[[str], None] | None = None,
         callbacks: Sequence[Callback] = (),
+        processes: Processes | None = None,
         data: Pairs | None = None,
         val: Pairs | None = None,
         optimizer: OptimizerFactory | None = None,
@@ -138,19 +141,23 @@ class Trainer:
     ) -> None:
         pictures = {name: own for name, own in (("data", data), ("val", val)) if own is not None}
         config = with_own(config, pictures, losses or {}, optimizer)
+        self.config, self.processes = config, processes or Processes()
         ours = [HtmlReport(), *([TensorBoard()] if config.tensorboard else [])]
-        self.config, self.callbacks = config, (*ours, *callbacks)
-        self.log = _careful(log or (lambda line: None))
-        self.device = pick_device(config.device)
+        self.callbacks = (*ours, *callbacks) if self.processes.leads else ()
+        self.log = _careful(log if log and self.processes.leads else (lambda line: None))
+        rows = self.processes.rows(config.batch_size, config.accumulate)
+        self.device = pick_device(local_device(config.device))
         self.cache = PictureCache(config.cache, spill=spill_folder(), log=self.log)
         self.train_set, self.val_set = open_picture_sets(config, self.cache, self.log, pictures)
-        self.batches = Batches(self.train_set, config.batch_size, seed=config.seed)
+        if len(set(self.processes.gathered([digest_of_names(self.train_set)]))) > 1:
+            raise ValueError(f"data must hold the same pictures for all processes, got others in {config.data}")
+        self.batches = Batches(self.train_set, config.batch_size, seed=config.seed, rows=rows)
         self.schedule = Schedule(config, len(self.train_set))
         self.folder = RunFolder(config.out)
         self.networks = build_networks(self._network_config(), self.device)
-        self.one_step = Step(config, self.networks, losses=losses, optimizer=optimizer)
+        self.one_step = Step(config, self.networks, self.processes, losses=losses, optimizer=optimizer)
         self.skipped = SkippedSteps(config.max_bad_steps, self.log)
-        self.progress = Progress(self.schedule.total_steps)
+        self.progress = Progress(self.schedule.total_steps, config.losses)
         self.left_out = LeftOut(len(self.train_set.names()), config.max_bad_fraction, self.log)
         self.steps_done = 0
         self.best_psnr, self.measured_on = -math.inf, ""
@@ -164,9 +171,9 @@ class Trainer:
     @torch_defaults()
     def fit(self) -> TrainResult:
         """Runs to the end, from the run folder's state where there is one."""
-        with self.folder.held(), _retained_memory(self.device):
+        with self.folder.held() if self.processes.leads else nullcontext(), _retained_memory(self.device):
             self.resume()
-            if self.owns_folder:
+            if self.owns_folder and self.processes.leads:
                 self.folder.write_config(self.resolved())
             self._announce()
             self.stopped = False
@@ -176,7 +183,8 @@ class Trainer:
             for summary in (self.left_out.summary(), self.skipped.summary(self.steps_done)):
                 if summary is not None:
                     self.log(summary)
-            return TrainResult(self.config.out, self.folder.load_best(), self.steps_done, self.best_psnr)
+            best, psnr = self.processes.first(lambda: (self.folder.load_best(), self.best_psnr))
+            return TrainResult(self.config.out, best, self.steps_done, psnr)
 
     def _announce(self) -> None:
         for line in opening_lines(self):
@@ -213,11 +221,12 @@ class Trainer:
                 if self._is_due(val_every):
                     with history.watch.pause():
                         self._validate_and_save(history)
-                if signals:
+                if number := self.processes.largest(signals[0] if signals else 0):
                     self.save()
-                    self.log(f"{signal.Signals(signals[0]).name}: step {self.steps_done} is saved")
-                    stop(signals[0])
-                if self.stopped:
+                    self.log(f"{signal.Signals(number).name}: step {self.steps_done} is saved")
+                    self.processes.wait()  # torchrun ends the others once one has ended
+                    stop(number)
+                if self.processes.largest(int(self.stopped)):
                     self.log(f"stopped at step {self.steps_done}")
                     return
 
@@ -225,7 +234,7 @@ class Trainer:
         """The batches, once what they leave out is noted. Where pictures end the run, its steps so far are saved."""
         try:
             for batch in batches:
-                self.left_out.note(batch)
+                self.left_out.note(batch.known_to_all(self.processes))
                 yield batch
         except Exception:
             if self.owns_folder:
@@ -266,15 +275,19 @@ class Trainer:
         step, has_bar = self.steps_done, any(isinstance(callback, ProgressBar) for callback in self.callbacks)
         if self._is_due(self.config.log_every):
             self.skipped.wait()
+            if not self.processes.leads:
+                return
             epoch, lr, skipped = self.schedule.epoch(step), self.learning_rate(), self.skipped.total
             row = history.write_means(step, epoch=epoch, lr=lr, skipped=skipped)
             self.log(self.progress.line(step, row))
             self._tell("on_log", row)
-        elif not has_bar and self.progress.is_due(step):
+        elif self.processes.leads and not has_bar and self.progress.is_due(step):
             self.log(self.progress.line(step, history.means()))
 
     def _validate_and_save(self, history: History) -> None:
-        """Saves even where the validation fails."""
+        """Saves even where the validation fails. One process does it; the others wait where they look for signals."""
+        if not self.processes.leads:
+            return
         try:
             row = self.validate()
             history.write(row)
@@ -331,6 +344,9 @@ class Trainer:
         self._tell("on_save")
 
     def _write_state(self) -> None:
+        if not self.processes.leads:
+            self.owns_folder = True  # of the one that leads
+            return
         _require_finite(self.state_dict(), self.steps_done)
         self._own_folder()
         self._save_weights(self.folder.last)
@@ -363,11 +379,8 @@ class Trainer:
 
         Raises ValueError where the folder is of another run, CheckpointError where the state is damaged.
         """
-        found = self.folder.load_state() if self.config.resume else None
+        found = self.processes.first(self._found)
         if found is None:
-            self._require_no_other_run()
-            if self.folder.holds_run():
-                self.log(f"begins anew: the first step replaces the run in {self.folder.path}")
             return
         tensors, before = found
         before.require_same_run(self._run_state())
@@ -375,15 +388,24 @@ class Trainer:
             self.load_state_dict(tensors)
         except (KeyError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{self.folder.state}: of another network ({error})") from error
-        if not before.alone:
+        if not before.alone and self.processes.leads:
             self.folder.forget_all_but_state()
         self.owns_folder = True
         self.steps_done = before.step
-        if self._holds_best():
+        if self.processes.leads and self._holds_best():
             self.best_psnr, self.measured_on = before.best_psnr, before.measured_on
         self.log(f"resumed at step {self.steps_done}")
         if self.config.init is not None and str(self.config.init) != before.config["init"]:
             self.log("init has no effect on a run that goes on")
+
+    def _found(self) -> tuple[dict[str, Tensor], RunState] | None:
+        """The state to go on from; None where this is a new run. Raises as `resume`."""
+        found = self.folder.load_state() if self.config.resume else None
+        if found is None:
+            self._require_no_other_run()
+            if self.folder.holds_run():
+                self.log(f"begins anew: the first step replaces the run in {self.folder.path}")
+        return found
 
     def _holds_best(self) -> bool:
         """Whether the run folder holds the weights of the best validation. The next replaces damaged ones."""
