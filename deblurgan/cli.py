@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import sys
 import warnings
@@ -34,6 +35,7 @@ from deblurgan.config import (
     TuneConfig,
     WebConfig,
 )
+from deblurgan.config.data import DataConfig
 
 if TYPE_CHECKING:
     from deblurgan.display import Display
@@ -424,6 +426,41 @@ def _blur(options: BlurConfig) -> int:
     return 1 if report.failed else 0
 
 
+def _data(options: DataConfig) -> int:
+    from deblurgan import images
+    from deblurgan.data.check import check_data
+
+    if options.json is not None:  # what is in its way shows before the work
+        images.require_absent(options.json, overwrite=True)
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+    with _display(1) as display:
+        report = check_data(options, log=lambda line: _above(display, partial(_log(options), line)), progress=display)
+    for line in report.lines():
+        _say(line)
+    _say(_epoch(options, report.usable()))
+    if options.json is not None:
+        images.replace_file(options.json, json.dumps(report.to_mapping(), indent=1).encode())
+    return 1 if report.problems() else 0
+
+
+def _epoch(options: DataConfig, pictures: int) -> str:
+    """How long an epoch is, in steps and, where it is to be measured, in time."""
+    names = ("layout", "gamma", "crop", "preset", "batch_size", "device")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    training = config.train_config(options.data, **given)
+    steps = -(-pictures // training.batch_size)
+    text = f"an epoch: {steps} steps of {training.batch_size}"
+    if not options.time or not steps:
+        return f"{text}; --time measures how long these take"
+    from deblurgan.inference.progress import duration
+    from deblurgan.training.estimate import measure_step
+
+    step = measure_step(training)
+    one, all_of_them = (duration(n * steps * step.seconds) for n in (1, training.epochs))
+    how = f"{step.seconds:.3g} s a step on {step.where}"
+    return f"{text}, about {one} ({how}); the {training.epochs} of {options.preset} about {all_of_them}"
+
+
 def _summary(report: FilesReport) -> None:
     """Says how many pictures were written, and where; what became of each was said when it came."""
     from deblurgan.images import kinds, printable
@@ -526,4 +563,5 @@ COMMANDS = {
     "info": Command(InfoConfig, _info),
     "tune": Command(TuneConfig, _tune),
     "web": Command(WebConfig, _web),
+    "data": Command(DataConfig, _data),
 }

@@ -28,7 +28,7 @@ from deblurgan.blur.contact_sheet import psf_sheet
 from deblurgan.config import TRAIN_PRESETS
 from deblurgan.data import PairedFolder, open_dataset
 
-COMMANDS = ("train", "deblur", "blur", "evaluate", "demo", "info", "tune")
+COMMANDS = ("train", "deblur", "blur", "evaluate", "demo", "info", "tune", "data")
 NETWORK = ("--preset", "tiny", "--width", 4, "--blocks", 1)
 SMALL = (*NETWORK, "--crop", 32, "--batch-size", 2, "--steps", 3, "--device", "cpu")
 

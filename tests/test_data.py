@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+import deblurgan
 from conftest import texture
 from deblurgan import images
 from deblurgan.blur import MotionBlur, apply_psf
-from deblurgan.data import GoPro, Mixed, PairedFolder, RngStream, SharpFolder, SideBySide, derived_seed, open_dataset
+from deblurgan.data import (
+    Batches,
+    Crops,
+    GoPro,
+    Mixed,
+    PairedFolder,
+    RngStream,
+    SharpFolder,
+    SideBySide,
+    derived_seed,
+    open_dataset,
+)
 from deblurgan.data.cache import PictureCache
+from deblurgan.data.sharpness import halves_agree
 from picture_folders import SMALL, write, write_pairs
 
 
@@ -75,16 +90,109 @@ def test_mix_is_two_to_one_and_covers_both(photos: Path, tmp_path: Path) -> None
     assert mixed.name(2) == "blur/0.png"
 
 
+@pytest.mark.parametrize(
+    ("photos", "pairs", "ratio", "synthetic"),
+    [
+        (4, 3, 0.5, 2),
+        (4, 3, 2.0, 6),
+        (4, 3, 3.7, 11),
+        (1, 1, 0.1, 1),
+        (1, 1, 2.0, 2),
+        (5, 1, 1.0, 1),
+        (7, 10, 2.0, 20),
+        (100, 10, 3.7, 37),
+        (3, 100, 0.01, 1),
+        (3, 2103, 2.0, 4206),
+    ],
+)
+def test_mix_by_counting_what_is_drawn(photos: int, pairs: int, ratio: float, synthetic: int) -> None:
+    """What the batches draw in 12 epochs: each pair once in each; every photo as often as the others, to one, at any
+    time; no crop twice. No file is looked at."""
+    two = [Path(f"{i}.png") for i in range(pairs)]
+    sharp = SharpFolder("photos", pictures=[Path(f"{i}.png") for i in range(photos)])
+    paired = PairedFolder("pairs", pairs=[(path, path) for path in two])
+    mixed = Mixed(sharp, paired, ratio=ratio)
+    order = Batches(mixed, 1)._order
+    counts, crops = np.zeros(photos, int), set[tuple[bool, int, int]]()
+    assert len(mixed) == pairs + synthetic
+    for epoch in range(12):
+        drawn = [mixed.locate(int(i), epoch) for i in order(epoch)]
+        assert sorted(index for data, index, _ in drawn if data is paired) == list(range(pairs))
+        assert {at for data, _, at in drawn if data is paired} == {epoch}
+        for _, index, _ in (one for one in drawn if one[0] is sharp):
+            counts[index] += 1
+        assert counts.sum() == (epoch + 1) * synthetic and counts.max() - counts.min() <= 1
+        crops |= {(data is paired, index, at) for data, index, at in drawn}
+    assert len(crops) == 12 * len(mixed)
+
+
 @pytest.mark.parametrize("ratio", [0.5, 2.0, 3.7])
-def test_mix_draws_every_photo_alike_and_no_crop_twice(photos: Path, tmp_path: Path, ratio: float) -> None:
-    write_pairs(tmp_path / "pairs", n=3)
-    synthetic, pairs = SharpFolder(photos, crops=SMALL), PairedFolder(tmp_path / "pairs", crops=SMALL)
-    mixed = Mixed(synthetic, pairs, ratio=ratio)
-    drawn = [mixed.locate(i, epoch) for epoch in range(20) for i in range(len(mixed))]
-    assert len({(id(data), index, epoch) for data, index, epoch in drawn}) == len(drawn)
-    counts = [sum(data is synthetic and index == i for data, index, _ in drawn) for i in range(4)]
-    assert max(counts) - min(counts) <= 1
-    assert sum(data is pairs for data, _, _ in drawn) == 20 * 3
+def test_mix_spreads_evenly(ratio: float) -> None:
+    """Any stretch of an epoch holds the share of pairs that the whole has, to one."""
+    paths = [Path(f"{i}.png") for i in range(40)]
+    sharp = SharpFolder("photos", pictures=paths)
+    mixed = Mixed(sharp, PairedFolder("pairs", pairs=[(path, path) for path in paths]), ratio=ratio)
+    passed = np.cumsum([mixed.locate(i, 0)[0] is not sharp for i in range(len(mixed))])
+    assert np.abs(passed - np.arange(1, len(mixed) + 1) * 40 / len(mixed)).max() < 1
+
+
+def test_mix_at_half_the_size_of_the_pictures(photos: Path, tmp_path: Path) -> None:
+    """The paper's regime: pictures are reduced to half their size before they are cropped."""
+    write_pairs(tmp_path / "pairs")
+    crops = Crops(32, flip=False, scale=(0.5, 0.5))
+    data = PairedFolder(tmp_path / "pairs", crops=crops)
+    pair, whole = data.sample(1, epoch=0), data.whole(1)
+    half = torch.nn.functional.interpolate(whole.sharp[None].float(), scale_factor=0.5, mode="area")[0]
+    windows = half.unfold(1, 32, 1).unfold(2, 32, 1)
+    differences = (windows - pair.sharp[:, None, None].float()).abs().mean((0, 3, 4))
+    assert differences.min() < 6 < differences.median() / 2
+    mixed = Mixed(SharpFolder(photos, crops=crops), data)
+    assert all(mixed.sample(i, epoch=0).sharp.shape == (3, 32, 32) for i in range(3))
+
+
+def test_pictures_whose_halves_agree_are_asked_about(tmp_path: Path) -> None:
+    scene = images.read(Path(deblurgan.__file__).parent / "assets" / "demo.png").pixels
+    for i in range(3):
+        sharp = np.ascontiguousarray(scene[60 * i : 60 * i + 200, 100 * i : 100 * i + 300])
+        blurred = MotionBlur(length=30.0, exposure=(1.0,))(torch.from_numpy(sharp).permute(2, 0, 1), index=i)
+        both = np.concatenate([blurred.permute(1, 2, 0).numpy(), sharp], 1)
+        (tmp_path / "data").mkdir(exist_ok=True)
+        images.write(images.Picture(both), tmp_path / "data" / f"{i}.png")
+    with pytest.raises(ValueError, match=r"halves show the same.*0\.png.*side-by-side .* or sharp"):
+        open_dataset(tmp_path / "data")
+    assert isinstance(open_dataset(tmp_path / "data", layout="side-by-side"), SideBySide)
+    assert isinstance(open_dataset(tmp_path / "data", layout="sharp"), SharpFolder)
+    write(tmp_path / "data" / "0.png", seed=0, h=200, w=600)
+    write(tmp_path / "data" / "1.png", seed=1, h=200, w=600)
+    assert isinstance(open_dataset(tmp_path / "data"), SharpFolder), "one of three is no rule"
+
+
+def test_pictures_of_one_name_that_agree_are_asked_about(tmp_path: Path) -> None:
+    """In folders whose names say nothing."""
+    scene = images.read(Path(deblurgan.__file__).parent / "assets" / "demo.png").pixels
+    for i in range(3):
+        sharp = np.ascontiguousarray(scene[60 * i : 60 * i + 200, 100 * i : 100 * i + 300])
+        blurred = MotionBlur(length=30.0, exposure=(1.0,))(torch.from_numpy(sharp).permute(2, 0, 1), index=i)
+        pictures = {"before": blurred.permute(1, 2, 0).numpy(), "after": sharp, "frames/1": scene[-200:, -300:]}
+        for folder, pixels in {**pictures, "frames/2": sharp}.items():
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            images.write(images.Picture(np.ascontiguousarray(pixels)), tmp_path / folder / f"{i}.png")
+    assert isinstance(open_dataset(tmp_path / "frames"), SharpFolder), "of one name, but of two scenes"
+    shutil.rmtree(tmp_path / "frames")
+    with pytest.raises(ValueError, match=r"two pictures of each name .*after/0\.png and .*before/0\.png"):
+        open_dataset(tmp_path)
+    assert len(open_dataset(tmp_path, layout="sharp")) == 6
+
+
+def test_panoramas_are_no_pairs(tmp_path: Path) -> None:
+    scene = images.read(Path(deblurgan.__file__).parent / "assets" / "demo.png").pixels
+    sky = np.linspace(255, 0, 200)[:, None, None] * np.ones((1, 600, 3))
+    pictures = [scene[:200], scene[200:], (sky * 0.7 + texture(200, 600, seed=1) * 0.3).astype(np.uint8)]
+    pictures += [np.full((200, 600, 3), 90, np.uint8), np.tile(scene[:200, :300], (1, 2, 1))]  # none is blurrier
+    for i, pixels in enumerate(pictures):
+        images.write(images.Picture(np.ascontiguousarray(pixels)), tmp_path / f"{i}.png")
+        assert not halves_agree(pixels), i
+    assert isinstance(open_dataset(tmp_path), SharpFolder)
 
 
 def test_datasets_can_share_a_cache(photos: Path) -> None:

@@ -291,7 +291,7 @@ def test_damaged_best_weights_are_replaced_by_the_next_validation(
     best.write_bytes(best.read_bytes()[:-99] if damage is None else damage)
     lines: list[str] = []
     result = deblurgan.train(photos, out=tmp_path, log=lines.append, **{**SMALL, "steps": 9})
-    assert lines[0].startswith(str(best)) and lines[0].endswith("goes on as if it were missing")
+    assert any(line.startswith(str(best)) and line.endswith("goes on as if it were missing") for line in lines)
     assert same(checkpoint.load_generator(best).state_dict(), result.generator.state_dict())
 
 

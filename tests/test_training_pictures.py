@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +12,12 @@ import torch
 import deblurgan
 from conftest import texture
 from deblurgan import images
-from deblurgan.config import train_config
+from deblurgan.config import BlurConfig, train_config
+from deblurgan.data.blurred_sets import write_blurred
+from deblurgan.data.cache import PictureCache
 from deblurgan.training import Trainer, TrainingError
-from deblurgan.training.pictures import digest_of_names
-from picture_folders import write
+from deblurgan.training.pictures import PictureSets, digest_of_names, open_picture_sets
+from picture_folders import write, write_pairs
 from small_training import SMALL, trainer
 
 
@@ -92,7 +95,9 @@ def test_pairs_among_the_photos_are_no_photos(photos: Path, tmp_path: Path) -> N
 def test_validation_pictures_that_are_trained_on_are_told_of(photos: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     Trainer(train_config(photos, out=tmp_path / "run", val=photos, **SMALL), log=lines.append)
-    assert lines == [f"4 of 4 validation pictures are trained on too, such as {photos / '0.png'}"]
+    assert [line for line in lines if "trained on too" in line] == [
+        f"4 of 4 validation pictures are trained on too, such as {photos / '0.png'}"
+    ]
 
 
 def test_mix_takes_pairs_alone_and_all_names_count(photos: Path, tmp_path: Path) -> None:
@@ -116,3 +121,86 @@ def test_validation_folder_and_mix(photos: Path, tmp_path: Path) -> None:
     run = trainer(photos, tmp_path / "run", mix=pairs, val=pairs)
     assert len(run.train_set) == 12 and len(run.val_set) == 4
     assert run.fit().steps == 6
+
+
+# What the first lines say, and where the validation pictures come from
+
+
+def opened(data: Path, **options: Any) -> tuple[PictureSets, list[str]]:
+    lines: list[str] = []
+    config = train_config(data, out=data / "none", **{**SMALL, **options})
+    return open_picture_sets(config, PictureCache(), lines.append), lines
+
+
+def sides(sets: PictureSets) -> tuple[set[str], set[str]]:
+    return set(sets.train.names()), set(sets.validation.names())
+
+
+def test_the_log_says_how_the_pictures_were_read(photos: Path, tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs")
+    _, lines = opened(photos, mix=tmp_path / "pairs", blur_length=20.0)
+    assert lines == [
+        "data is read as 4 sharp photos, blurred as they are drawn by camera shake of 20 px (by their names)",
+        "trains on 3 of 4 pictures, validates on 1: every twentieth",
+        "mix is read as 3 pairs, blur/ beside sharp/; 2 pictures of data are drawn for each",
+    ]
+    _, lines = opened(photos, layout="side-by-side", val=tmp_path / "pairs" / "sharp")
+    assert lines[0] == (
+        "data is read as 4 A|B pictures, blurred on the left and sharp on the right (layout side-by-side is given)"
+    )
+    assert lines[1] == f"trains on 4 of 4 pictures, validates on 3: those of {tmp_path / 'pairs' / 'sharp'}"
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_versions_of_one_photo_stand_on_one_side(photos: Path, tmp_path: Path, n: int) -> None:
+    """Of names as `deblurgan blur --n N --pairs` writes them, by that very command."""
+    for i in range(3):
+        write(photos / "more" / f"{i}.png", seed=9 + i)
+    write_blurred(BlurConfig(inputs=(photos,), out=tmp_path / "set", pairs=True, n=n, length=12.0))
+    sets, lines = opened(tmp_path / "set")
+    train, val = sides(sets)
+    assert val == {f"blur/0_{k:03d}.png" for k in range(n)}
+    assert len(train) == 6 * n and not train & val
+    assert lines[1].endswith("every twentieth photo, with all its versions")
+
+
+def test_copies_of_a_photo_in_two_sets_stand_on_one_side(photos: Path, tmp_path: Path) -> None:
+    for seed in range(8):  # whose folders are no sequences
+        out = tmp_path / "sets" / str(seed)
+        write_blurred(BlurConfig(inputs=(photos,), out=out, pairs=True, seed=seed, length=12.0))
+    train, val = (({name.rpartition("/")[2] for name in side}) for side in sides(opened(tmp_path / "sets")[0]))
+    assert val == {"0.png"} and train == {"1.png", "2.png", "3.png"}
+
+
+def test_a_single_photo_in_many_versions_does_both(photos: Path, tmp_path: Path) -> None:
+    write_blurred(BlurConfig(inputs=(photos / "0.png",), out=tmp_path / "set", pairs=True, n=3, length=12.0))
+    sets, lines = opened(tmp_path / "set")
+    assert len(sets.train) == 3 and len(sets.validation) == 1
+    assert lines[1].endswith("there is but one photo, which is trained on too")
+
+
+@pytest.mark.parametrize("above", ["train/", ""])
+def test_sequences_stand_on_one_side(tmp_path: Path, above: str) -> None:
+    """Of GoPro's tree, and of its train/ alone, which is read as any folders of pairs."""
+    for sequence in range(8):
+        for frame in range(6 if sequence == 3 else 7):
+            for kind in ("blur", "sharp"):
+                path = tmp_path / "data" / above / f"S{sequence}" / kind / f"{frame}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write(path, seed=20 * sequence + frame, h=16, w=16)
+    sets, lines = opened(tmp_path / "data")
+    train, val = sides(sets)
+    assert val == {f"{above}S3/blur/{frame}.png" for frame in range(6)} and len(train) == 49
+    first, second = (int(Path(name).stem) for name in sets.validation.names()[:2])
+    assert abs(first - second) > 1, "a validation looks at neighbours first"
+    assert lines[1] == "trains on 49 of 55 pictures, validates on 6: whole sequences, which are not trained on"
+
+
+def test_two_sequences_of_gopro_are_divided_and_two_folders_of_pairs_are_not(tmp_path: Path) -> None:
+    for folder in ("gopro/train/S", "pairs/"):
+        for i in range(8):
+            for kind in ("blur", "sharp"):
+                write(tmp_path / f"{folder}{i % 2}" / kind / f"{i}.png", seed=i + 10 * len(kind), h=16, w=16)
+    assert sides(opened(tmp_path / "gopro")[0])[1] == {f"train/S0/blur/{i}.png" for i in (0, 2, 4, 6)}
+    train, val = sides(opened(tmp_path / "pairs")[0])
+    assert (len(train), val) == (7, {"0/blur/0.png"})

@@ -70,7 +70,7 @@ else:
 
 
 Preset = Literal["paper", "article", "tiny"]
-Layout = Literal["auto", "sharp", "paired", "gopro", "side-by-side"]
+Layout = Literal["auto", "sharp", "paired", "gopro", "side-by-side", "tar"]
 Gan = Literal["wgan-gp", "lsgan", "lsgan-l1", "vanilla"]
 Norm = Literal["sample", "pixel"]
 Pixel = Literal["l1", "l2"]

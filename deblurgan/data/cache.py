@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deblurgan import images
+from deblurgan.data.shards import read_picture
 
 RESERVE = 2 * 2**30  # bytes of the disk that the temporary file leaves free
 
@@ -77,7 +78,7 @@ class PictureCache:
         if path in self.bad:
             raise images.ImageError(path, self.bad[path])
         try:
-            pixels = images.read(path).in_8_bits().pixels
+            pixels = read_picture(path).in_8_bits().pixels
         except images.ImageError as error:
             self.bad[path] = error.reason
             raise

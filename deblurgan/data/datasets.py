@@ -6,9 +6,9 @@ SideBySide A|B pictures. Mixed joins two datasets.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any, cast
@@ -31,9 +31,14 @@ from deblurgan.data.crops import (
     reduced_region,
     to_tensor,
 )
-from deblurgan.data.folders import find_pictures, match_gopro, match_pairs
+from deblurgan.data.folders import find_pictures, match_gopro, match_pairs, outside
 from deblurgan.data.layouts import detect_layout, splits
 from deblurgan.data.seeds import RngStream, derived_seed
+from deblurgan.data.shards import SUFFIX, find_members, find_shards, match_members, shard_of
+from deblurgan.data.sharpness import halves_agree, look_like_pair
+from deblurgan.data.sources import same_folders, same_photos
+
+LOOKED_AT = 5  # photos of a folder in which A|B pictures are recognised
 
 
 class PairDataset(Dataset[Pair]):
@@ -104,9 +109,28 @@ class PairDataset(Dataset[Pair]):
         """The names of all pictures, in order."""
         return [self.name(i) for i in range(len(self))]
 
+    def layout(self) -> str:
+        """How many pictures there are and how they are laid out, in words."""
+        raise NotImplementedError
+
+    def sources(self) -> list[int]:
+        """Of each picture a number, the same for those that were made from one photo."""
+        return list(range(len(self)))
+
+    def sequences(self) -> list[int]:
+        """Of each picture a number, the same for those that may be frames of one sequence: all, where nothing tells."""
+        return [0] * len(self)
+
     def below_root(self, path: Path) -> str:
         """The path relative to the root, or whole where it lies elsewhere: how messages name a file."""
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
+
+    def decoded(self, index: int) -> tuple[Pixels, ...]:
+        """The picture's files, uint8 [h, w, 3] each: the blurred one where there is one, and the sharp one.
+
+        Raises ImageError for a bad file.
+        """
+        raise NotImplementedError
 
     def whole(self, index: int) -> Pair:
         """The uncropped pair. Raises ImageError for a bad file."""
@@ -159,6 +183,15 @@ class SharpFolder(PairDataset):
     def path(self, index: int, *, epoch: int = 0) -> Path:
         return self.entries[index]
 
+    def layout(self) -> str:
+        return f"{len(self)} sharp photos{_in_shards(self.entries)}, blurred as they are drawn"
+
+    def sources(self) -> list[int]:
+        return same_photos(self.entries)
+
+    def decoded(self, index: int) -> tuple[Pixels, ...]:
+        return (self.cache.read(self.entries[index]),)
+
     def whole(self, index: int) -> Pair:
         sharp = to_tensor(self.cache.read(self.entries[index]))
         return Pair(self.blur(sharp, index=derived_seed(RngStream.WHOLE, self.seed, index)), sharp)
@@ -196,6 +229,25 @@ class PairedFolder(PairDataset):
 
     def path(self, index: int, *, epoch: int = 0) -> Path:
         return self.entries[index][0]
+
+    def layout(self) -> str:
+        if _in_shards(self.entries[0]):
+            return f"{len(self)} pairs{_in_shards(entry[0] for entry in self.entries)}"
+        folders = {(blurred.parent, sharp.parent) for blurred, sharp in self.entries}
+        blurred, sharp = min(folders)
+        below, above = blurred.parts, sharp.parts
+        names = next(((a, b) for a, b in zip(below, above, strict=False) if a != b), (blurred.name, sharp.name))
+        often = f", {len(folders)} such folders" if len(folders) > 1 else ""
+        return f"{len(self)} pairs, {names[0]}/ beside {names[1]}/{often}"
+
+    def sources(self) -> list[int]:
+        return same_photos([sharp for _, sharp in self.entries])
+
+    def sequences(self) -> list[int]:
+        return same_folders([sharp for _, sharp in self.entries])
+
+    def decoded(self, index: int) -> tuple[Pixels, ...]:
+        return self._read(index)
 
     def whole(self, index: int) -> Pair:
         return Pair(*(to_tensor(pixels) for pixels in self._read(index)))
@@ -237,6 +289,10 @@ class GoPro(PairedFolder):
         pairs = match_gopro(Path(root), found, split, gamma=gamma)
         super().__init__(root, pairs=pairs, crops=crops, seed=seed, cache=cache)
 
+    def layout(self) -> str:
+        blurred = self.path(0).parent.name
+        return f"{len(self)} pairs of GoPro's tree, {blurred}/ beside sharp/ in {len(set(self.sequences()))} sequences"
+
 
 class SideBySide(PairedFolder):
     """Pictures that hold the blurred one in their left half and the sharp one in their right: the released layout.
@@ -256,6 +312,12 @@ class SideBySide(PairedFolder):
         pairs = [(path, path) for path in (find_pictures(root) if pictures is None else pictures)]
         super().__init__(root, pairs=pairs, crops=crops, seed=seed, cache=cache)
 
+    def layout(self) -> str:
+        return f"{len(self)} A|B pictures, blurred on the left and sharp on the right"
+
+    def sequences(self) -> list[int]:
+        return [0] * len(self)
+
     def _read(self, index: int) -> tuple[Pixels, Pixels]:
         both = self.cache.read(self.path(index))
         if both.shape[1] % 2:
@@ -267,13 +329,14 @@ class SideBySide(PairedFolder):
 class Mixed(PairDataset):
     """`ratio` synthetic pictures for each real pair, spread evenly: the paper's Comb regime at 2.
 
-    An epoch passes once over the pairs; the synthetic pictures go on from epoch to epoch.
+    An epoch holds every pair once and ratio x pairs synthetic pictures, rounded, at least one. These go on from epoch
+    to epoch where they stopped, so that each is drawn as often as the others, to one, however many there are.
     """
 
     def __init__(self, synthetic: PairDataset, pairs: PairDataset, *, ratio: float = 2.0) -> None:
         if not ratio > 0:
             raise ValueError(f"ratio must be positive, got {ratio}")
-        length = math.ceil(len(pairs) * (1 + ratio))
+        length = len(pairs) + max(1, round(ratio * len(pairs)))
         super().__init__(range(length), pairs.root, crops=pairs.crops, seed=pairs.seed)
         self.synthetic, self.pairs, self.ratio = synthetic, pairs, ratio
 
@@ -284,13 +347,15 @@ class Mixed(PairDataset):
 
     def locate(self, index: int, epoch: int) -> tuple[PairDataset, int, int]:
         """The dataset that picture `index` of `epoch` comes from, with its index and epoch there."""
-        position = self.entries[index]
-        share = 1 / (1 + self.ratio)
-        passed = math.floor(position * share + 1e-9)
-        if math.floor((position + 1) * share + 1e-9) > passed:
+        position, length, pairs = self.entries[index], len(self.entries), len(self.pairs)
+        passed = position * pairs // length
+        if (position + 1) * pairs // length > passed:
             return self.pairs, passed, epoch
-        drawn = epoch * (len(self.entries) - len(self.pairs)) + position - passed
+        drawn = epoch * (length - pairs) + position - passed
         return self.synthetic, drawn % len(self.synthetic), drawn // len(self.synthetic)
+
+    def layout(self) -> str:
+        return f"{self.synthetic.layout()}, {self.ratio:g} drawn for each of {self.pairs.layout()}"
 
     def names(self) -> list[str]:
         return self.synthetic.names() + self.pairs.names()
@@ -321,41 +386,51 @@ def open_dataset(
     cache: PictureCache | None = None,
     log: Callable[[str], object] = warnings.warn,
 ) -> PairDataset:
-    """The dataset in a folder: SharpFolder, PairedFolder, GoPro or SideBySide.
+    """The dataset in a folder or a tar file: SharpFolder, PairedFolder, GoPro or SideBySide.
 
     Args:
-        layout: "sharp", "paired", "gopro", "side-by-side" or "auto", which goes by the folders' names: GoPro's tree,
-            folders of blurred and of sharp pictures side by side at any depth, and all else sharp photos, unless names
-            speak against it. Side-by-side pictures look like any others, so their layout must be given.
+        layout: "sharp", "paired", "gopro", "side-by-side", "tar" or "auto", which goes by the folders' names: GoPro's
+            tree, folders of blurred and of sharp pictures side by side at any depth, tar files where there are no
+            pictures beside them, and all else sharp photos, unless names or a few of the pictures speak against it. In
+            tar files NAME.blur.png and NAME.sharp.png are pairs; other members count as if they lay in folders.
         gamma: of GoPro, take the blur_gamma pictures.
         split: "train", "val", "test" or, for all, None. Folders test/ and val/ beside train/ hold what their names say,
             all else is for training; a folder without such a division is taken whole.
         without: folders inside `root` whose pictures are no part of it.
         log: takes a line where pictures are left out.
 
-    Raises FileNotFoundError for a missing folder, ValueError for one without pictures or of no known layout.
+    Raises FileNotFoundError for a missing folder, ValueError for one without pictures or of no known layout, and for
+    one whose pictures look like pairs that nothing says to be pairs.
     """
-    root = as_path("data", root)
+    root, cache = as_path("data", root), cache or PictureCache()
 
     def tell(line: str) -> None:
         log(images.printable(line))
 
-    pictures = find_pictures(root, without=without, log=tell)
-    if layout == "auto":
-        layout = detect_layout(root, pictures, gamma=gamma)
     options: dict[str, Any] = {"crops": crops, "seed": seed, "cache": cache}
+    members = _members(root, without, tell) if layout == "tar" or (layout == "auto" and root.suffix == SUFFIX) else []
+    pictures = members or ([] if layout == "tar" else find_pictures(root, without=without, log=tell))
+    if not pictures and layout == "auto":
+        pictures = members = _members(root, without, tell)
+    pairs = match_members(members, log=tell)
+    if pairs:
+        layout = "tar"
+    elif layout in ("auto", "tar"):
+        layout = detect_layout(root, pictures, gamma=gamma)
+        if layout == "sharp":
+            _require_no_pairs(pictures, cache)
     dataset: PairDataset
     if layout == "sharp":
         dataset = SharpFolder(root, pictures=pictures, blur=blur, **options)
-    elif layout == "paired":
-        pairs = match_pairs(root, pictures, gamma=gamma, log=tell)
+    elif layout in ("paired", "tar"):
+        pairs = pairs or match_pairs(root, pictures, gamma=gamma, log=tell)
         dataset = PairedFolder(root, pairs=pairs, **options)
     elif layout == "gopro":
         return GoPro(root, split="test" if split == "val" else split, gamma=gamma, pictures=pictures, **options)
     elif layout == "side-by-side":
         dataset = SideBySide(root, pictures=pictures, **options)
     else:
-        raise ValueError(f"layout must be auto, sharp, paired, gopro or side-by-side, got {layout!r}")
+        raise ValueError(f"layout must be auto, sharp, paired, gopro, side-by-side or tar, got {layout!r}")
     part = None if split is None else dataset.part(split)
     if part is None:
         return dataset
@@ -363,3 +438,47 @@ def open_dataset(
         f"took {len(part)} of {len(dataset)} pictures in {root}: by their folders' names the others are not for {split}"
     )
     return part
+
+
+def _members(root: Path, without: Iterable[Path], log: Callable[[str], object]) -> list[Path]:
+    """The pictures in the tar files of the folder, or in the one that `root` is."""
+    return find_members(outside(root, without, find_shards(root)), log=log)
+
+
+def _in_shards(paths: Iterable[Path]) -> str:
+    """ " in 4 tar files", where the pictures lie in such."""
+    shards = {shard_of(folder / "x") for folder in {path.parent for path in paths}} - {None}
+    if not shards:
+        return ""
+    return f" in {len(shards)} tar files" if len(shards) > 1 else " in a tar file"
+
+
+def _require_no_pairs(pictures: Sequence[Path], cache: PictureCache) -> None:
+    """Raises ValueError where a few of the photos look like pairs: the halves of one, or two of the same name."""
+    both = [(path, path) for path in _spread(pictures)]
+    if _most(both, lambda one, _: halves_agree(one), cache):
+        raise ValueError(
+            f"data holds pictures whose halves show the same, one blurrier than the other, such as {pictures[0]}: say "
+            "that the layout is side-by-side (blurred | sharp) or sharp"
+        )
+    first: dict[str, Path] = {}
+    twins = [(first[path.stem], path) for path in pictures if first.setdefault(path.stem, path) != path]
+    if _most(_spread(twins), look_like_pair, cache):
+        raise ValueError(
+            f"data holds two pictures of each name that show the same, one blurrier than the other, such as "
+            f"{twins[0][0]} and {twins[0][1]}: name their folders blur and sharp, or say that the layout is sharp"
+        )
+
+
+def _spread(things: Sequence[Any]) -> Sequence[Any]:
+    """A few of them, from the first to near the last."""
+    return things[:: max(1, len(things) // LOOKED_AT)][:LOOKED_AT]
+
+
+def _most(twos: Iterable[tuple[Path, Path]], alike: Callable[[Pixels, Pixels], bool], cache: PictureCache) -> bool:
+    """Whether more than half of the twos that can be read are alike."""
+    found = []
+    for two in twos:
+        with suppress(images.ImageError, OSError):  # said when it is drawn
+            found.append(alike(*(cache.read(path) for path in two)))
+    return sum(found) > len(found) / 2

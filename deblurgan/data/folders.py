@@ -29,10 +29,10 @@ def find_pictures(
     if len(photos) < len(found):
         own = sorted(set(found).difference(photos))
         log(f"left out {len(own)} pictures that deblurgan made to be looked at, such as {own[0]}")
-    return _outside(Path(root), without, photos)
+    return outside(Path(root), without, photos)
 
 
-def _outside(root: Path, folders: Iterable[Path], pictures: list[Path]) -> list[Path]:
+def outside(root: Path, folders: Iterable[Path], pictures: list[Path]) -> list[Path]:
     """The pictures but for those in the folders, as far as these lie inside `root`."""
     real = root.resolve()
     below = [path.relative_to(real) for path in (folder.resolve() for folder in folders) if real in path.parents]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,7 +128,13 @@ def _require_sharp_photos(root: Path, pictures: Sequence[Path]) -> None:
     for group in _kin((path.with_suffix("") for path in pictures), WORDS):
         names = f"{group['blurred'][0]} and {group['sharp'][0].name}"
         raise ValueError(
-            f"data holds blurred and sharp pictures in one folder ({names}): give each a folder of its own"
+            f"data holds blurred and sharp pictures in one folder ({names}): give each kind a folder of its own, blur "
+            "and sharp, or say that the layout is sharp"
+        )
+    if twin := next(_sharp_beside_bare(pictures), None):
+        raise ValueError(
+            f"data holds pictures beside what is their sharp one by its name, such as {twin}: give each kind a "
+            "folder of its own, blur and sharp, or say that the layout is sharp"
         )
     if named := _blurred_by_name(pictures):
         raise ValueError(
@@ -158,6 +164,15 @@ def _blurred_by_name(pictures: Sequence[Path]) -> list[Path]:
         beginnings.update((path.parent, name[:k]) for k in range(1, len(name) + 1))
     bare = {path: tuple(word for word in name_words(path.stem) if word not in NEVER_SHARP) for path in marked}
     return [path for path, name in bare.items() if (path.parent, name) in beginnings]
+
+
+def _sharp_beside_bare(pictures: Sequence[Path]) -> Iterator[Path]:
+    """Pictures such as 0_sharp.png and 0_gt.png beside 0.png."""
+    names = {(path.parent, name_words(path.stem)) for path in pictures}
+    for path in pictures:
+        name = name_words(path.stem)
+        if len(name) > 1 and name[-1] in SHARP and (path.parent, name[:-1]) in names:
+            yield path
 
 
 def _is_blurred_half(folder: Path) -> bool:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from deblurgan.blur import MotionBlur
 from deblurgan.config import TrainConfig
-from deblurgan.data import Batch, Crops, Mixed, PairDataset, SharpFolder, open_dataset
+from deblurgan.data import Batch, Crops, GoPro, Mixed, PairDataset, SharpFolder, open_dataset
 from deblurgan.data.cache import PictureCache
 from deblurgan.data.own import from_own
 from deblurgan.training.errors import TrainingError
 from deblurgan.training.validation import first_usable
 
 HELD_OUT_EVERY = 20  # of the training pictures one is validated on, where there is no other set
+MOST_SEQUENCES = 0.25  # share of the pictures that whole folders of pairs may take from the training
+GOLDEN = 0.618034  # whose multiples spread over [0, 1), however many are taken
 VALIDATION_EXPOSURE = (0.5, 1.0)
 
 
@@ -29,10 +32,10 @@ class PictureSets(NamedTuple):
 def open_picture_sets(
     config: TrainConfig, cache: PictureCache, log: Callable[[str], None], own: Mapping[str, Any] = MappingProxyType({})
 ) -> PictureSets:
-    """The pictures that the config names. Without `val` the folders val/ or test/ beside train/ validate, or every
-    twentieth picture. Datasets in `own`, "data" or "val", take the place of the folders.
+    """The pictures that the config names. Without `val` the folders val/ or test/ beside train/ validate, or about a
+    twentieth of the pictures: see `_hold_out`. Datasets in `own`, "data" or "val", take the place of the folders.
 
-    `log` is told what is left out. Raises ValueError where no picture can be validated on.
+    `log` is told how they were read and what is left out. Raises ValueError where no picture can be validated on.
     """
     options: dict[str, Any] = {"layout": config.layout, "gamma": config.gamma, "crops": _crops(config)}
     options |= {"cache": cache, "log": log}
@@ -42,7 +45,10 @@ def open_picture_sets(
     pictures = given.get("data") or open_dataset(
         config.data, blur=blur, seed=config.seed, split=None, without=used_otherwise, **options
     )
-    sets = _divide(pictures, config, options, given.get("val"))
+    log(f"data is read as {pictures.layout() if 'data' in given else _described(pictures, config)}")
+    sets, which = _divide(pictures, config, options, given.get("val"))
+    counts = f"{len(sets.train)} of {len(pictures)} pictures, validates on {len(sets.validation)}"
+    log(f"trains on {counts}: {which}")
     _require_usable_validation(sets, config, log)
     if isinstance(sets.validation, SharpFolder) and not given:
         sets.validation.blur = MotionBlur(**_camera(config), exposure=VALIDATION_EXPOSURE)
@@ -51,8 +57,16 @@ def open_picture_sets(
     pairs = open_dataset(config.mix, seed=config.seed, without=used_otherwise, **{**options, "layout": "auto"})
     if isinstance(pairs, SharpFolder):
         raise ValueError(f"mix must hold pairs of blurred and sharp pictures, found sharp photos in {config.mix}")
+    log(f"mix is read as {pairs.layout()}; {config.mix_ratio:g} pictures of data are drawn for each")
     _tell_shared(pairs, sets.validation, log)
     return sets._replace(train=Mixed(sets.train, pairs, ratio=config.mix_ratio))
+
+
+def _described(pictures: PairDataset, config: TrainConfig) -> str:
+    """How the pictures were read, and why so."""
+    shake = f" by camera shake of {config.blur_length:g} px" if isinstance(pictures, SharpFolder) else ""
+    why = "by their names" if config.layout == "auto" else f"layout {config.layout} is given"
+    return f"{pictures.layout()}{shake} ({why})"
 
 
 def _crops(config: TrainConfig) -> Crops:
@@ -66,23 +80,20 @@ def _camera(config: TrainConfig) -> dict[str, Any]:
 
 def _divide(
     pictures: PairDataset, config: TrainConfig, options: dict[str, Any], own: PairDataset | None
-) -> PictureSets:
-    """The pictures to train on and those to validate on: `own`, of `val`, of a split of their own, or every
-    twentieth."""
+) -> tuple[PictureSets, str]:
+    """The pictures to train on and those to validate on, and which these are, in words: `own`, of `val`, of a split of
+    their own, or held out."""
     part = pictures.part("train")
-    if part is not None:
-        options["log"](
-            f"trains on {len(part)} of {len(pictures)} pictures in {config.data}: by their folders' names the "
-            "others are for validation and tests"
-        )
     train = pictures if part is None else part
-    if config.val is None:
-        tests = pictures.part("val")
-        return _hold_out(pictures) if tests is None else PictureSets(train, tests)
-    validation = own or open_dataset(config.val, split="val", **options)
-    validation.root = pictures.root  # its pictures go by other names than those of data
-    _tell_shared(train, validation, options["log"])
-    return PictureSets(train, validation)
+    if config.val is not None:
+        validation = own or open_dataset(config.val, split="val", **options)
+        validation.root = pictures.root  # its pictures go by other names than those of data
+        _tell_shared(train, validation, options["log"])
+        unused = len(pictures) - len(train)
+        others = f"; {unused} in data are for validation and tests by their folders' names" if unused else ""
+        return PictureSets(train, validation), f"those of {config.val}{others}"
+    tests = pictures.part("val")
+    return _hold_out(pictures) if tests is None else (PictureSets(train, tests), "by their folders' names")
 
 
 def _tell_shared(train: PairDataset, validation: PairDataset, log: Callable[[str], None]) -> None:
@@ -94,13 +105,40 @@ def _tell_shared(train: PairDataset, validation: PairDataset, log: Callable[[str
         log(f"{len(shared)} of {len(validated)} validation pictures are trained on too, such as {min(shared)}")
 
 
-def _hold_out(pictures: PairDataset) -> PictureSets:
-    """Every twentieth picture validates, at least one. A single picture does both."""
-    if len(pictures) == 1:
-        return PictureSets(pictures, pictures.take([0]))
-    held = range(0, len(pictures), HELD_OUT_EVERY)
-    rest = (i for i in range(len(pictures)) if i not in held)
-    return PictureSets(pictures.take(rest), pictures.take(held))
+def _hold_out(pictures: PairDataset) -> tuple[PictureSets, str]:
+    """About a twentieth validates: whole sequences of pairs, else every twentieth photo with all its versions.
+
+    What was made from one photo never stands on both sides, unless there is no other photo.
+    """
+    photos = pictures.sources()
+    held, which = _whole_sequences(pictures, photos), "whole sequences, which are not trained on"
+    if not held:
+        every = set(list(dict.fromkeys(photos))[::HELD_OUT_EVERY])
+        held = [i for i, photo in enumerate(photos) if photo in every]
+        which = "every twentieth" if len(set(photos)) == len(photos) else "every twentieth photo, with all its versions"
+    if len(held) == len(pictures):
+        return PictureSets(pictures, pictures.take([0])), "there is but one photo, which is trained on too"
+    rest = set(range(len(pictures))).difference(held)
+    return PictureSets(pictures.take(sorted(rest)), pictures.take(held)), which
+
+
+def _whole_sequences(pictures: PairDataset, photos: Sequence[int]) -> list[int]:
+    """The pictures of the smallest sequences that together hold a twentieth of all, in an order that mixes them.
+
+    None where there is one sequence, or where folders of pairs seem to be none: they would take much of the training,
+    or share photos.
+    """
+    sequences: dict[int, list[int]] = defaultdict(list)
+    for i, sequence in enumerate(pictures.sequences()):
+        sequences[sequence].append(i)
+    held: list[int] = []
+    for members in sorted(sequences.values(), key=len)[:-1]:
+        if len(held) * HELD_OUT_EVERY < len(pictures):
+            held += members
+    shared = {photos[i] for i in held} & {photos[i] for i in set(range(len(pictures))).difference(held)}
+    if shared or not (isinstance(pictures, GoPro) or len(held) <= MOST_SEQUENCES * len(pictures)):
+        return []
+    return sorted(held, key=lambda i: i * GOLDEN % 1)  # validations look at the first
 
 
 def _require_usable_validation(sets: PictureSets, config: TrainConfig, log: Callable[[str], None]) -> None:
