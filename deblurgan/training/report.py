@@ -25,7 +25,7 @@ from deblurgan.config import TrainConfig, to_mapping
 from deblurgan.training.callbacks import Callback
 from deblurgan.training.charts import Line, chart
 from deblurgan.training.objective import LOSSES
-from deblurgan.training.validation import SAMPLES, Validation
+from deblurgan.training.validation import SAMPLES, Sample, Score, Validation
 
 if TYPE_CHECKING:
     from deblurgan.training.trainer import Trainer
@@ -150,8 +150,12 @@ def _curves(rows: Sequence[Mapping[str, float]]) -> str:
 def _worst(found: Validation) -> str:
     """The pictures that gain least, where they are furthest from their originals."""
     lines = ["<th>blurred</th><th>restored</th><th>sharp</th><th>picture</th>"]
-    scored = sorted(zip(found.scores, found.samples, strict=True), key=lambda one: one[0].psnr - one[0].blurred_psnr)
-    for score, sample in scored[:WORST]:
+
+    def gain_of(one: tuple[Score, Sample]) -> float:
+        gain = one[0].psnr - one[0].blurred_psnr
+        return -math.inf if math.isnan(gain) else gain  # values that are no numbers are the worst
+
+    for score, sample in sorted(zip(found.scores, found.samples, strict=True), key=gain_of)[:WORST]:
         corner = _corner(sample.restored, sample.sharp)
         looks = "".join(f"<td>{_image(_cut(part, corner))}</td>" for part in sample)
         gain = round(score.psnr - score.blurred_psnr, 2) + 0.0  # no -0.00
