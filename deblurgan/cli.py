@@ -1,5 +1,6 @@
-"""The `deblurgan` command. Exit codes: 0 ok, 1 files or training failed, 2 usage, 130 interrupted, 143
-and 129 ended by SIGTERM or SIGHUP: a training that is saved, or pictures that --skip-existing goes on with.
+"""The `deblurgan` command. Exit codes: 0 ok, 1 files or training failed, 2 usage, 3 a training diverged, 130
+interrupted, 143 and 129 ended by SIGTERM or SIGHUP: a training that is saved, or pictures that --skip-existing goes on
+with.
 
 Each command's options are the fields of a dataclass in `deblurgan.config`; `--config FILE` reads them from YAML.
 Torch is imported when a command runs, so that help answers at once.
@@ -35,9 +36,9 @@ from deblurgan.config import (
 from deblurgan.config.data import DataConfig
 
 if TYPE_CHECKING:
+    from deblurgan.display import Display
     from deblurgan.images import FilesReport
     from deblurgan.inference import Deblurrer
-    from deblurgan.inference.progress import Display
 
 STREAM = Path("-")  # standard input or output
 
@@ -149,9 +150,19 @@ def _warn(options: Any) -> Callable[[str], None]:
 
 
 def _train(options: TrainConfig) -> int:
-    from deblurgan.training import train
+    from deblurgan.display import Display, can_draw
+    from deblurgan.distributed import leads
+    from deblurgan.training import DivergedError, ProgressBar, train
 
-    result = train(options, log=_say)
+    with Display(sys.stderr) if can_draw(sys.stderr) else nullcontext() as display:
+        bar = [] if display is None else [ProgressBar(display)]
+        try:
+            result = train(options, log=lambda line: _above(display, partial(_say, line)), callbacks=bar)
+        except DivergedError as error:
+            _fail(str(error))
+            return 3
+    if not leads():
+        return 0
     weights = result.out / "best.safetensors"
     _say(f"{result.steps} steps, best validation PSNR {result.best_psnr:.2f} dB, weights {weights}")
     return 0
@@ -175,11 +186,11 @@ def _deblur_files(options: DeblurConfig) -> int:
 
     for path in options.inputs:  # what is mistyped is said at once, before torch is loaded
         images.require_input(path)
-    from deblurgan.inference import processes
+    from deblurgan import distributed
 
-    with processes.joined() as together:
+    with distributed.joined("--skip-existing goes on from here") as together:
         listed = together.first(lambda: _listed(options.files_from))
-        deblurrer = _deblurrer(options, processes.local_device(options.device))
+        deblurrer = _deblurrer(options, distributed.local_device(options.device))
         if together.rank == 0:
             _say_weights(deblurrer, options.weights)
         if options.dry_run:
@@ -293,7 +304,7 @@ def _deblur_stream(options: DeblurConfig) -> int:
 
 def _display(processes: int) -> AbstractContextManager[Display | None]:
     """What shows how far the work is; nothing where several processes would draw over one another."""
-    from deblurgan.inference.progress import Display
+    from deblurgan.display import Display
 
     return Display(sys.stderr) if processes == 1 else nullcontext()
 

@@ -50,6 +50,16 @@ def require_memory(w: int, h: int, need: int, device: torch.device = CPU) -> Fre
     return free
 
 
+def resident_memory(proc: Path = Path("/proc")) -> int | None:
+    """Bytes of the machine's memory that this process holds; None where there is no /proc to say so."""
+    lines = _lines(proc / "self/statm")
+    if not lines:
+        return None
+    import resource  # which Windows lacks
+
+    return int(lines[0].split()[1]) * resource.getpagesize()
+
+
 def free_disk(folder: Path) -> int:
     """Bytes that this user can still write into the folder."""
     return shutil.disk_usage(folder).free

@@ -73,7 +73,7 @@ def test_every_option_has_a_type_that_converts(kind: type) -> None:
         ({"content_weights": "vgg19.pth"}, "content_weights goes with content vgg19, got content vgg16"),
         ({"ema": 1.0}, r"ema must be in \[0, 1\)"),
         ({"content_weight": -1.0}, "content_weight must be at least 0"),
-        ({"optimizer": "sgd"}, "optimizer must be one of adam, muon, got 'sgd'"),
+        ({"optimizer": "sgd"}, "optimizer must be one of adam, muon, own, got 'sgd'"),
         ({"optimizer": "muon", "muon_lr": 0.0}, "muon_lr must be positive, got 0.0"),
         ({"muon_lr": 0.02}, "muon_lr goes with optimizer muon, got optimizer adam"),
         ({"schedule": "linear"}, "schedule must be one of constant-linear, cosine, got 'linear'"),

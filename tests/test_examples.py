@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -57,6 +59,39 @@ def test_fused_op(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 def test_penalty_in_your_loop(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     run(monkeypatch, "penalty_in_your_loop")
     assert "step 1: critic" in capsys.readouterr().out
+
+
+def test_training_loop(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], photos: Path) -> None:
+    run(monkeypatch, "training_loop", photos, "--steps", "1", "--crop", "64")
+    assert "step 0: content " in capsys.readouterr().out
+
+
+def test_with_accelerate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("accelerate", reason="accelerate is not installed")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    run(monkeypatch, "with_accelerate", "bf16")
+    penalties = re.findall(r"step \d: penalty (\S+),", capsys.readouterr().out)
+    assert len(penalties) == 4 and all(float(value) > 0 for value in penalties)
+
+
+def test_with_lightning(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("lightning", reason="lightning is not installed")
+    run(monkeypatch, "with_lightning", "bf16-mixed")
+    penalties = re.findall(r"step \d: critic \S+ penalty (\S+)", capsys.readouterr().out)
+    assert len(penalties) == 2 and all(float(value) > 0 for value in penalties)
+
+
+def test_own_parts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], photos: Path) -> None:
+    run(monkeypatch, "own_parts", photos, photos.parent / "run", "2")
+    assert "  edges 0." in capsys.readouterr().out
+
+
+def test_own_callbacks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], photos: Path) -> None:
+    out = photos.parent / "run"
+    run(monkeypatch, "own_callbacks", photos, out, "--steps", "2", "--crop", "32")
+    assert "2 steps, at best " in capsys.readouterr().out
+    rows = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "val_psnr" in row] == [1, 2]
 
 
 def test_examples_are_short_and_all_run_here() -> None:

@@ -2,65 +2,25 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import socket
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from side_by_side import pytestmark, side_by_side  # noqa: F401
 
 from deblurgan import Deblurrer, Generator, cli, save_generator
-from deblurgan.inference import processes
-from deblurgan.inference.processes import Processes
-
-pytestmark = [
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="processes do not fork here"),
-    pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
-]
+from deblurgan.distributed import Processes
+from deblurgan.inference.processes import share
 
 
 @pytest.fixture
 def weights(small_generator: Generator, tmp_path: Path) -> Path:
     save_generator(small_generator, tmp_path / "small.safetensors")
     return tmp_path / "small.safetensors"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def side_by_side(folder: Path, work: Callable[[int], int]) -> tuple[list[int | None], list[str]]:
-    """The exit codes of work(rank) in two processes, and what each says."""
-    variables = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-
-    def run(rank: int) -> None:
-        os.environ.update(variables, RANK=str(rank), LOCAL_RANK=str(rank))
-        said = os.open(folder / f"said{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(said, 1), os.dup2(said, 2)
-        import sys
-
-        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-        torch.set_num_threads(1)
-        code = work(rank)
-        sys.stdout.flush(), sys.stderr.flush()
-        os._exit(code)
-
-    started = [multiprocessing.get_context("fork").Process(target=run, args=(rank,)) for rank in range(2)]
-    for process in started:
-        process.start()
-    for process in started:
-        process.join(60)
-    codes = [process.exitcode for process in started]
-    for process in started:
-        process.kill()
-    return codes, [(folder / f"said{rank}").read_text() for rank in range(2)]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -122,22 +82,12 @@ def jobs(*targets: str) -> list[Any]:
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_each_job_is_done_by_exactly_one(count: int) -> None:
     all_jobs = jobs(*(f"{i}.png" for i in range(10)))
-    shares = [Processes(rank, count).share(all_jobs) for rank in range(count)]
+    shares = [share(all_jobs, Processes(rank, count)) for rank in range(count)]
     assert sorted((job for share in shares for job in share), key=all_jobs.index) == all_jobs
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_names_that_a_disk_may_take_for_one_fall_to_one_process() -> None:
     same = jobs("a/X.png", "a/x.PNG", "caf\xe9.png", "cafe\u0301.png")
-    assert [job.target.name for job in Processes(0, 2).share(same)] == ["X.png", "x.PNG"]
-    assert len(Processes(1, 2).share(same)) == 2
-
-
-def test_each_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert processes.local_device("auto") == "auto"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert processes.local_device("auto") == "auto"  # alone
-    monkeypatch.setenv("LOCAL_RANK", "3")
-    assert processes.local_device("auto") == "cuda:1"
-    assert processes.local_device("cpu") == "cpu"
+    assert [job.target.name for job in share(same, Processes(0, 2))] == ["X.png", "x.PNG"]
+    assert len(share(same, Processes(1, 2))) == 2

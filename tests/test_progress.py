@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from deblurgan.inference.progress import Display, Work, duration
+from deblurgan.display import Display, duration
+from deblurgan.inference.progress import Work
 
 
 class Clock:
@@ -166,6 +167,7 @@ def test_nobody_reading_is_no_failure() -> None:
         (125, "2 min 05 s"),
         (3600, "1 h 00 min"),
         (9e4, "25 h 00 min"),
+        (1e6, "11 d 13 h"),
     ],
 )
 def test_durations_in_words(seconds: float, words: str) -> None:

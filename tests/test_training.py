@@ -20,8 +20,8 @@ from conftest import OP_TOLERANCE
 from deblurgan import checkpoint, losses
 from deblurgan.config import train_config
 from deblurgan.data import Batch
-from deblurgan.training import TrainingError
-from deblurgan.training.skipped_steps import MAX_SKIPPED_STEPS
+from deblurgan.training import DivergedError
+from deblurgan.training.history import MACHINE
 from small_training import SMALL, history, same, trainer
 
 PROGRAM = Path(__file__).parent / "programs" / "train.py"
@@ -118,8 +118,10 @@ def test_a_killed_run_resumes(photos: Path, tmp_path: Path) -> None:
     whole = deblurgan.train(photos, out=tmp_path / "whole", **options)
     assert result.steps == 40
     assert same(result.generator.state_dict(), whole.generator.state_dict())
-    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in history(tmp_path / "run")]
-    wanted = [{k: v for k, v in row.items() if k != "seconds"} for row in history(tmp_path / "whole")]
+    rows, wanted = (
+        [{k: v for k, v in row.items() if k not in MACHINE} for row in history(tmp_path / run)]
+        for run in ("run", "whole")
+    )
     if stopped_at % options["log_every"] == 0:
         assert rows == wanted
     assert rows[-1] == wanted[-1]
@@ -152,7 +154,7 @@ def test_signal_to_the_whole_group_saves(number: signal.Signals, code: int, phot
 def test_not_finite_steps_change_nothing(
     where: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = trainer(photos, tmp_path)
+    run = trainer(photos, tmp_path, max_bad_steps=4)
     run.step(run.batches[0])
     before = {name: value.clone() for name, value in run.state_dict().items()}
     if where == "loss":
@@ -165,9 +167,10 @@ def test_not_finite_steps_change_nothing(
         )
     run.step(run.batches[1])
     assert same(before, run.state_dict())
-    with pytest.raises(TrainingError, match=f"{MAX_SKIPPED_STEPS} steps in a row were not finite"):
-        for step in range(MAX_SKIPPED_STEPS):
+    with pytest.raises(DivergedError, match="4 steps in a row were not finite, up to step 5: the run folder holds"):
+        for step in range(4):
             run.step(run.batches[step])
+    assert run.skipped.total == 4
     assert same(before, run.state_dict())
 
 

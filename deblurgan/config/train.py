@@ -91,9 +91,9 @@ class TrainConfig(Options):
     memory."""
     crop: int = 256
     """Side of the training crops in px, a multiple of 4 and at least 8. Smaller pictures are left out."""
-    optimizer: Literal["adam", "muon"] = "adam"
+    optimizer: Literal["adam", "muon", "own"] = "adam"
     """muon: orthogonalised momentum for the generator's convolutions between its first and last, whose weights' length
-    InstanceNorm undoes; Adam for those two and the critic."""
+    InstanceNorm undoes; Adam for those two and the critic. own: what train(..., optimizer=) is given makes."""
     lr: float = 1e-4
     """Adam's learning rate at its highest, above 0."""
     muon_lr: float = 0.01
@@ -129,6 +129,8 @@ class TrainConfig(Options):
     """Weight of the pixel loss, at least 0."""
     tv_weight: float = 0.0
     """Weight of a loss on the difference of neighbouring pixels, which smooths the restored picture; 0 is off."""
+    losses: tuple[str, ...] = ()
+    """Names of losses of your own, which only Python can give: train(..., losses={"name": function})."""
 
     blur_length: float = 60.0
     """Path length in px of the camera shake that blurs sharp photos."""
@@ -247,7 +249,8 @@ class TrainConfig(Options):
         if self.chosen("identity_start") and self.init is not None:
             raise ValueError(f"identity_start goes without init, got init {self.init}")
         weights = {"gan": 1.0, "content": self.content_weight, "pixel": self.pixel_weight}
-        if all(getattr(self, name) == "none" or weight == 0 for name, weight in weights.items()):
+        parts = (getattr(self, name) != "none" and weight > 0 for name, weight in weights.items())
+        if not any(parts) and not self.losses:
             raise ValueError("gan, content and pixel are all 'none' or of weight 0: nothing would be trained")
 
     def chosen(self, name: str) -> bool:
@@ -258,10 +261,10 @@ class TrainConfig(Options):
 
 
 class TrainOptions(TypedDict, total=False):
-    """The keywords of `deblurgan.train`: TrainConfig's fields but `data`, for type checkers. Paths may be strings."""
+    """The keywords of `deblurgan.train`, for type checkers: TrainConfig's fields but those for which it takes more than
+    a plain value. Paths may be strings."""
 
     out: Path | str
-    val: Path | str | None
     preset: Preset
     regime: Regime
     layout: Layout
@@ -280,7 +283,6 @@ class TrainOptions(TypedDict, total=False):
     batch_size: int
     accumulate: int
     crop: int
-    optimizer: Literal["adam", "muon"]
     lr: float
     muon_lr: float
     schedule: Literal["constant-linear", "cosine"]

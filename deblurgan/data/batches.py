@@ -17,6 +17,7 @@ from deblurgan import images
 from deblurgan.data.crops import BelowCrop, Plan, make_crops
 from deblurgan.data.datasets import PairDataset
 from deblurgan.data.seeds import RngStream, derived_seed
+from deblurgan.distributed import Processes
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,14 @@ class Batch:
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory, as torch's loader asks for it."""
         return replace(self, blurred=self.blurred.pin_memory(), sharp=self.sharp.pin_memory())
+
+    def known_to_all(self, processes: Processes) -> Batch:
+        """The batch with the files that all processes' shares of it left out."""
+        if not processes.largest(bool(self.bad or self.small)):
+            return self
+        parts = processes.gathered([(self.bad, self.small)])
+        bad, small = ({name: why for part in parts for name, why in part[kind].items()} for kind in (0, 1))
+        return replace(self, bad=bad, small=small)
 
     def to(self, device: torch.device) -> Batch:
         """The batch on `device`. On CUDA the host does not wait for the transfer."""
@@ -57,12 +66,14 @@ class BatchPlan(NamedTuple):
 class Batches(Dataset[Batch]):
     """Batch number `step` of a training, from its number alone: epochs are permutations of the dataset, end to end.
 
-    In place of a file that cannot be used comes the next usable one of its epoch, after the last the first, in another
-    crop than its own. Threads may share one object.
+    `rows` are those of each batch that are made, the share of one process; all if not given. In place of a file that
+    cannot be used comes the next usable one of its epoch, after the last the first, in another crop than its own.
+    Threads may share one object.
     """
 
-    def __init__(self, dataset: PairDataset, batch_size: int, *, seed: int = 0) -> None:
+    def __init__(self, dataset: PairDataset, batch_size: int, *, seed: int = 0, rows: range | None = None) -> None:
         self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+        self.rows = range(batch_size) if rows is None else rows
         self._orders: dict[int, NDArray[np.int64]] = {}
 
     def __getitem__(self, step: int) -> Batch:
@@ -78,7 +89,7 @@ class Batches(Dataset[Batch]):
     def plan(self, step: int) -> BatchPlan:
         """The host's part of a batch. Raises ValueError where no picture can be used."""
         planned = BatchPlan([], {}, {})
-        for k in range(self.batch_size):
+        for k in self.rows:
             planned.crops.append(self._plan_crop(step * self.batch_size + k, planned))
         return planned
 

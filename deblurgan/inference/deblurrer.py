@@ -27,10 +27,10 @@ from deblurgan.device import (
     why_no_compile,
     why_no_kernels,
 )
+from deblurgan.distributed import Processes
 from deblurgan.images import FilesReport
 from deblurgan.inference import checks, folders
 from deblurgan.inference.plans import StreamPlan
-from deblurgan.inference.processes import Processes
 from deblurgan.inference.restorer import Progress, Restorer, part
 from deblurgan.inference.scale import is_looked_at, pick_scale, reduced_size, restore_at, scale_bytes
 from deblurgan.inference.video import VideoReport, restore_video

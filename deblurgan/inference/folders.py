@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from deblurgan import images
+from deblurgan.distributed import Processes
 from deblurgan.images import FilesReport, Picture, Plan, compare, printable
 from deblurgan.images.batch import Written, is_video, report_of, require_not_itself, say_beforehand, speakers
-from deblurgan.inference.processes import Processes
+from deblurgan.inference.processes import share
 from deblurgan.inference.progress import Work
 
 RESULT, SHEET = "-deblurred", "-compare"  # endings of names
@@ -122,14 +123,14 @@ def restore_files(
     the pairs, and all give the report of the whole."""
     processes = processes or Processes()
     say, complain = speakers(log, warn)
-    if processes.rank == 0:
+    if processes.leads:
         say_beforehand(plan, say, complain)
 
     def tell(outcome: Outcome, words: str) -> None:
         speak = say if outcome.reason is None else complain
         speak(f"[{outcome.number}/{len(plan.pairs)}] {outcome.source} {words}")
 
-    jobs = processes.share(_jobs(plan, options.compare))
+    jobs = share(_jobs(plan, options.compare), processes)
     outcomes = processes.gathered(_Pipeline(tools, options, tell, progress).run(jobs))
     return _report(plan, sorted(outcomes, key=lambda outcome: outcome.number))
 

@@ -1,19 +1,10 @@
-"""How far a batch is: the share that is done, and a display of it with the time that is left."""
+"""How far a batch of files is."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
 import threading
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TextIO
-
-LINE_AFTER = 10.0  # seconds without a line, after which one says how far the work is where no terminal shows a bar
-LINE_EVERY = 30.0  # seconds between such lines while the share grows slowly
-LINE_STEP = 0.1  # growth of the share that is worth a line before that
 
 
 class Work:
@@ -57,103 +48,6 @@ class Work:
         if pixels > 0:
             self._known_bytes += self._bytes[source]
             self._known += pixels
-
-
-class Display:
-    """A callable that shows the share that is done, 0 to 1: on a terminal a bar with the time that is left, elsewhere a
-    line whenever there was none for long. Used as a context; `above` prints other lines in between.
-
-    `clock` gives seconds.
-    """
-
-    def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._stream, self._clock = stream, clock
-        self._has_bar = stream.isatty() and os.environ.get("TERM") != "dumb"
-        self._lock = threading.RLock()
-        self._over = threading.Event()
-        self._drawn = ""  # what stands on the terminal
-        self._share = self._line_share = 0.0
-        self._start = self._at = self._line_at = clock()
-
-    def __enter__(self) -> Display:
-        self._start = self._at = self._line_at = self._clock()
-        if self._has_bar:
-            self._ticking = threading.Thread(target=self._tick, daemon=True)
-            self._ticking.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        with self._lock:
-            self._erase()
-            self._has_bar = False
-
-    def __call__(self, share: float) -> None:
-        with self._lock:
-            self._share, self._at = share, self._clock()
-            if not self._has_bar:
-                self._line_if_due()
-
-    def above(self, say: Callable[[], None]) -> None:
-        """Calls what prints a line, with the bar out of its way."""
-        with self._lock:
-            self._erase()
-            say()
-            self._line_share, self._line_at = self._share, self._clock()
-            if self._has_bar:
-                self._draw()
-
-    def text(self) -> str:
-        """The share, and the time that is left where that can be told."""
-        now = self._clock()
-        percent = f"{int(100 * self._share):3d} %"
-        if self._share == 0:
-            return f"{percent}, {duration(now - self._start)} gone"
-        left = (self._at - self._start) * (1 - self._share) / self._share - (now - self._at)
-        return f"{percent}, about {duration(max(left, 0.0))} to go"
-
-    def _tick(self) -> None:
-        while not self._over.is_set():
-            with self._lock:
-                if self._has_bar:
-                    self._draw()
-            self._over.wait(0.25)
-
-    def _draw(self) -> None:
-        text = self.text()
-        width = min(40, shutil.get_terminal_size().columns - len(text) - 3)
-        full = int(width * self._share)
-        bar = f"{'#' * full}{'.' * (width - full)} " if width > 4 else ""
-        if bar + text != self._drawn:
-            self._write("\r" + (bar + text).ljust(len(self._drawn)))
-            self._drawn = bar + text
-
-    def _erase(self) -> None:
-        if self._drawn:
-            self._write("\r" + " " * len(self._drawn) + "\r")
-            self._drawn = ""
-
-    def _line_if_due(self) -> None:
-        waited = self._clock() - self._line_at
-        grown = self._share - self._line_share
-        if 0 < self._share < 1 and waited >= LINE_AFTER and (waited >= LINE_EVERY or grown >= LINE_STEP):
-            self._write(f"deblurgan: {self.text().strip()}\n")
-            self._line_share, self._line_at = self._share, self._clock()
-
-    def _write(self, text: str) -> None:
-        with contextlib.suppress(OSError, ValueError):  # whoever read it is gone, or the stream is closed
-            self._stream.write(text)
-            self._stream.flush()
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: "8 s", "2 min 05 s", "1 h 20 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def _file_size(path: Path) -> int:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 class Callback:
     """Told what a training does, in the process of rank 0. Override what you need; by itself each method does nothing.
 
-    An error that a method raises ends the training, whose steps so far are saved.
+    Several are told in the order in which they were given. `trainer.stop()` ends the training after the step at hand,
+    as if that were its last. An error that a method raises ends it too: the steps so far are saved, then it is raised.
     """
 
     def on_fit_start(self, trainer: Trainer) -> None:
@@ -28,10 +29,11 @@ class Callback:
         """After each row of history.csv, with its figures by column."""
 
     def on_validation_end(self, trainer: Trainer, found: Validation) -> None:
-        """After each validation."""
+        """After each validation, before its row is logged: `found` has the mean figures, `scores` of the pictures by
+        name, and the pictures."""
 
     def on_save(self, trainer: Trainer) -> None:
         """After the run folder has been saved."""
 
     def on_fit_end(self, trainer: Trainer) -> None:
-        """After the last step."""
+        """After the last step, or that at which the training was stopped; not where an error or a signal ends it."""

@@ -45,7 +45,7 @@ class CriticGradients:
                 parameter.requires_grad_(False)
 
     def __call__(self, sharp: Tensor, restored: Tensor, counter: Tensor) -> dict[str, Tensor]:
-        """The losses by name; the gradients of their sum are left with the critic's parameters.
+        """The losses by name; the gradients of their sum are added to those of the critic's parameters.
 
         Pictures are fp32 [n, 3, h, w] in [-1, 1]. `counter`, int64 [2], is the seed and the first index of the
         penalty's random numbers.
@@ -83,7 +83,7 @@ class CriticGradients:
             dtype=HALF.get(self.precision),
         )
         for parameter, gradient in zip((*weights, bias), (*of_weights, of_bias), strict=True):
-            parameter.grad = gradient
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         return {"critic": loss, "penalty": penalty}
 
     def _by_autograd(self, sharp: Tensor, restored: Tensor, alpha: Tensor | None) -> dict[str, Tensor]:
@@ -92,7 +92,7 @@ class CriticGradients:
         terms = {"critic": losses.critic_loss(*scores, gan=cast(Gan, self.config.gan))}
         if alpha is not None:
             terms["penalty"] = self.penalty(sharp, restored, alpha)
-        self.optimizers.backward("critic", terms.values())
+        self.optimizers.backward(terms.values())
         return terms
 
     def penalty(self, sharp: Tensor, restored: Tensor, alpha: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from deblurgan.nn import Critic, Generator
 from deblurgan.training.muon import Muon
 from deblurgan.training.networks import Networks, parameters_that_matter
 from deblurgan.training.numerics import HALF, require_repeatable_cublas
+from deblurgan.training.own_optimizer import OptimizerFactory, OwnOptimizer
 
 FIRST_SCALE, SCALE_GROWTH_EVERY = 2.0**16, 2000
 
@@ -46,10 +47,13 @@ class Optimizers:
     """The optimisers of a training, by the names under which their state is saved: "adam.generator", ...
 
     Adam trains every parameter that matters but those that config.optimizer "muon" leaves to Muon: the weights of the
-    generator's convolutions between stem and head. Parameters that do not matter get no gradient.
+    generator's convolutions between stem and head. Parameters that do not matter get no gradient. With `factory` the
+    optimiser that it makes trains the generator instead.
     """
 
-    def __init__(self, config: TrainConfig, networks: Networks, precision: str) -> None:
+    def __init__(
+        self, config: TrainConfig, networks: Networks, precision: str, factory: OptimizerFactory | None = None
+    ) -> None:
         self.config, device = config, networks.device
         self.rate, self.muon_rate = (
             torch.tensor(rate, dtype=torch.float32, device=device) for rate in (config.lr, config.muon_lr)
@@ -57,18 +61,25 @@ class Optimizers:
         self.scale = LossScale(device) if precision == "fp16" else None
         self.by_name: dict[str, torch.optim.Optimizer] = {}
         inner = networks.generator.inner_weights() if config.optimizer == "muon" else []
-        self.by_name["adam.generator"] = self._new_adam(networks.generator, inner)
+        self.own: OwnOptimizer | None = None
+        if factory is None:
+            self.by_name["adam.generator"] = self._new_adam(networks.generator, inner)
+        else:
+            self.own = OwnOptimizer(factory, self._trained(networks.generator))
         if networks.critic is not None:
             self.by_name["adam.critic"] = self._new_adam(networks.critic, [])
         if inner:
             self.by_name["muon.generator"] = self._new_muon(inner, precision)
 
-    def _new_adam(self, net: Generator | Critic, left_out: list[nn.Parameter]) -> torch.optim.Adam:
+    def _trained(self, net: Generator | Critic) -> list[nn.Parameter]:
         trained = parameters_that_matter(net, self.config)
         net.requires_grad_(False)  # the other parameters' gradients would be rounding
         for parameter in trained:
             parameter.requires_grad_()
-        own = [p for p in trained if not any(p is other for other in left_out)]
+        return trained
+
+    def _new_adam(self, net: Generator | Critic, left_out: list[nn.Parameter]) -> torch.optim.Adam:
+        own = [p for p in self._trained(net) if not any(p is other for other in left_out)]
         capturable = self.rate.is_cuda
         return torch.optim.Adam(own, lr=self.rate, betas=self.config.betas, fused=True, capturable=capturable)
 
@@ -77,9 +88,10 @@ class Optimizers:
             require_repeatable_cublas()
         return Muon(weights, self.muon_rate, dtype=HALF.get(precision, torch.float32))
 
-    def of(self, network: str) -> list[torch.optim.Optimizer]:
+    def of(self, network: str) -> list[torch.optim.Optimizer | OwnOptimizer]:
         """The optimisers of "generator" or "critic"."""
-        return [optimizer for name, optimizer in self.by_name.items() if name.endswith(f".{network}")]
+        ours = [optimizer for name, optimizer in self.by_name.items() if name.endswith(f".{network}")]
+        return [*ours, self.own] if self.own is not None and network == "generator" else [*ours]
 
     def parameters(self, network: str) -> list[nn.Parameter]:
         """All parameters that are trained of "generator" or "critic"."""
@@ -89,16 +101,20 @@ class Optimizers:
         """Adam's learning rate; Muon's keeps its ratio to it."""
         self.rate.fill_(rate)
         self.muon_rate.fill_(rate * self.config.muon_lr / self.config.lr)
+        if self.own is not None:
+            self.own.set_share(rate / self.config.lr)
 
-    def zero_grad(self) -> None:
-        """Drops all gradients."""
-        for optimizer in self.by_name.values():
-            optimizer.zero_grad()
-
-    def backward(self, network: str, terms: Iterable[Tensor]) -> None:
-        """Leaves the gradients of the terms' sum, times the loss scale, with the network's parameters."""
+    def zero_grad(self, network: str) -> None:
+        """Drops the gradients of "generator" or "critic"."""
         for optimizer in self.of(network):
             optimizer.zero_grad()
+
+    def gradients(self, network: str) -> list[Tensor]:
+        """Those that the parameters of "generator" or "critic" have."""
+        return [p.grad for p in self.parameters(network) if p.grad is not None]
+
+    def backward(self, terms: Iterable[Tensor]) -> None:
+        """Adds the gradients of the terms' sum, times the loss scale, to those of the parameters that it comes from."""
         loss = sum(terms, start=self.rate.new_zeros(()))
         (loss if self.scale is None else loss * self.scale.value).backward()
 
@@ -107,8 +123,7 @@ class Optimizers:
 
         Returns 1 in those cases, else 0; and the L2 norm of all gradients.
         """
-        gradients = [p.grad for p in self.parameters(network) if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = torch.nn.utils.get_total_norm(self.gradients(network))
         if self.scale is not None:
             norm = norm / self.scale.value
         overflow = (~norm.isfinite()).to(torch.float32)
@@ -129,6 +144,7 @@ class Optimizers:
             for i, parameter in enumerate(optimizer.param_groups[0]["params"])
             for kind, value in optimizer.state[parameter].items()
         }
+        state |= {} if self.own is None else self.own.state_dict()
         return state | ({} if self.scale is None else self.scale.state_dict())
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -138,6 +154,8 @@ class Optimizers:
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": _moments(name, optimizer, state), "param_groups": groups})
             optimizer.param_groups[0]["lr"] = rate  # torch has replaced the tensor by a copy
+        if self.own is not None:
+            self.own.load_state_dict(state)
         if self.scale is not None:
             self.scale.load_state_dict(state)
 

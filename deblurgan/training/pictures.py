@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from deblurgan.blur import MotionBlur
 from deblurgan.config import TrainConfig
 from deblurgan.data import Batch, Crops, GoPro, Mixed, PairDataset, SharpFolder, open_dataset
 from deblurgan.data.cache import PictureCache
+from deblurgan.data.own import from_own
 from deblurgan.training.errors import TrainingError
 from deblurgan.training.validation import first_usable
 
@@ -27,9 +29,11 @@ class PictureSets(NamedTuple):
     validation: PairDataset
 
 
-def open_picture_sets(config: TrainConfig, cache: PictureCache, log: Callable[[str], None]) -> PictureSets:
+def open_picture_sets(
+    config: TrainConfig, cache: PictureCache, log: Callable[[str], None], own: Mapping[str, Any] = MappingProxyType({})
+) -> PictureSets:
     """The pictures that the config names. Without `val` the folders val/ or test/ beside train/ validate, or about a
-    twentieth of the pictures: see `_hold_out`.
+    twentieth of the pictures: see `_hold_out`. Datasets in `own`, "data" or "val", take the place of the folders.
 
     `log` is told how they were read and what is left out. Raises ValueError where no picture can be validated on.
     """
@@ -37,14 +41,17 @@ def open_picture_sets(config: TrainConfig, cache: PictureCache, log: Callable[[s
     options |= {"cache": cache, "log": log}
     blur = MotionBlur(**_camera(config), exposure=config.blur_exposure, p=config.blur_p)
     used_otherwise = [folder for folder in (config.val, config.mix) if folder is not None]
-    pictures = open_dataset(config.data, blur=blur, seed=config.seed, split=None, without=used_otherwise, **options)
+    given = {name: from_own(name, dataset, options["crops"], config.seed) for name, dataset in own.items()}
+    pictures = given.get("data") or open_dataset(
+        config.data, blur=blur, seed=config.seed, split=None, without=used_otherwise, **options
+    )
     _require_regime(pictures, config)
-    log(f"data is read as {_described(pictures, config)}")
-    sets, which = _divide(pictures, config, options)
+    log(f"data is read as {pictures.layout() if 'data' in given else _described(pictures, config)}")
+    sets, which = _divide(pictures, config, options, given.get("val"))
     counts = f"{len(sets.train)} of {len(pictures)} pictures, validates on {len(sets.validation)}"
     log(f"trains on {counts}: {which}")
     _require_usable_validation(sets, config, log)
-    if isinstance(sets.validation, SharpFolder):
+    if isinstance(sets.validation, SharpFolder) and not given:
         sets.validation.blur = MotionBlur(**_camera(config), exposure=VALIDATION_EXPOSURE)
     if config.mix is None:
         return sets
@@ -87,13 +94,15 @@ def _camera(config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def _divide(pictures: PairDataset, config: TrainConfig, options: dict[str, Any]) -> tuple[PictureSets, str]:
-    """The pictures to train on and those to validate on, and which these are, in words: of `val`, of a split of their
-    own, or held out."""
+def _divide(
+    pictures: PairDataset, config: TrainConfig, options: dict[str, Any], own: PairDataset | None
+) -> tuple[PictureSets, str]:
+    """The pictures to train on and those to validate on, and which these are, in words: `own`, of `val`, of a split of
+    their own, or held out."""
     part = pictures.part("train")
     train = pictures if part is None else part
     if config.val is not None:
-        validation = open_dataset(config.val, split="val", **options)
+        validation = own or open_dataset(config.val, split="val", **options)
         validation.root = pictures.root  # its pictures go by other names than those of data
         _tell_shared(train, validation, options["log"])
         unused = len(pictures) - len(train)

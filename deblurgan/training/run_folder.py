@@ -1,8 +1,8 @@
 """The run folder: what a training writes, and what it reads again to go on.
 
-config.yaml, history.csv, samples/, best.safetensors and last.safetensors (weights), state.safetensors (all that a
-resumed run needs). Each file is written whole or not at all, and the state says whose folder it is: a new run writes it
-first, then removes what else an earlier run has left.
+config.yaml, history.csv, report.html, samples/, best.safetensors and last.safetensors (weights), state.safetensors
+(all that a resumed run needs). Each file is written whole or not at all, and the state says whose folder it is: a new
+run writes it first, then removes what else an earlier run has left.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from deblurgan.training.errors import TrainingError
 
 # Options that may differ when a run goes on. (Its pictures are compared by name.)
 MAY_CHANGE = frozenset(
-    {"data", "out", "val", "mix", "init", "epochs", "steps", "device", "workers", "resume"}
+    {"data", "out", "val", "mix", "init", "epochs", "steps", "accumulate", "device", "workers", "resume"}
     | {"log_every", "val_every", "val_pictures", "max_bad_fraction", "graphs", "deterministic", "cache"}
+    | {"max_bad_steps", "tensorboard"}
 )
 
 
@@ -73,6 +74,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config, self.history, self.samples = path / "config.yaml", path / "history.csv", path / "samples"
+        self.report = path / "report.html"
         self.best, self.last, self.state = (path / f"{name}.safetensors" for name in ("best", "last", "state"))
 
     @contextmanager
@@ -100,7 +102,7 @@ class RunFolder:
 
     def forget_all_but_state(self) -> None:
         """Removes what else a run writes; other files stay."""
-        for path in (self.best, self.last, self.history, self.config):
+        for path in (self.best, self.last, self.history, self.config, self.report):
             path.unlink(missing_ok=True)
         for path in self.samples.glob("*.png"):
             if re.fullmatch(r"\d{7,}", path.stem):

@@ -9,9 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deblurgan.training.errors import TrainingError
+from deblurgan.training.errors import DivergedError
 
-MAX_SKIPPED_STEPS = 20  # in a row, after which training stops
 STEPS_AHEAD = 3  # by which the host may be ahead of a GPU
 
 
@@ -22,15 +21,15 @@ class _Count(NamedTuple):
 
 
 class SkippedSteps:
-    """Logs steps that were left out, and raises TrainingError after 20 in a row.
+    """Logs and counts steps that were left out, and raises DivergedError after `most` in a row.
 
     On CUDA a count is looked at a few steps after it was made, so that the host never waits for the newest step, and
     never runs further ahead either.
     """
 
-    def __init__(self, log: Callable[[str], None]) -> None:
-        self.log = log
-        self.in_a_row = 0
+    def __init__(self, most: int, log: Callable[[str], None]) -> None:
+        self.most, self.log = most, log
+        self.in_a_row = self.total = 0
         self._counts: deque[_Count] = deque()
 
     def note(self, step: int, count: Tensor) -> None:
@@ -49,15 +48,22 @@ class SkippedSteps:
         """Looks at all counts."""
         self._look(left=0)
 
+    def summary(self, steps: int) -> str | None:
+        """A line that counts them, after `steps` steps; None where there was none."""
+        return f"steps left out as not finite: {self.total} of {steps}" if self.total else None
+
     def _look(self, *, left: int) -> None:
         """Looks at all counts but the last `left`."""
         while len(self._counts) > left:
             step, value, ready = self._counts.popleft()
             if ready is not None:
                 ready.synchronize()
-            skipped = int(value)
-            if skipped > self.in_a_row:
+            self.in_a_row = int(value)
+            if self.in_a_row:
+                self.total += 1
                 self.log(f"step {step}: losses or gradients are not finite, update left out")
-            self.in_a_row = skipped
-            if skipped >= MAX_SKIPPED_STEPS:
-                raise TrainingError(f"{skipped} steps in a row were not finite, up to step {step}")
+            if self.in_a_row >= self.most:
+                raise DivergedError(
+                    f"{self.in_a_row} steps in a row were not finite, up to step {step}: the run folder holds weights "
+                    "of before; a lower lr may help, or fp32 in place of fp16"
+                )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -20,18 +22,26 @@ from deblurgan.data import Batch, Batches
 from deblurgan.data.cache import PictureCache, spill_folder
 from deblurgan.data.prefetch import Prefetcher
 from deblurgan.device import pick_device, torch_defaults
+from deblurgan.distributed import Processes, joined, local_device
 from deblurgan.images import printable
 from deblurgan.nn import Generator
 from deblurgan.signals import collected_signals, stop
 from deblurgan.training.callbacks import Callback
-from deblurgan.training.history import History, Progress
+from deblurgan.training.errors import DivergedError
+from deblurgan.training.history import History
 from deblurgan.training.networks import build_networks
-from deblurgan.training.objective import MEASURES
+from deblurgan.training.objective import OwnLoss
+from deblurgan.training.opening import opening_lines
+from deblurgan.training.own import Pairs, stand_in, with_own
+from deblurgan.training.own_optimizer import OptimizerFactory
 from deblurgan.training.pictures import LeftOut, digest_of_names, open_picture_sets
+from deblurgan.training.progress import Progress, ProgressBar
+from deblurgan.training.report import HtmlReport
 from deblurgan.training.run_folder import RunFolder, RunState
 from deblurgan.training.schedule import Schedule
 from deblurgan.training.skipped_steps import SkippedSteps
 from deblurgan.training.step import Step
+from deblurgan.training.tensorboard import TensorBoard
 from deblurgan.training.validation import Validation, validate
 
 if TYPE_CHECKING:
@@ -58,8 +68,11 @@ class TrainResult:
 
 
 def train(
-    data: Path | str | TrainConfig,
+    data: Path | str | TrainConfig | Pairs,
     *,
+    val: Path | str | Pairs | None = None,
+    optimizer: Literal["adam", "muon"] | OptimizerFactory | None = None,
+    losses: Mapping[str, OwnLoss] | None = None,
     log: Callable[[str], None] | None = print,
     callbacks: Sequence[Callback] = (),
     **options: Unpack[TrainOptions],
@@ -67,24 +80,50 @@ def train(
     """Trains a generator on the pictures in `data`, a folder in any layout that `deblurgan.data` reads.
 
     `options` are the fields of TrainConfig (out=, preset=, steps=, ...); a TrainConfig may stand in for all of them.
+    `data`, `val`, `optimizer` and `losses` may be things of your own, as Trainer takes them.
     `log` is called with each line of progress, unless it is None; an OSError of it is passed over. `callbacks` are told
     what happens. A run folder that holds a state goes on from it. Ctrl-C saves, then raises KeyboardInterrupt; SIGTERM
     and SIGHUP save, then raise SystemExit.
 
-    Raises ValueError for options out of range, TrainingError where training cannot go on.
+    Raises ValueError for options out of range, TrainingError where training cannot go on; DivergedError, which is one,
+    where too many steps in a row are not finite.
     """
-    if isinstance(data, TrainConfig):
-        if options:
-            raise ValueError(f"options must be in the TrainConfig, got {', '.join(options)} beside it")
-        return Trainer(data, log=log, callbacks=callbacks).fit()
-    return Trainer(train_config(data, **options), log=log, callbacks=callbacks).fit()
+    plain: dict[str, Any] = {**options}
+    own: dict[str, Any] = {"losses": losses}
+    for name, given in (("val", val), ("optimizer", optimizer)):
+        if given is not None:
+            (plain if isinstance(given, str | os.PathLike) else own)[name] = given
+    if isinstance(data, TrainConfig) and plain:
+        raise ValueError(f"options must be in the TrainConfig, got {', '.join(plain)} beside it")
+    if losses and not isinstance(data, TrainConfig):
+        plain["losses"] = tuple(losses)  # which may be all that is minimised
+    if not isinstance(data, str | os.PathLike | TrainConfig):
+        own["data"], data = data, stand_in(data)
+    config = data if isinstance(data, TrainConfig) else train_config(data, **plain)
+    with joined("the same command goes on from the last saved state") as processes:
+        return Trainer(config, log=log, callbacks=callbacks, processes=processes, **own).fit()
 
 
 class Trainer:
     """One run: its pictures, networks and run folder.
 
-    `fit()` does all of it. Who loops over batches himself calls `step(batch)`, with `batches[i]` or any other Batch.
+    `fit()` does all of it, as one of several `processes` where `distributed.joined` gave these. Who loops over batches
+    himself calls `step(batch)`, with `batches[i]` or any other Batch.
     It trains in the same way whatever torch's defaults, gradient mode and autocast are, and leaves them as they were.
+
+    Args:
+        log: takes each line of progress.
+        callbacks: are told what happens, in their order.
+        data: a map-style dataset of (blurred, sharp) pairs in place of the config's folder, or a PairDataset. A picture
+            is a tensor [3, h, w] or an array [h, w, 3], uint8 or floats in [0, 1], or a PIL image, larger than the
+            crop, which is drawn here. Items are asked for one at a time, in threads where the config has workers.
+        val: such a dataset to validate on.
+        optimizer: makes an optimiser of the generator's parameters, in place of Adam or Muon. Its learning rates are
+            the highest; they rise and fall as `lr`, the critic's, does.
+        losses: more terms of what the generator minimises, by name: functions of the restored and the sharp pictures,
+            fp32 [n, 3, h, w] in [-1, 1], whose result's mean is added. Modules are moved to the device and frozen.
+
+    With an optimiser or losses of one's own steps are no CUDA graphs. Raises ValueError for what is none of these.
     """
 
     @torch_defaults()
@@ -94,22 +133,35 @@ class Trainer:
         *,
         log: Callable[[str], None] | None = None,
         callbacks: Sequence[Callback] = (),
+        processes: Processes | None = None,
+        data: Pairs | None = None,
+        val: Pairs | None = None,
+        optimizer: OptimizerFactory | None = None,
+        losses: Mapping[str, OwnLoss] | None = None,
     ) -> None:
-        self.config, self.callbacks = config, tuple(callbacks)
-        self.log = _careful(log or (lambda line: None))
-        self.device = pick_device(config.device)
+        pictures = {name: own for name, own in (("data", data), ("val", val)) if own is not None}
+        config = with_own(config, pictures, losses or {}, optimizer)
+        self.config, self.processes = config, processes or Processes()
+        ours = [HtmlReport(), *([TensorBoard()] if config.tensorboard else [])]
+        self.callbacks = (*ours, *callbacks) if self.processes.leads else ()
+        self.log = _careful(log if log and self.processes.leads else (lambda line: None))
+        rows = self.processes.rows(config.batch_size, config.accumulate)
+        self.device = pick_device(local_device(config.device))
         self.cache = PictureCache(config.cache, spill=spill_folder(), log=self.log)
-        self.train_set, self.val_set = open_picture_sets(config, self.cache, self.log)
-        self.batches = Batches(self.train_set, config.batch_size, seed=config.seed)
+        self.train_set, self.val_set = open_picture_sets(config, self.cache, self.log, pictures)
+        if len(set(self.processes.gathered([digest_of_names(self.train_set)]))) > 1:
+            raise ValueError(f"data must hold the same pictures for all processes, got others in {config.data}")
+        self.batches = Batches(self.train_set, config.batch_size, seed=config.seed, rows=rows)
         self.schedule = Schedule(config, len(self.train_set))
         self.folder = RunFolder(config.out)
         self.networks = build_networks(self._network_config(), self.device)
-        self.one_step = Step(config, self.networks)
-        self.skipped = SkippedSteps(self.log)
+        self.one_step = Step(config, self.networks, self.processes, losses=losses, optimizer=optimizer)
+        self.skipped = SkippedSteps(config.max_bad_steps, self.log)
+        self.progress = Progress(self.schedule.total_steps, config.losses)
         self.left_out = LeftOut(len(self.train_set.names()), config.max_bad_fraction, self.log)
         self.steps_done = 0
         self.best_psnr, self.measured_on = -math.inf, ""
-        self.owns_folder = False
+        self.owns_folder = self.stopped = False
 
     def _network_config(self) -> TrainConfig:
         """The config, but a run that goes on is of the network that it saved and needs its init no more."""
@@ -119,54 +171,70 @@ class Trainer:
     @torch_defaults()
     def fit(self) -> TrainResult:
         """Runs to the end, from the run folder's state where there is one."""
-        with self.folder.held(), _retained_memory(self.device):
+        with self.folder.held() if self.processes.leads else nullcontext(), _retained_memory(self.device):
             self.resume()
-            if self.owns_folder:
+            if self.owns_folder and self.processes.leads:
                 self.folder.write_config(self.resolved())
             self._announce()
+            self.stopped = False
             self._tell("on_fit_start")
             self._run_to_the_end()
             self._tell("on_fit_end")
-            if summary := self.left_out.summary():
-                self.log(summary)
-            return TrainResult(self.config.out, self.folder.load_best(), self.steps_done, self.best_psnr)
+            for summary in (self.left_out.summary(), self.skipped.summary(self.steps_done)):
+                if summary is not None:
+                    self.log(summary)
+            best, psnr = self.processes.first(lambda: (self.folder.load_best(), self.best_psnr))
+            return TrainResult(self.config.out, best, self.steps_done, psnr)
 
     def _announce(self) -> None:
-        self.log(f"{len(self.train_set)} pictures to train on, {len(self.val_set)} to validate on")
-        why_eager = self.one_step.why_eager()
-        how = "each step one CUDA graph" if why_eager is None else f"steps are not graphs: {why_eager}"
-        self.log(f"{self.device}, {self.one_step.precision}, {how}")
+        for line in opening_lines(self):
+            self.log(line)
+
+    def stop(self) -> None:
+        """Ends the training after the step at hand, for callbacks: it is validated and saved as after the last one, and
+        the same call goes on from there."""
+        self.stopped = True
 
     def _tell(self, event: str, *values: Any) -> None:
-        """Calls a method of all callbacks."""
-        for callback in self.callbacks:
-            getattr(callback, event)(self, *values)
+        """Calls a method of all callbacks. Where one raises, the steps so far are saved."""
+        try:
+            for callback in self.callbacks:
+                getattr(callback, event)(self, *values)
+        except Exception:
+            if self.steps_done:
+                self._write_state()
+            raise
 
     def _run_to_the_end(self) -> None:
-        history = History(self.folder.history, self.steps_done, self.log)
-        progress = Progress(self.steps_done, self.schedule.total_steps)
+        history = History(self.folder.history, self.steps_done, self.log, self.config.losses)
+        self.progress.begin_at(self.steps_done)
         val_every = self.resolved().val_every or 1
         with collected_signals() as signals, self.upcoming_batches() as batches:
-            for batch in self._noted(batches):
+            for batch in history.watch.waits(self._noted(batches)):
                 values = self.step(batch)
-                history.add(values)
+                history.add(values, pictures=len(batch.sharp))
+                self.progress.stepped(self.steps_done)
                 self._tell("on_step_end", values)
                 if not self.owns_folder:
                     self.save()  # what makes that impossible shows at once
-                if self._is_due(self.config.log_every):
-                    self._report(history, progress)
+                self._report(history)
                 if self._is_due(val_every):
-                    self._validate_and_save(history)
-                if signals:
+                    with history.watch.pause():
+                        self._validate_and_save(history)
+                if number := self.processes.largest(signals[0] if signals else 0):
                     self.save()
-                    self.log(f"{signal.Signals(signals[0]).name}: step {self.steps_done} is saved")
-                    stop(signals[0])
+                    self.log(f"{signal.Signals(number).name}: step {self.steps_done} is saved")
+                    self.processes.wait()  # torchrun ends the others once one has ended
+                    stop(number)
+                if self.processes.largest(int(self.stopped)):
+                    self.log(f"stopped at step {self.steps_done}")
+                    return
 
     def _noted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The batches, once what they leave out is noted. Where pictures end the run, its steps so far are saved."""
         try:
             for batch in batches:
-                self.left_out.note(batch)
+                self.left_out.note(batch.known_to_all(self.processes))
                 yield batch
         except Exception:
             if self.owns_folder:
@@ -175,7 +243,7 @@ class Trainer:
 
     def _is_due(self, every: int) -> bool:
         """Whether it is time for what is done every so many steps, and at the end."""
-        return self.steps_done % every == 0 or self.steps_done == self.schedule.total_steps
+        return self.steps_done % every == 0 or self.steps_done == self.schedule.total_steps or self.stopped
 
     def upcoming_batches(self) -> Prefetcher:
         """The batches of all steps to come, loaded ahead by the config's workers."""
@@ -184,29 +252,42 @@ class Trainer:
 
     @torch_defaults()
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Critic updates, then the generator's, on one batch. Returns what MEASURES names, scalars on the device.
+        """Critic updates, then the generator's, on one batch. Returns what MEASURES names, and your own losses: scalars
+        on the device.
 
-        An update whose gradients are not finite is left out, and so is the generator's after such a critic update; 20
-        such steps in a row raise TrainingError, on CUDA a few steps late, since nothing here waits for it.
+        An update whose gradients are not finite is left out, and so is the generator's after such a critic update;
+        config.max_bad_steps such steps in a row raise DivergedError, on CUDA a few steps late, since nothing here waits
+        for it.
         """
         blurred, sharp = (part.to(self.device, non_blocking=True) for part in (batch.blurred, batch.sharp))
         values = self.one_step(blurred, sharp, number=self.steps_done, rate=self.learning_rate())
-        self.skipped.note(self.steps_done, self.one_step.skipped_steps)
         self.steps_done += 1
-        return dict(zip(MEASURES, values, strict=True))
+        self.skipped.note(self.steps_done, self.one_step.skipped_steps)
+        return dict(zip(self.one_step.measures, values, strict=True))
 
     def learning_rate(self) -> float:
         """Adam's learning rate in the step to come."""
         return self.schedule.learning_rate(self.steps_done)
 
-    def _report(self, history: History, progress: Progress) -> None:
-        self.skipped.wait()
-        means = history.write_means(self.steps_done, self.schedule.epoch(self.steps_done), self.learning_rate())
-        self.log(progress.line(self.steps_done, means))
-        self._tell("on_log", means)
+    def _report(self, history: History) -> None:
+        """Every so many steps a row of the history with its line; a line alone where there was none for long, unless a
+        bar shows the same."""
+        step, has_bar = self.steps_done, any(isinstance(callback, ProgressBar) for callback in self.callbacks)
+        if self._is_due(self.config.log_every):
+            self.skipped.wait()
+            if not self.processes.leads:
+                return
+            epoch, lr, skipped = self.schedule.epoch(step), self.learning_rate(), self.skipped.total
+            row = history.write_means(step, epoch=epoch, lr=lr, skipped=skipped)
+            self.log(self.progress.line(step, row))
+            self._tell("on_log", row)
+        elif self.processes.leads and not has_bar and self.progress.is_due(step):
+            self.log(self.progress.line(step, history.means()))
 
     def _validate_and_save(self, history: History) -> None:
-        """Saves even where the validation fails."""
+        """Saves even where the validation fails. One process does it; the others wait where they look for signals."""
+        if not self.processes.leads:
+            return
         try:
             row = self.validate()
             history.write(row)
@@ -236,8 +317,20 @@ class Trainer:
 
     def _measure(self, generator: Generator) -> Validation:
         count, precision = self.config.val_pictures, self.one_step.precision
+
+        def tell(done: int) -> None:
+            if line := self.progress.validation_line(done, min(count, len(self.val_set))):
+                self.log(line)
+
         try:
-            return validate(generator.eval(), self.val_set, count, precision=precision, leave_out=self.left_out.add)
+            return validate(
+                generator.eval(),
+                self.val_set,
+                count,
+                precision=precision,
+                leave_out=self.left_out.add,
+                done=tell,
+            )
         finally:
             self.networks.generator.train()
 
@@ -247,10 +340,17 @@ class Trainer:
         The first time, with config.resume False, they replace all that an earlier run has left; else that is refused
         with ValueError.
         """
+        self._write_state()
+        self._tell("on_save")
+
+    def _write_state(self) -> None:
+        if not self.processes.leads:
+            self.owns_folder = True  # of the one that leads
+            return
+        _require_finite(self.state_dict(), self.steps_done)
         self._own_folder()
         self._save_weights(self.folder.last)
         self.folder.save_state(self.state_dict(), self._run_state())
-        self._tell("on_save")
 
     def _own_folder(self) -> None:
         """Before the first file of a new run is written. A process that ends here leaves a state that tells whose the
@@ -270,6 +370,7 @@ class Trainer:
             raise ValueError("out holds weights of a run that cannot be gone on with: choose another, or resume=False")
 
     def _save_weights(self, path: Path) -> None:
+        _require_finite(self.networks.validated.state_dict(), self.steps_done)
         card = {"step": self.steps_done, "config": to_mapping(self.resolved())}
         checkpoint.save_generator(self.networks.validated, path, card=card)
 
@@ -278,11 +379,8 @@ class Trainer:
 
         Raises ValueError where the folder is of another run, CheckpointError where the state is damaged.
         """
-        found = self.folder.load_state() if self.config.resume else None
+        found = self.processes.first(self._found)
         if found is None:
-            self._require_no_other_run()
-            if self.folder.holds_run():
-                self.log(f"begins anew: the first step replaces the run in {self.folder.path}")
             return
         tensors, before = found
         before.require_same_run(self._run_state())
@@ -290,15 +388,24 @@ class Trainer:
             self.load_state_dict(tensors)
         except (KeyError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{self.folder.state}: of another network ({error})") from error
-        if not before.alone:
+        if not before.alone and self.processes.leads:
             self.folder.forget_all_but_state()
         self.owns_folder = True
         self.steps_done = before.step
-        if self._holds_best():
+        if self.processes.leads and self._holds_best():
             self.best_psnr, self.measured_on = before.best_psnr, before.measured_on
         self.log(f"resumed at step {self.steps_done}")
         if self.config.init is not None and str(self.config.init) != before.config["init"]:
             self.log("init has no effect on a run that goes on")
+
+    def _found(self) -> tuple[dict[str, Tensor], RunState] | None:
+        """The state to go on from; None where this is a new run. Raises as `resume`."""
+        found = self.folder.load_state() if self.config.resume else None
+        if found is None:
+            self._require_no_other_run()
+            if self.folder.holds_run():
+                self.log(f"begins anew: the first step replaces the run in {self.folder.path}")
+        return found
 
     def _holds_best(self) -> bool:
         """Whether the run folder holds the weights of the best validation. The next replaces damaged ones."""
@@ -342,9 +449,20 @@ class Trainer:
         )
 
 
+def _require_finite(tensors: dict[str, Tensor], step: int) -> None:
+    """Raises DivergedError, so that no file is replaced by what is of no use."""
+    finite = torch.stack([tensor.isfinite().all() for tensor in tensors.values()]).tolist()
+    if not all(finite):
+        name = next(name for name, good in zip(tensors, finite, strict=True) if not good)
+        raise DivergedError(
+            f"{name} is not finite after step {step}, which is not saved: the run folder holds weights of before"
+        )
+
+
 def _careful(log: Callable[[str], None]) -> Callable[[str], None]:
-    """A log that takes lines that can be printed, whatever names they hold, and passes over its own OSError: a terminal
-    that has closed must not end a training, or keep it from saving."""
+    """A log that takes lines that can be printed, whatever names they hold, prints them at once, and passes over its
+    own OSError: a terminal that has closed must not end a training, or keep it from saving."""
+    log = partial(print, flush=True) if log is print else log
 
     def say(line: str) -> None:
         with suppress(OSError):

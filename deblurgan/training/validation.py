@@ -31,13 +31,22 @@ class Sample(NamedTuple):
     sharp: Tensor
 
 
+class Score(NamedTuple):
+    """A validation picture's name, and its PSNR in dB before and after."""
+
+    name: str
+    blurred_psnr: float
+    psnr: float
+
+
 class Validation(NamedTuple):
-    """Mean figures of the validation pictures: PSNR in dB before and after, SSIM after; and the pictures."""
+    """Mean figures of the validation pictures: PSNR in dB before and after, SSIM after; the pictures and theirs."""
 
     blurred_psnr: float
     psnr: float
     ssim: float
     samples: list[Sample]
+    scores: list[Score]
 
     def row(self, step: int) -> dict[str, float]:
         """As history.csv has it."""
@@ -67,21 +76,37 @@ class Validation(NamedTuple):
 
 
 def validate(
-    generator: Generator, pictures: PairDataset, count: int, *, precision: str, leave_out: Callable[[str, str], None]
+    generator: Generator,
+    pictures: PairDataset,
+    count: int,
+    *,
+    precision: str,
+    leave_out: Callable[[str, str], None],
+    done: Callable[[int], None] = lambda count: None,
 ) -> Validation:
     """Restores the first `count` pictures that can be used, in `precision`, and compares them with their originals.
 
-    `leave_out` is told the name of each picture that could not be used, and why. Raises TrainingError where none could.
+    `leave_out` is told the name of each picture that could not be used, and why; `done` how many are. The PSNR is NaN
+    where a picture's values are. Raises TrainingError where no picture could be used.
     """
-    pairs = (pair for _, pair in islice(_usable_pairs(pictures, leave_out), count))
-    samples = [Sample(pair.blurred, _restore(generator, pair.blurred, precision), pair.sharp) for pair in pairs]
+    samples, scores = list[Sample](), list[Score]()
+    for i, pair in islice(_usable_pairs(pictures, leave_out), count):
+        restored = _restore(generator, pair.blurred, precision)
+        sample = Sample(pair.blurred, to_bytes(restored), pair.sharp)
+        before, after = (
+            float(metrics.capped_psnr(part, sample.sharp, 255.0)) for part in (sample.blurred, sample.restored)
+        )
+        samples.append(sample)
+        scores.append(Score(pictures.name(i), before, after if restored.isfinite().all() else math.nan))
+        done(len(samples))
     if not samples:
         raise TrainingError("no validation picture could be read")
     return Validation(
-        _mean(metrics.capped_psnr(one.blurred, one.sharp, 255.0) for one in samples),
-        _mean(metrics.capped_psnr(one.restored, one.sharp, 255.0) for one in samples),
+        _mean(score.blurred_psnr for score in scores),
+        _mean(score.psnr for score in scores),
         _mean(metrics.ssim(one.restored, one.sharp, 255.0) for one in samples if min(one.sharp.shape[1:]) >= 11),
         samples,
+        scores,
     )
 
 
@@ -100,11 +125,11 @@ def _usable_pairs(pictures: PairDataset, leave_out: Callable[[str, str], None]) 
 
 @torch.no_grad()
 def _restore(generator: Generator, blurred: Tensor, precision: str) -> Tensor:
-    """uint8 [3, h, w] on the CPU -> the same, restored on the generator's device."""
+    """uint8 [3, h, w] on the CPU -> restored on the generator's device, fp32 in [-1, 1] on the CPU."""
     device = next(generator.parameters()).device
     with autocast(device, precision):
         restored = generator(to_network(blurred[None].to(device)))
-    return to_bytes(restored.float())[0].cpu()
+    return restored.float()[0].cpu()
 
 
 def _centre(pair: Pair) -> Pair:
@@ -117,7 +142,7 @@ def _centre(pair: Pair) -> Pair:
     return Pair(*(part[:, top : top + h, left : left + w] for part in pair))
 
 
-def _mean(values: Iterator[Tensor]) -> float:
+def _mean(values: Iterator[Tensor] | Iterator[float]) -> float:
     """NaN where there are none."""
     parts = [float(value) for value in values]
     return sum(parts) / len(parts) if parts else math.nan
