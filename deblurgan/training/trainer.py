@@ -84,7 +84,9 @@ def train(
 class Trainer:
     """One run: its pictures, networks and run folder.
 
-    `fit()` does all of it, as one of several `processes` where `distributed.joined` gave these. Who loops over batches himself calls `step(batch)`, with `batches[i]` or any other Batch.
+    `fit()` does all of it, as one of several `processes` where `distributed.joined` gave these. Who loops over batches
+    himself calls `step(batch)`, with `batches[i]` or any other Batch.
+
     It trains in the same way whatever torch's defaults, gradient mode and autocast are, and leaves them as they were.
     """
 
