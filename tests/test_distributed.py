@@ -104,7 +104,7 @@ def interrupted(run: Trainer, step: int, number: int) -> Trainer:
 
 def work(rank: int, folder: Path, photos: Path) -> int:
     """All that two processes are to show, in one start; the results go to files, and rank 1 is killed in the end."""
-    with distributed.joined("the same command goes on") as processes:
+    with distributed.joined("the same command goes on", watched=True) as processes:
         found: dict[str, Any] = {name: gradients(processes, **options) for name, options in CASES.items()}
         found["first weights"] = Step(*uneven(rank), processes).networks.generator.head.weight.detach()
         for name, options in RUNS.items():
@@ -292,7 +292,7 @@ def peak_of_saved(accumulate: int) -> int:
     return Saved.peak
 
 
-def test_parts_take_the_memory_of_one() -> None:
+def test_parts_take_the_memory_of_one(one_thread: None) -> None:
     assert peak_of_saved(2) < 0.55 * peak_of_saved(1)
 
 

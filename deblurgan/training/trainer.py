@@ -69,15 +69,15 @@ def train(
 
     `options` are the fields of TrainConfig (out=, preset=, steps=, ...); a TrainConfig may stand in for all of them.
     `log` is called with each line of progress, unless it is None; an OSError of it is passed over. `callbacks` are told
-    what happens. A run folder that holds a state goes on from it. Ctrl-C saves, then raises KeyboardInterrupt; SIGTERM
-    and SIGHUP save, then raise SystemExit.
+    what happens. Processes that torchrun has started train together. A run folder that holds a state goes on from it.
+    Ctrl-C saves, then raises KeyboardInterrupt; SIGTERM and SIGHUP save, then raise SystemExit.
 
     Raises ValueError for options out of range, TrainingError where training cannot go on.
     """
     if isinstance(data, TrainConfig) and options:
         raise ValueError(f"options must be in the TrainConfig, got {', '.join(options)} beside it")
     config = data if isinstance(data, TrainConfig) else train_config(data, **options)
-    with joined("the same command goes on from the last saved state") as processes:
+    with joined("the same command goes on from the last saved state", watched=True) as processes:
         return Trainer(config, log=log, callbacks=callbacks, processes=processes).fit()
 
 
