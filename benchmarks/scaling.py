@@ -39,19 +39,20 @@ class Step(NamedTuple):
     """Bytes of each all-reduce: the critic's, one an update, then the generator's."""
 
 
-def paper_step(crops: int, side: int = 256) -> Step:
+def paper_step(crops: int, side: int = 256, *, critic_steps: int = 5) -> Step:
     """The step of the preset "paper" on so many crops."""
-    config = train_config("unused")
-    critic = Critic()
+    config = train_config("unused", critic_steps=critic_steps)
+    with torch.device("meta"):
+        critic, generator = Critic(), Generator("paper")
     forward = sum(kernel.flops * kernel.count for kernel in generator_kernels(PRESETS["paper"], side, side))
     of_critic, of_features = (forward_flops(net, side) for net in (critic, PerceptualFeatures()))
     flops = 3 * forward  # with the gradients by inputs and weights
-    flops += 12 * config.critic_steps * of_critic  # 3 forward, 3 backward, 2 along u, 4 weight gradients
+    flops += 12 * critic_steps * of_critic  # 3 forward, 3 backward, 2 along u, 4 weight gradients
     flops += 2 * of_critic + 3 * of_features  # in the generator's losses; of the sharp picture no gradient
     of_critic_bytes, of_generator = (
-        4 * sum(p.numel() for p in parameters_that_matter(net, config)) for net in (critic, Generator("paper"))
+        4 * sum(p.numel() for p in parameters_that_matter(net, config)) for net in (critic, generator)
     )
-    return Step(crops * flops, (of_critic_bytes,) * config.critic_steps + (of_generator + 4 * len(LOSSES),))
+    return Step(crops * flops, (of_critic_bytes,) * critic_steps + (of_generator + 4 * len(LOSSES),))
 
 
 def forward_flops(net: nn.Module, side: int) -> int:

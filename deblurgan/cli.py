@@ -350,7 +350,7 @@ def _epoch(options: DataConfig, pictures: int) -> str:
     text = f"an epoch: {steps} steps of {training.batch_size}"
     if not options.time or not steps:
         return f"{text}; --time measures how long these take"
-    from deblurgan.inference.progress import duration
+    from deblurgan.display import duration
     from deblurgan.training.estimate import measure_step
 
     step = measure_step(training)

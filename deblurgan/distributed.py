@@ -15,7 +15,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -149,7 +149,7 @@ class Processes:
         """Says what it means that the others cannot be reached."""
         try:
             yield
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, torch.AcceleratorError, dist.DistBackendError):  # which say what it is
             raise
         except RuntimeError as error:
             remedy = f"; {self.remedy}" if self.remedy else ""
@@ -157,10 +157,11 @@ class Processes:
 
 
 @contextmanager
-def joined(remedy: str = "") -> Iterator[Processes]:
+def joined(remedy: str = "", *, watched: bool = False) -> Iterator[Processes]:
     """This process among those that it was started with, by RANK and WORLD_SIZE; alone without these.
 
-    A process group that the caller has initialised is used and left.
+    One that is `watched` ends with code 1 soon after another has ended, whatever it waits for. A process group that the
+    caller has initialised is used and left.
     """
     if _world_size() == 1:
         yield Processes()
@@ -171,7 +172,7 @@ def joined(remedy: str = "") -> Iterator[Processes]:
     if not initialised:
         dist.init_process_group("gloo", timeout=START)
     try:
-        with _watched():
+        with _watched() if watched else nullcontext():
             group = dist.new_group(backend="gloo", timeout=PATIENCE)
             yield Processes(dist.get_rank(), dist.get_world_size(), group, remedy=remedy)
     finally:

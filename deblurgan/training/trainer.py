@@ -82,8 +82,8 @@ def train(
     `options` are the fields of TrainConfig (out=, preset=, steps=, ...); a TrainConfig may stand in for all of them.
     `data`, `val`, `optimizer` and `losses` may be things of your own, as Trainer takes them.
     `log` is called with each line of progress, unless it is None; an OSError of it is passed over. `callbacks` are told
-    what happens. A run folder that holds a state goes on from it. Ctrl-C saves, then raises KeyboardInterrupt; SIGTERM
-    and SIGHUP save, then raise SystemExit.
+    what happens. Processes that torchrun has started train together. A run folder that holds a state goes on from it.
+    Ctrl-C saves, then raises KeyboardInterrupt; SIGTERM and SIGHUP save, then raise SystemExit.
 
     Raises ValueError for options out of range, TrainingError where training cannot go on; DivergedError, which is one,
     where too many steps in a row are not finite.
@@ -100,7 +100,7 @@ def train(
     if not isinstance(data, str | os.PathLike | TrainConfig):
         own["data"], data = data, stand_in(data)
     config = data if isinstance(data, TrainConfig) else train_config(data, **plain)
-    with joined("the same command goes on from the last saved state") as processes:
+    with joined("the same command goes on from the last saved state", watched=True) as processes:
         return Trainer(config, log=log, callbacks=callbacks, processes=processes, **own).fit()
 
 
@@ -109,6 +109,7 @@ class Trainer:
 
     `fit()` does all of it, as one of several `processes` where `distributed.joined` gave these. Who loops over batches
     himself calls `step(batch)`, with `batches[i]` or any other Batch.
+
     It trains in the same way whatever torch's defaults, gradient mode and autocast are, and leaves them as they were.
 
     Args:
