@@ -64,7 +64,7 @@ class Progress:
 
     def validation_line(self, done: int, count: int) -> str | None:
         """How many of the validation pictures are done, where no line was given for long."""
-        if not self.is_quiet():
+        if done == count or not self.is_quiet():
             return None
         self._said = self._clock()
         return f"validation: {done} of {count} pictures"

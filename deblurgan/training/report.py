@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from deblurgan import __version__, images
 from deblurgan.config import TrainConfig, to_mapping
+from deblurgan.display import duration
 from deblurgan.training.callbacks import Callback
 from deblurgan.training.charts import Line, chart
 from deblurgan.training.objective import LOSSES
@@ -129,7 +130,7 @@ def _tiles(rows: Sequence[Mapping[str, float]], found: Validation, trainer: Trai
         "Best PSNR": (f"{max(trainer.best_psnr, found.psnr):.2f} dB", f"of {len(found.samples)} validation pictures"),
         "SSIM now": (f"{found.ssim:.4f}", "1 is the original"),
         "Pictures": (f"{len(trainer.train_set):,}", f"to train on, {len(trainer.val_set):,} to validate on"),
-        "Time": (_duration(seconds), f"steps left out as not finite: {skipped:.0f}"),
+        "Time": (duration(seconds), f"steps left out as not finite: {skipped:.0f}"),
     }
     parts = (f"<div><h3>{name}</h3><b>{value}</b><p>{note}</p></div>" for name, (value, note) in tiles.items())
     return f'<section class="tiles">{"".join(parts)}</section>'
@@ -289,11 +290,6 @@ def _text(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return {"None": "none", "True": "yes", "False": "no"}.get(str(value), str(value))
-
-
-def _duration(seconds: float) -> str:
-    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
-    return f"{days:.1f} days" if days >= 2 else f"{hours:.1f} h" if hours >= 2 else f"{minutes:.1f} min"
 
 
 def _table(lines: Iterable[str], kind: str = "") -> str:
