@@ -1,5 +1,6 @@
-"""The `deblurgan` command. Exit codes: 0 ok, 1 files or training failed, 2 usage, 130 interrupted, 143
-and 129 ended by SIGTERM or SIGHUP: a training that is saved, or pictures that --skip-existing goes on with.
+"""The `deblurgan` command. Exit codes: 0 ok, 1 files or training failed, 2 usage, 4 a run folder that cannot be
+written, 130 interrupted, 143 and 129 ended by SIGTERM or SIGHUP: a training that is saved, or pictures that
+--skip-existing goes on with.
 
 Each command's options are the fields of a dataclass in `deblurgan.config`; `--config FILE` reads them from YAML.
 Torch is imported when a command runs, so that help answers at once.
@@ -249,9 +250,14 @@ def _warn(options: Any) -> Callable[[str], None]:
 
 
 def _train(options: TrainConfig) -> int:
-    from deblurgan.training import train
+    with signals.ending_signals():
+        from deblurgan.training import SaveError, train
 
-    result = train(options, log=_say)
+        try:
+            result = train(options, log=_say)
+        except SaveError as error:
+            _fail(str(error))
+            return 4
     weights = result.out / "best.safetensors"
     _say(f"{result.steps} steps, best validation PSNR {result.best_psnr:.2f} dB, weights {weights}")
     return 0

@@ -9,10 +9,21 @@ between steps.
 """
 
 from deblurgan.training.callbacks import Callback
-from deblurgan.training.errors import TrainingError
+from deblurgan.training.errors import SaveError, TrainingError
 from deblurgan.training.networks import Networks
 from deblurgan.training.objective import LOSSES, MEASURES
 from deblurgan.training.step import Step
 from deblurgan.training.trainer import Trainer, TrainResult, train
 
-__all__ = ["LOSSES", "MEASURES", "Callback", "Networks", "Step", "TrainResult", "Trainer", "TrainingError", "train"]
+__all__ = [
+    "LOSSES",
+    "MEASURES",
+    "Callback",
+    "Networks",
+    "SaveError",
+    "Step",
+    "TrainResult",
+    "Trainer",
+    "TrainingError",
+    "train",
+]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from deblurgan import checkpoint, memory
 from deblurgan.checkpoint import CheckpointError
@@ -22,7 +24,7 @@ from deblurgan.data.prefetch import Prefetcher
 from deblurgan.device import pick_device, torch_defaults
 from deblurgan.images import printable
 from deblurgan.nn import Generator
-from deblurgan.signals import collected_signals, stop
+from deblurgan.signals import Interrupted, StopRequest, ending_signals, stop
 from deblurgan.training.callbacks import Callback
 from deblurgan.training.history import History, Progress
 from deblurgan.training.networks import build_networks
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
 WORKERS_ON_CUDA = 2  # threads, unless the config says how many
 VALIDATIONS = 20  # in a training, unless the config says how often
+SLOW_STEP = 2.0  # s; after one that took longer, a signal breaks off the next, on a CPU
 
 
 @dataclass(frozen=True)
@@ -68,16 +71,17 @@ def train(
 
     `options` are the fields of TrainConfig (out=, preset=, steps=, ...); a TrainConfig may stand in for all of them.
     `log` is called with each line of progress, unless it is None; an OSError of it is passed over. `callbacks` are told
-    what happens. A run folder that holds a state goes on from it. Ctrl-C saves, then raises KeyboardInterrupt; SIGTERM
-    and SIGHUP save, then raise SystemExit.
+    what happens. A run folder that holds a state goes on from it. Ctrl-C saves, then raises KeyboardInterrupt, and a
+    second one raises it at once; SIGTERM and SIGHUP save, then raise SystemExit.
 
-    Raises ValueError for options out of range, TrainingError where training cannot go on.
+    Raises ValueError for options out of range, TrainingError where training cannot go on, SaveError where the run
+    folder cannot be written, CheckpointError where all of its states are damaged.
     """
-    if isinstance(data, TrainConfig):
-        if options:
-            raise ValueError(f"options must be in the TrainConfig, got {', '.join(options)} beside it")
-        return Trainer(data, log=log, callbacks=callbacks).fit()
-    return Trainer(train_config(data, **options), log=log, callbacks=callbacks).fit()
+    if isinstance(data, TrainConfig) and options:
+        raise ValueError(f"options must be in the TrainConfig, got {', '.join(options)} beside it")
+    config = data if isinstance(data, TrainConfig) else train_config(data, **options)
+    with ending_signals():
+        return Trainer(config, log=log, callbacks=callbacks).fit()
 
 
 class Trainer:
@@ -102,24 +106,31 @@ class Trainer:
         self.train_set, self.val_set = open_picture_sets(config, self.cache, self.log)
         self.batches = Batches(self.train_set, config.batch_size, seed=config.seed)
         self.schedule = Schedule(config, len(self.train_set))
-        self.folder = RunFolder(config.out)
+        self.folder = RunFolder(config.out, config.keep)
         self.networks = build_networks(self._network_config(), self.device)
         self.one_step = Step(config, self.networks)
         self.skipped = SkippedSteps(self.log)
         self.left_out = LeftOut(len(self.train_set.names()), config.max_bad_fraction, self.log)
         self.steps_done = 0
         self.best_psnr, self.measured_on = -math.inf, ""
+        self.validated_at = 0
         self.owns_folder = False
+        self._saved: RunState | None = None
+        self._stop_request = StopRequest(self._tell_of_stop)
+        self._step_is_slow = True  # until one has been timed
 
     def _network_config(self) -> TrainConfig:
         """The config, but a run that goes on is of the network that it saved and needs its init no more."""
-        goes_on = self.config.resume and self.folder.state.exists() and self.folder.last.exists()
-        return replace(self.config, init=self.folder.last) if self.config.init and goes_on else self.config
+        if self.config.init and self.config.resume and self.folder.states():
+            for path in (self.folder.last, self.folder.best):
+                if path.exists() and self._is_whole(path):
+                    return replace(self.config, init=path)
+        return self.config
 
     @torch_defaults()
     def fit(self) -> TrainResult:
         """Runs to the end, from the run folder's state where there is one."""
-        with self.folder.held(), _retained_memory(self.device):
+        with self.folder.held(), _retained_memory(self.device), self.folder.tells_of_failed_writes():
             self.resume()
             if self.owns_folder:
                 self.folder.write_config(self.resolved())
@@ -145,33 +156,69 @@ class Trainer:
     def _run_to_the_end(self) -> None:
         history = History(self.folder.history, self.steps_done, self.log)
         progress = Progress(self.steps_done, self.schedule.total_steps)
-        val_every = self.resolved().val_every or 1
-        with collected_signals() as signals, self.upcoming_batches() as batches:
-            for batch in self._noted(batches):
-                values = self.step(batch)
-                history.add(values)
-                self._tell("on_step_end", values)
-                if not self.owns_folder:
-                    self.save()  # what makes that impossible shows at once
-                if self._is_due(self.config.log_every):
-                    self._report(history, progress)
-                if self._is_due(val_every):
+        val_every, save_every = self.resolved().val_every or 1, self.config.save_every
+        with self._stop_request.heard(), self.upcoming_batches() as batches:
+            try:
+                if self.steps_done > self.validated_at and self._is_due(val_every):  # stopped before its validation
                     self._validate_and_save(history)
-                if signals:
-                    self.save()
-                    self.log(f"{signal.Signals(signals[0]).name}: step {self.steps_done} is saved")
-                    stop(signals[0])
+                for batch in self._noted(batches):
+                    values = self._breakable_step(batch)
+                    history.add(values)
+                    self._tell("on_step_end", values)
+                    if not self.owns_folder:
+                        self.save()  # what makes that impossible shows at once
+                    if self._is_due(self.config.log_every):
+                        self._report(history, progress)
+                    if self._is_due(val_every):
+                        self._validate_and_save(history)
+                    elif save_every and self.steps_done % save_every == 0:
+                        self.save()
+            except Interrupted as interruption:
+                self._save_and_stop(interruption.number)
 
-    def _noted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+    def _noted(self, batches: Prefetcher) -> Iterator[Batch]:
         """The batches, once what they leave out is noted. Where pictures end the run, its steps so far are saved."""
         try:
-            for batch in batches:
+            while True:
+                with self._stop_request.breaking_off():
+                    batch = next(batches, None)
+                if batch is None:
+                    return
                 self.left_out.note(batch)
                 yield batch
         except Exception:
             if self.owns_folder:
                 self.save()
             raise
+
+    def _breakable_step(self, batch: Batch) -> dict[str, Tensor]:
+        """A step. A signal breaks off a slow one on a CPU, which is then as if it had not begun."""
+        begun = time.monotonic()
+        if self.device.type != "cpu" or not self._step_is_slow:
+            values = self.step(batch)
+        else:
+            step, state = self.steps_done, {name: value.clone() for name, value in self.state_dict().items()}
+            try:
+                with self._stop_request.breaking_off(), _backward_heeds_signals():
+                    values = self.step(batch)
+            except Interrupted:
+                self.load_state_dict(state)
+                self.steps_done = step
+                raise
+        self._step_is_slow = time.monotonic() - begun > SLOW_STEP
+        return values
+
+    def _tell_of_stop(self, number: int) -> None:
+        again = ", and a second Ctrl-C ends at once without saving" if number == signal.SIGINT else ""
+        self.log(f"{signal.Signals(number).name}: saves, then stops{again}")
+
+    def _save_and_stop(self, number: int) -> None:
+        """Saves, unless that would replace another run before the first step, and ends the program."""
+        if self.owns_folder or not self.folder.holds_run():
+            if self._saved != self._run_state():
+                self.save()
+            self.log(f"step {self.steps_done} is saved: the same command goes on from there")
+        stop(number)
 
     def _is_due(self, every: int) -> bool:
         """Whether it is time for what is done every so many steps, and at the end."""
@@ -211,8 +258,10 @@ class Trainer:
             row = self.validate()
             history.write(row)
             self._tell("on_log", row)
-        finally:
+        except Exception:
             self.save()
+            raise
+        self.save()
 
     def validate(self) -> dict[str, float]:
         """Validates, writes samples, and saves the weights if they are the best so far. Returns the history's row.
@@ -232,12 +281,14 @@ class Trainer:
         if found.psnr > self.best_psnr:
             self.best_psnr = found.psnr
             self._save_weights(self.folder.best)
+        self.validated_at = self.steps_done
         return found.row(self.steps_done)
 
     def _measure(self, generator: Generator) -> Validation:
         count, precision = self.config.val_pictures, self.one_step.precision
         try:
-            return validate(generator.eval(), self.val_set, count, precision=precision, leave_out=self.left_out.add)
+            with self._stop_request.breaking_off():
+                return validate(generator.eval(), self.val_set, count, precision=precision, leave_out=self.left_out.add)
         finally:
             self.networks.generator.train()
 
@@ -249,7 +300,9 @@ class Trainer:
         """
         self._own_folder()
         self._save_weights(self.folder.last)
-        self.folder.save_state(self.state_dict(), self._run_state())
+        state = self._run_state()
+        self.folder.save_state(self.state_dict(), state)
+        self._saved = state
         self._tell("on_save")
 
     def _own_folder(self) -> None:
@@ -274,11 +327,11 @@ class Trainer:
         checkpoint.save_generator(self.networks.validated, path, card=card)
 
     def resume(self) -> None:
-        """Goes on from the run folder's state, if there is one and config.resume is True.
+        """Goes on from the run folder's newest state that is whole, if it has one and config.resume is True.
 
-        Raises ValueError where the folder is of another run, CheckpointError where the state is damaged.
+        Raises ValueError where the folder is of another run, CheckpointError where all states are damaged.
         """
-        found = self.folder.load_state() if self.config.resume else None
+        found = self.folder.load_state(self.log) if self.config.resume else None
         if found is None:
             self._require_no_other_run()
             if self.folder.holds_run():
@@ -292,28 +345,29 @@ class Trainer:
             raise CheckpointError(f"{self.folder.state}: of another network ({error})") from error
         if not before.alone:
             self.folder.forget_all_but_state()
+        self.folder.forget_samples_after(before.step)
         self.owns_folder = True
-        self.steps_done = before.step
-        if self._holds_best():
+        self.steps_done, self.validated_at, self._saved = before.step, before.validated, before
+        if self.folder.best.exists() and self._is_whole(self.folder.best):
             self.best_psnr, self.measured_on = before.best_psnr, before.measured_on
+        if self.folder.last.exists() and not self._is_whole(self.folder.last):
+            self._save_weights(self.folder.last)
         self.log(f"resumed at step {self.steps_done}")
         if self.config.init is not None and str(self.config.init) != before.config["init"]:
             self.log("init has no effect on a run that goes on")
 
-    def _holds_best(self) -> bool:
-        """Whether the run folder holds the weights of the best validation. The next replaces damaged ones."""
-        if not self.folder.best.exists():
-            return False
+    def _is_whole(self, path: Path) -> bool:
+        """Whether a file holds weights that load. The next save replaces damaged ones."""
         try:
-            self.folder.load_best()
-        except CheckpointError as error:
+            checkpoint.load_generator(path)
+        except (CheckpointError, OSError) as error:
             self.log(f"{error}: goes on as if it were missing")
             return False
         return True
 
     def _run_state(self) -> RunState:
         pictures, config = digest_of_names(self.train_set), to_mapping(self.resolved())
-        return RunState(self.steps_done, self.best_psnr, self.measured_on, pictures, config)
+        return RunState(self.steps_done, self.best_psnr, self.measured_on, pictures, config, self.validated_at)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Weights, average and the optimisers' moments, as tensors by name."""
@@ -349,6 +403,15 @@ def _careful(log: Callable[[str], None]) -> Callable[[str], None]:
             log(printable(line))
 
     return say
+
+
+def _backward_heeds_signals() -> AbstractContextManager[None]:
+    """Within it a backward pass, which may take long, calls Python for each saved tensor, and Python any handler."""
+
+    def same(tensor: Tensor) -> Tensor:
+        return tensor.detach()
+
+    return saved_tensors_hooks(same, same)
 
 
 def _retained_memory(device: torch.device) -> AbstractContextManager[None]:
