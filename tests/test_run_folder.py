@@ -52,17 +52,17 @@ def test_run_folder(photos: Path, tmp_path: Path) -> None:
 
 
 HOLD = """
-import os, sys, time
-from pathlib import Path
-from deblurgan.training.run_folder import RunFolder
-with RunFolder(Path(sys.argv[1])).held():
-    print("held", flush=True)
-    time.sleep(600)
+import sys, time
+from filelock import FileLock
+lock = FileLock(sys.argv[1])
+lock.acquire()
+print("held", flush=True)
+time.sleep(600)
 """
 
 
 def test_two_runs_cannot_share_a_folder_and_a_killed_one_holds_it_no_more(photos: Path, tmp_path: Path) -> None:
-    child = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / ".lock")], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None and child.stdout.readline() == "held\n"
     left = tmp_path / ".0123456789abcdef.tmp"
     left.write_bytes(b"of the run at work")

@@ -199,7 +199,7 @@ class Trainer:
         else:
             step, state = self.steps_done, {name: value.clone() for name, value in self.state_dict().items()}
             try:
-                with self._stop_request.breaking_off(), _backward_heeds_signals():
+                with self._stop_request.breaking_off(), _backward_heeds_signals(self.config):
                     values = self.step(batch)
             except Interrupted:
                 self.load_state_dict(state)
@@ -298,12 +298,17 @@ class Trainer:
         The first time, with config.resume False, they replace all that an earlier run has left; else that is refused
         with ValueError.
         """
+        before = self._saved
         self._own_folder()
         self._save_weights(self.folder.last)
-        state = self._run_state()
-        self.folder.save_state(self.state_dict(), state)
-        self._saved = state
+        if self._saved is before:  # else the folder's first state was written just now
+            self._save_state(alone=True)
         self._tell("on_save")
+
+    def _save_state(self, *, alone: bool) -> None:
+        state = self._run_state()._replace(alone=alone)
+        self.folder.save_state(self.state_dict(), state)
+        self._saved = state if alone else self._saved
 
     def _own_folder(self) -> None:
         """Before the first file of a new run is written. A process that ends here leaves a state that tells whose the
@@ -312,7 +317,7 @@ class Trainer:
             return
         self._require_no_other_run()
         replaces = self.folder.holds_run()
-        self.folder.save_state(self.state_dict(), self._run_state()._replace(alone=not replaces))
+        self._save_state(alone=not replaces)
         if replaces:
             self.folder.forget_all_but_state()
         self.folder.write_config(self.resolved())
@@ -405,8 +410,11 @@ def _careful(log: Callable[[str], None]) -> Callable[[str], None]:
     return say
 
 
-def _backward_heeds_signals() -> AbstractContextManager[None]:
-    """Within it a backward pass, which may take long, calls Python for each saved tensor, and Python any handler."""
+def _backward_heeds_signals(config: TrainConfig) -> AbstractContextManager[None]:
+    """Within it a backward pass, which may take long, calls Python for each saved tensor, and Python any handler; not
+    that of a compiled network, which would be compiled once more without it."""
+    if config.compile:
+        return nullcontext()
 
     def same(tensor: Tensor) -> Tensor:
         return tensor.detach()
