@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import Tensor
@@ -15,7 +16,6 @@ import deblurgan
 from deblurgan import checkpoint
 from deblurgan.checkpoint import files
 from deblurgan.signals import StopRequest
-from deblurgan.training import Trainer
 from small_training import SMALL, history, same, trainer
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -144,52 +144,41 @@ def test_a_validation_that_is_broken_off_is_made_when_the_run_goes_on(
         assert same(*(checkpoint.load_tensors(folder / f"{name}.safetensors")[0] for folder in (out, whole)))
 
 
+@pytest.mark.parametrize(
+    "where, options",
+    [("backward", {"ema": 0.9}), ("end", {"gan": "wgan-gp", "critic_steps": 2, "crop": 32})],
+    ids=["within the backward pass", "after all updates"],
+)
 def test_a_slow_step_is_broken_off_and_as_if_it_had_not_begun(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    where: str, options: dict[str, Any], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {**SMALL, "gan": "wgan-gp", "critic_steps": 2, "crop": 32, "ema": 0.9, "steps": 2, "val_every": 4}
+    options = {**options, "steps": 2, "val_every": 4, "keep": 1}
     whole = trainer(photos, tmp_path / "whole", **options)
     whole.fit()
-    monkeypatch.setattr("deblurgan.training.trainer.SLOW_STEP", 0.0)
-    for where in ("critic", "backward", "end"):
-        run = trainer(photos, tmp_path / where, **options)
-        with monkeypatch.context() as patch, pytest.raises(SystemExit):
-            stop_in_second_step(run, where, patch)
-            run.fit()
-        assert step_of(tmp_path / where) == 1
-        again = trainer(photos, tmp_path / where, **options)
-        again.fit()
-        assert same(again.state_dict(), whole.state_dict())
-
-
-def stop_in_second_step(run: Trainer, where: str, patch: pytest.MonkeyPatch) -> None:
-    """Has a signal come after the critic's update, within the generator's backward pass, or when all is done."""
+    run = trainer(photos, tmp_path / "run", **options)
+    note, restore = run.skipped.note, run.one_step.restore
 
     def stop() -> None:
         if run.steps_done == 1:
             os.kill(os.getpid(), signal.SIGTERM)
             pytest.fail("goes on")
 
-    optimizers, step = run.one_step.optimizers, run.one_step
-    update, restore, note = optimizers.update, step.restore, run.skipped.note
-
-    def updated(part: str, skip: Tensor) -> object:
-        result = update(part, skip)
-        if part == "critic":
-            stop()
-        return result
-
     def restored(blurred: Tensor) -> Tensor:
         pictures = restore(blurred)
         pictures.register_hook(lambda gradient: stop())
         return pictures
 
-    if where == "critic":
-        patch.setattr(optimizers, "update", updated)
-    elif where == "backward":
-        patch.setattr(step, "restore", restored)
-    else:
-        patch.setattr(run.skipped, "note", lambda *values: (note(*values), stop()))
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr("deblurgan.training.trainer.SLOW_STEP", 0.0)
+        if where == "backward":
+            patch.setattr(run.one_step, "restore", restored)
+        else:
+            patch.setattr(run.skipped, "note", lambda *values: (note(*values), stop()))
+        run.fit()
+    assert step_of(tmp_path / "run") == 1
+    again = trainer(photos, tmp_path / "run", **options)
+    again.fit()
+    assert same(again.state_dict(), whole.state_dict())
 
 
 def test_a_second_ctrl_c_ends_at_once_without_saving(

@@ -61,9 +61,8 @@ def killed(folder: Path, draws: random.Random, kills: int) -> str:
         child.start()
         wait_for(lambda: came_to.value or not child.is_alive())  # noqa: B023
         if i % 2:
-            before = saving.value
-            wait_for(lambda: saving.value > before + 1 or not child.is_alive())  # noqa: B023
-            time.sleep(draws.uniform(0, 0.02))
+            wait_for(lambda: saving.value % 2 or not child.is_alive())  # noqa: B023
+            time.sleep(draws.uniform(0, 0.005))
         else:
             time.sleep(draws.uniform(0, 0.3))
         assert child.is_alive(), "the training is at its end before its last kill: more steps"
@@ -148,6 +147,7 @@ def command(words: list[str], said: Path) -> None:
     with said.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has its background jobs ignore
     code = cli.main(words)
     sys.stdout.flush()
     os._exit(code)
