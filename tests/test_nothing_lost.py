@@ -17,10 +17,9 @@ PROGRAMS = Path(__file__).parent / "programs"
     "words, said",
     [
         (["kill_training.py", "--kills", "2", "--signals", "2"], "2 kills, "),
-        (["full_disk.py", "--points", "3"], "3 points of a full disk: exit code 4"),
+        (["full_disk.py", "--points", "2"], "2 points of a full disk: exit code 4"),
         (["damaged_files.py", "--count", "100"], "100 damaged states, all told of"),
         (["hostile_files.py"], "25 hostile files: none ran"),
-        (["resume_bits.py", "--steps", "3"], "cut at 1, new process: "),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

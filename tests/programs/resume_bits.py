@@ -33,7 +33,7 @@ PROGRAM = Path(__file__).parent / "train.py"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=40, help="at least 4")
     steps = parser.parse_args().steps
     torch.set_num_threads(1)
     half, within = steps // 2, steps // 2 - 1
