@@ -1,6 +1,6 @@
-"""The `deblurgan` command. Exit codes: 0 ok, 1 files or training failed, 2 usage, 3 a training diverged, 130
-interrupted, 143 and 129 ended by SIGTERM or SIGHUP: a training that is saved, or pictures that --skip-existing goes on
-with.
+"""The `deblurgan` command. Exit codes: 0 ok, 1 files or training failed, 2 usage, 3 a training diverged, 4 its run
+folder cannot be written, 130 interrupted, 143 and 129 ended by SIGTERM or SIGHUP: a training that is saved, or pictures
+that --skip-existing goes on with.
 
 Each command's options are the fields of a dataclass in `deblurgan.config`; `--config FILE` reads them from YAML.
 Torch is imported when a command runs, so that help answers at once.
@@ -150,17 +150,18 @@ def _warn(options: Any) -> Callable[[str], None]:
 
 
 def _train(options: TrainConfig) -> int:
-    from deblurgan.display import Display, can_draw
-    from deblurgan.distributed import leads
-    from deblurgan.training import DivergedError, ProgressBar, train
+    with signals.ending_signals():
+        from deblurgan.display import Display, can_draw
+        from deblurgan.distributed import leads
+        from deblurgan.training import DivergedError, ProgressBar, SaveError, train
 
-    with Display(sys.stderr) if can_draw(sys.stderr) else nullcontext() as display:
-        bar = [] if display is None else [ProgressBar(display)]
-        try:
-            result = train(options, log=lambda line: _above(display, partial(_say, line)), callbacks=bar)
-        except DivergedError as error:
-            _fail(str(error))
-            return 3
+        with Display(sys.stderr) if can_draw(sys.stderr) else nullcontext() as display:
+            bar = [] if display is None else [ProgressBar(display)]
+            try:
+                result = train(options, log=lambda line: _above(display, partial(_say, line)), callbacks=bar)
+            except (DivergedError, SaveError) as error:
+                _fail(str(error))
+                return 3 if isinstance(error, DivergedError) else 4
     if not leads():
         return 0
     weights = result.out / "best.safetensors"

@@ -7,7 +7,7 @@ import io
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -427,14 +427,45 @@ def test_a_replaced_file_keeps_its_permissions(tmp_path: Path, umask: None, mode
     assert (stat.S_IMODE(path.stat().st_mode), path.read_bytes()) == (mode, b"new")
 
 
+def on_fsync(monkeypatch: pytest.MonkeyPatch, look: Callable[[int], object]) -> None:
+    """Looks when a file goes to the disk; folders do later."""
+    monkeypatch.setattr(os, "fsync", lambda number: stat.S_ISREG(os.fstat(number).st_mode) and look(number))
+
+
 @LINUX
 def test_a_private_file_is_never_open_to_others(tmp_path: Path, umask: None, monkeypatch: pytest.MonkeyPatch) -> None:
     path = touch(tmp_path / "a.png")
     path.chmod(0o600)
     modes = []
-    monkeypatch.setattr(os, "fsync", lambda number: modes.append(stat.S_IMODE(os.fstat(number).st_mode)))
+    on_fsync(monkeypatch, lambda number: modes.append(stat.S_IMODE(os.fstat(number).st_mode)))
     images.replace_file(path, b"new")
     assert modes == [0o600]
+
+
+@LINUX
+@pytest.mark.parametrize("older", [b"old", None])
+def test_a_new_name_goes_to_the_disk_after_its_file(
+    tmp_path: Path, older: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, seen = tmp_path / "a.png", []
+    if older is not None:
+        touch(path, older)
+
+    def look(number: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(number).st_mode)
+        seen.append((is_folder, path.read_bytes() if path.exists() else None))
+
+    monkeypatch.setattr(os, "fsync", look)
+    images.replace_file(path, b"new")
+    assert seen == [(False, older), (True, b"new")]
+
+
+def test_what_a_killed_write_has_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    touch(tmp_path / ".0123456789abcdef.tmp")
+    others = [touch(tmp_path / name) for name in (".0123456789abcdeg.tmp", "0123456789abcdef.tmp", ".note.tmp")]
+    images.remove_temporaries(tmp_path)
+    images.remove_temporaries(tmp_path / "none")
+    assert sorted(tmp_path.iterdir()) == sorted(others)
 
 
 @LINUX
@@ -450,7 +481,7 @@ def test_a_file_has_no_name_before_it_is_whole(
     if older is not None:
         touch(path, older)
     seen = []
-    monkeypatch.setattr(os, "fsync", lambda number: seen.append((os.fstat(number).st_size, os.listdir(tmp_path))))
+    on_fsync(monkeypatch, lambda number: seen.append((os.fstat(number).st_size, os.listdir(tmp_path))))
     images.replace_file(path, b"new")
     assert seen == [(3, [] if older is None else ["a.png"])]
     assert (path.read_bytes(), os.listdir(tmp_path)) == (b"new", ["a.png"])
@@ -465,7 +496,7 @@ def test_a_disk_without_nameless_files_gets_a_hidden_one(
     def refuse(*_: Any, **__: Any) -> int:
         raise OSError(errno.EOPNOTSUPP, "not supported")
 
-    def open_named(path: Path, flags: int, mode: int) -> int:
+    def open_named(path: Path, flags: int, mode: int = 0o777) -> int:
         return refuse() if flags & os.O_TMPFILE == os.O_TMPFILE else os_open(path, flags, mode)
 
     path = tmp_path / "a.png"
@@ -474,7 +505,7 @@ def test_a_disk_without_nameless_files_gets_a_hidden_one(
     os_open, seen = os.open, list[str]()
     name, lacks = ("link", refuse) if lacking == "link" else ("open", open_named)
     monkeypatch.setattr(os, name, lacks)
-    monkeypatch.setattr(os, "fsync", lambda number: seen.extend(set(os.listdir(tmp_path)) - {"a.png"}))
+    on_fsync(monkeypatch, lambda number: seen.extend(set(os.listdir(tmp_path)) - {"a.png"}))
     images.replace_file(path, b"new")
     assert [(name[0], name[-4:]) for name in seen] == [(".", ".tmp")]
     assert [(path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) for path in tmp_path.iterdir()] == [(b"new", 0o644)]

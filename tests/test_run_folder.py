@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import fcntl
 import json
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +17,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 
 import deblurgan
 from deblurgan import checkpoint, images
 from deblurgan.checkpoint import files
 from deblurgan.config import TrainConfig, from_mapping, train_config
-from deblurgan.training import TrainingError
+from deblurgan.training import SaveError, TrainingError
 from deblurgan.training.run_folder import RunFolder
 from deblurgan.training.validation import validate
 from picture_folders import write
@@ -41,17 +45,67 @@ def test_run_folder(photos: Path, tmp_path: Path) -> None:
     for name in ("best", "last"):
         assert checkpoint.load_generator(out / f"{name}.safetensors").spec.width == 4
     assert any("ETA" in line and "step 4/6" in line for line in lines)
-    assert not [path for path in out.rglob("*") if path.name.endswith(".tmp") or path.name.startswith(".")]
+    assert sorted(path.name for path in out.iterdir()) == [
+        *(".lock", "best.safetensors", "config.yaml", "history.csv", "last.safetensors", "samples"),
+        *("state-0000003.safetensors", "state.safetensors"),
+    ]
 
 
-def test_two_runs_cannot_share_a_folder(photos: Path, tmp_path: Path) -> None:
-    handle = os.open(tmp_path, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    with pytest.raises(TrainingError, match="out must be a folder of its own, another run is at work in"):
-        deblurgan.train(photos, out=tmp_path, **SMALL)
-    assert not list(tmp_path.glob("*.safetensors"))
-    os.close(handle)
+HOLD = """
+import sys, time
+from filelock import FileLock
+lock = FileLock(sys.argv[1])
+lock.acquire()
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def test_two_runs_cannot_share_a_folder_and_a_killed_one_holds_it_no_more(photos: Path, tmp_path: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / ".lock")], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None and child.stdout.readline() == "held\n"
+    left = tmp_path / ".0123456789abcdef.tmp"
+    left.write_bytes(b"of the run at work")
+    try:
+        with pytest.raises(TrainingError, match="out must be a folder of its own, another run is at work in"):
+            deblurgan.train(photos, out=tmp_path, **SMALL)
+        assert left.exists() and not list(tmp_path.glob("*.safetensors"))
+    finally:
+        child.kill()
+        child.communicate()
+    (tmp_path / "samples").mkdir()
+    others = [tmp_path / ".note.tmp", tmp_path / "samples" / ".0123456789abcdeg.tmp"]
+    for path in (tmp_path / "samples" / ".fedcba9876543210.tmp", *others):
+        path.write_bytes(b"")
     deblurgan.train(photos, out=tmp_path, **SMALL)
+    assert sorted(path for path in tmp_path.rglob(".*") if path.name != ".lock") == others
+
+
+def test_a_file_system_without_locks_is_trained_on(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_lock(lock: FileLock) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(FileLock, "acquire", no_lock)
+    left = tmp_path / ".0123456789abcdef.tmp"
+    left.write_bytes(b"of a run that may be at work")
+    assert deblurgan.train(photos, out=tmp_path, **SMALL).steps == 6
+    assert left.exists()
+
+
+NO_FCNTL = """
+import sys
+sys.modules["fcntl"] = None
+import json, deblurgan
+print(deblurgan.train(sys.argv[1], out=sys.argv[2], log=None, **json.loads(sys.argv[3])).steps)
+"""
+
+
+def test_training_needs_no_fcntl(photos: Path, tmp_path: Path) -> None:
+    options = json.dumps({**SMALL, "steps": 2})
+    words = [sys.executable, "-c", NO_FCNTL, str(photos), str(tmp_path), options]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "2\n"
 
 
 def test_finished_run_stays_finished(photos: Path, tmp_path: Path) -> None:
@@ -113,8 +167,8 @@ def test_a_new_run_replaces_the_old_one_whole_with_its_first_save(photos: Path, 
         deblurgan.train(photos, out=run, log=stop_at("step 1/"), **options)
     new = contents(run)
     names = {path.name for path in new}
-    assert names == {"state.safetensors", "last.safetensors", "history.csv", "config.yaml", "note.png"}
-    assert not set(old.values()) & set(new.values())
+    assert names == {".lock", "state.safetensors", "last.safetensors", "history.csv", "config.yaml", "note.png"}
+    assert not {data for data in old.values() if data} & set(new.values())
     assert [row["step"] for row in history(run)] == ["1"]
     result = deblurgan.train(photos, out=run, **{**options, "resume": True})
     assert result.steps == 6, "though the old best, its init, is gone"
@@ -140,7 +194,7 @@ def test_a_kill_between_two_runs_leaves_the_new_one(
 
 
 def test_weights_without_a_state_are_not_replaced_unasked(photos: Path, tmp_path: Path) -> None:
-    deblurgan.train(photos, out=tmp_path, **SMALL)
+    deblurgan.train(photos, out=tmp_path, **SMALL, keep=1)
     (tmp_path / "state.safetensors").unlink()
     before = contents(tmp_path)
     with pytest.raises(ValueError, match="out holds weights of a run that cannot be gone on with"):
@@ -198,15 +252,128 @@ def test_a_run_goes_on_with_what_does_not_shape_it(photos: Path, tmp_path: Path)
     assert deblurgan.train(photos.parent / "." / photos.name, out=tmp_path, **options).steps == 8
 
 
-def test_damaged_state_is_refused_not_overwritten(photos: Path, tmp_path: Path) -> None:
-    deblurgan.train(photos, out=tmp_path, **SMALL)
-    path = tmp_path / "state.safetensors"
+def damage(path: Path) -> bytes:
+    """Changes one bit of a file; returns what it then holds."""
     data = bytearray(path.read_bytes())
     data[-100] ^= 1
     path.write_bytes(data)
-    with pytest.raises(checkpoint.CheckpointError, match="damaged"):
+    return bytes(data)
+
+
+def test_damaged_states_are_refused_by_name_not_overwritten(photos: Path, tmp_path: Path) -> None:
+    deblurgan.train(photos, out=tmp_path, **SMALL)
+    paths = [tmp_path / "state.safetensors", tmp_path / "state-0000003.safetensors"]
+    for path in paths:
+        damage(path)
+    before = contents(tmp_path)
+    with pytest.raises(checkpoint.CheckpointError) as refusal:
         deblurgan.train(photos, out=tmp_path, **{**SMALL, "steps": 8})
-    assert path.read_bytes() == data
+    assert all(f"{path}: damaged" in str(refusal.value) for path in paths)
+    assert contents(tmp_path) == before
+
+
+STATES = {**SMALL, "steps": 9, "save_every": 2, "val_every": 6, "keep": 3}
+
+
+def states(out: Path) -> dict[str, int]:
+    """The saved states, by name, and the step that each holds."""
+    return {path.name: int(checkpoint.load_tensors(path)[1]["step"]) for path in sorted(out.glob("state*"))}
+
+
+def test_the_newest_states_are_kept(photos: Path, tmp_path: Path) -> None:
+    deblurgan.train(photos, out=tmp_path, **STATES)
+    newest = {"state-0000006.safetensors": 6, "state-0000008.safetensors": 8, "state.safetensors": 9}
+    assert states(tmp_path) == newest
+    deblurgan.train(photos, out=tmp_path, **{**STATES, "steps": 10, "keep": 1})
+    assert states(tmp_path) == {"state.safetensors": 10}
+
+
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_a_run_goes_on_from_the_newest_state_that_is_whole(damaged: int, photos: Path, tmp_path: Path) -> None:
+    deblurgan.train(photos, out=tmp_path, **STATES)
+    before, kept = checkpoint.load_tensors(tmp_path / "state.safetensors")[0], states(tmp_path)
+    steps = [row["step"] for row in history(tmp_path)]
+    for name in ["state", "state-0000008"][:damaged]:
+        damage(tmp_path / f"{name}.safetensors")
+    lines: list[str] = []
+    deblurgan.train(photos, out=tmp_path, log=lines.append, **STATES)
+    told = [line for line in lines if "do not match its SHA-256: goes on from" in line]
+    assert len(told) == damaged and told[0].startswith(str(tmp_path / "state.safetensors"))
+    assert f"resumed at step {(8, 6)[damaged - 1]}" in lines
+    assert states(tmp_path) == kept and [row["step"] for row in history(tmp_path)] == steps
+    assert same(checkpoint.load_tensors(tmp_path / "state.safetensors")[0], before)
+
+
+def test_a_damaged_state_pushes_out_no_good_one(photos: Path, tmp_path: Path) -> None:
+    """Not even where the run is stopped again and again before it is past it."""
+    deblurgan.train(photos, out=tmp_path, **{**STATES, "keep": 2})
+    damage(tmp_path / "state.safetensors")
+    (tmp_path / "samples" / "0000009.png").rename(tmp_path / "samples" / "0000099.png")
+    run = trainer(photos, tmp_path, **{**STATES, "keep": 2})
+    run.resume()
+    assert not (tmp_path / "samples" / "0000099.png").exists(), "of a later step"
+    run.save()
+    assert states(tmp_path) == {"state.safetensors": 8}
+    run.step(run.batches[8])
+    run.save()
+    assert states(tmp_path) == {"state-0000008.safetensors": 8, "state.safetensors": 9}
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "none"])
+def test_a_failed_save_at_any_call_leaves_the_newest_state(
+    links: bool, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill at the k-th call of the system that changes a folder, and an error there, for every k."""
+
+    def no_links(*args: Any, **kwargs: Any) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    run = trainer(photos, tmp_path / "run", **STATES)
+    (tmp_path / "run").mkdir()
+    for step in range(2):
+        run.step(run.batches[step])
+        run.save()
+    tensors, state = run.state_dict(), run._run_state()._replace(step=3)
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    for error in (OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()):
+        for k in range(20):
+            copy = tmp_path / f"{type(error).__name__}{k}"
+            shutil.copytree(tmp_path / "run", copy)
+            folder = RunFolder(copy, keep=2)
+            assert folder.load_state(print) is not None
+            with monkeypatch.context() as patch:
+                calls = fail_at(k, error, patch)
+                with contextlib.suppress(OSError, KeyboardInterrupt):
+                    folder.save_state(tensors, state)
+            found = RunFolder(copy).load_state(print)
+            assert found is not None and found[1].step == (3 if calls() <= k else found[1].step) and found[1].step >= 2
+            assert not list(copy.glob(".*.tmp")) and all(checkpoint.load_tensors(path) for path in folder.states())
+            if calls() <= k:
+                break
+        else:
+            pytest.fail("a save has more calls than 20")
+
+
+def fail_at(k: int, error: BaseException, patch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Has the k-th call that changes a folder raise the error before it is made; gives their number so far."""
+    count = 0
+
+    def failing(name: str) -> Callable[..., Any]:
+        call = getattr(os, name)
+
+        def called(*args: Any, **kwargs: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count - 1 == k:
+                raise error
+            return call(*args, **kwargs)
+
+        return called
+
+    for name in ("link", "rename", "replace", "unlink", "fsync"):
+        patch.setattr(os, name, failing(name))
+    return lambda: count
 
 
 @pytest.mark.parametrize(
@@ -226,6 +393,8 @@ def test_another_state_is_refused_not_overwritten(
         metadata = checkpoint.load_tensors(path)[1]
     checkpoint.save_tensors({name: torch.zeros(n) for name, n in tensors.items()}, path, metadata=metadata)
     before = contents(tmp_path)
+    (tmp_path / "state-0000003.safetensors").unlink()
+    before.pop(tmp_path / "state-0000003.safetensors")
     with pytest.raises(checkpoint.CheckpointError, match=rf"state\.safetensors: {words}"):
         deblurgan.train(photos, out=tmp_path, **{**SMALL, "steps": 8})
     assert contents(tmp_path) == before
@@ -239,7 +408,7 @@ def test_a_full_disk_leaves_the_state_before(photos: Path, tmp_path: Path, monke
             raise OSError(errno.ENOSPC, "No space left on device")
         replace(path, data)
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+    with monkeypatch.context() as patch, pytest.raises(SaveError, match=r"No space left on device.* MB left$"):
         patch.setattr(files, "replace_file", full)
         deblurgan.train(photos, out=tmp_path, **SMALL)
     assert checkpoint.load_tensors(tmp_path / "state.safetensors")[1]["step"] == "1"
@@ -282,13 +451,15 @@ def test_a_history_with_a_byte_order_mark_goes_on(photos: Path, tmp_path: Path) 
     assert [row["step"] for row in history(tmp_path)] == ["2", "3", "4", "6", "6", "8", "8"]
 
 
-@pytest.mark.parametrize("damage", [b"", b"hello", None], ids=["empty", "text", "cut"])
+@pytest.mark.parametrize("content", [b"", b"hello", None], ids=["empty", "text", "cut"])
 def test_damaged_best_weights_are_replaced_by_the_next_validation(
-    damage: bytes | None, photos: Path, tmp_path: Path
+    content: bytes | None, photos: Path, tmp_path: Path
 ) -> None:
     deblurgan.train(photos, out=tmp_path, **SMALL)
-    best = tmp_path / "best.safetensors"
-    best.write_bytes(best.read_bytes()[:-99] if damage is None else damage)
+    best, last = tmp_path / "best.safetensors", tmp_path / "last.safetensors"
+    best.write_bytes(best.read_bytes()[:-99] if content is None else content)
+    done = deblurgan.train(photos, out=tmp_path, **SMALL)
+    assert same(done.generator.state_dict(), checkpoint.load_generator(last).state_dict()), "nothing left to validate"
     lines: list[str] = []
     result = deblurgan.train(photos, out=tmp_path, log=lines.append, **{**SMALL, "steps": 9})
     assert any(line.startswith(str(best)) and line.endswith("goes on as if it were missing") for line in lines)
@@ -314,3 +485,13 @@ def test_state_holds_plain_tensors(photos: Path, tmp_path: Path) -> None:
     state, metadata = checkpoint.load_tensors(tmp_path / "state.safetensors")
     assert json.loads(metadata["config"])["steps"] == 6
     assert {name.split(".")[0] for name in state} == {"generator", "average", "adam"}
+
+
+def test_damaged_last_weights_are_written_anew(photos: Path, tmp_path: Path) -> None:
+    deblurgan.train(photos, out=tmp_path, **SMALL)
+    last = tmp_path / "last.safetensors"
+    wanted = checkpoint.load_generator(last).state_dict()
+    damage(last)
+    again = {**SMALL, "init": tmp_path / "best.safetensors"}  # whose network last.safetensors else tells
+    assert deblurgan.train(photos, out=tmp_path, **again).steps == 6
+    assert same(checkpoint.load_generator(last).state_dict(), wanted)

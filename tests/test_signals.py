@@ -7,13 +7,16 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import Tensor
 
 import deblurgan
 from deblurgan import checkpoint
 from deblurgan.checkpoint import files
-from small_training import SMALL, trainer
+from deblurgan.signals import StopRequest
+from small_training import SMALL, history, same, trainer
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LONG = {**SMALL, "steps": 40, "log_every": 1, "val_every": 40}
@@ -74,13 +77,38 @@ def test_what_is_ignored_stays_ignored(photos: Path, tmp_path: Path) -> None:
     assert result.steps == 5
 
 
-def test_a_signal_before_the_first_step_saves_that_step(photos: Path, tmp_path: Path) -> None:
+def test_a_signal_before_the_first_step_saves_the_start(photos: Path, tmp_path: Path) -> None:
     run = trainer(photos, tmp_path, **LONG)
     note = run.left_out.note
     run.left_out.note = lambda batch: (os.kill(os.getpid(), signal.SIGTERM), note(batch))[1]  # type: ignore[method-assign]
     with pytest.raises(SystemExit):
         run.fit()
-    assert step_of(tmp_path) == 1
+    assert step_of(tmp_path) == 0
+    assert deblurgan.train(photos, out=tmp_path, **{**LONG, "steps": 3}).steps == 3
+
+
+def test_a_signal_before_the_first_step_leaves_a_run_that_was_to_be_replaced(photos: Path, tmp_path: Path) -> None:
+    deblurgan.train(photos, out=tmp_path, **SMALL)
+    before = [path.read_bytes() for path in sorted(tmp_path.glob("*.*"))]
+    begins = on_line("cpu, fp32", signal.SIGTERM)
+    with pytest.raises(SystemExit) as caught:
+        deblurgan.train(photos, out=tmp_path, log=begins, **SMALL, resume=False)
+    assert caught.value.code == 143
+    assert [path.read_bytes() for path in sorted(tmp_path.glob("*.*"))] == before
+
+
+@pytest.mark.parametrize("number, ends", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGHUP, SystemExit)])
+def test_a_signal_while_pictures_are_found_ends_at_once(
+    number: int, ends: type[BaseException], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find(*args: object) -> None:
+        os.kill(os.getpid(), number)
+        pytest.fail("goes on")
+
+    monkeypatch.setattr("deblurgan.training.trainer.open_picture_sets", find)
+    with pytest.raises(ends):
+        deblurgan.train(photos, out=tmp_path / "run", **SMALL)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_signal_during_a_validation_saves_its_step(photos: Path, tmp_path: Path) -> None:
@@ -88,6 +116,87 @@ def test_a_signal_during_a_validation_saves_its_step(photos: Path, tmp_path: Pat
     with pytest.raises(SystemExit):
         deblurgan.train(photos, out=tmp_path, log=on_line("step 2: validation", signal.SIGHUP), **options)
     assert step_of(tmp_path) == 2 and (tmp_path / "best.safetensors").exists()
+
+
+def test_a_validation_that_is_broken_off_is_made_when_the_run_goes_on(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, out, lines = tmp_path / "whole", tmp_path / "run", []
+    deblurgan.train(photos, out=whole, **SMALL)
+    run = trainer(photos, out)
+    whole_picture = run.val_set.whole
+
+    def interrupted(index: int) -> object:
+        if run.steps_done == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+            pytest.fail("goes on")
+        return whole_picture(index)
+
+    monkeypatch.setattr(run.val_set, "whole", interrupted)
+    with pytest.raises(SystemExit):
+        run.fit()
+    assert step_of(out) == 6 and [row["step"] for row in history(out)] == ["2", "3", "4", "6"]
+    deblurgan.train(photos, out=out, log=lines.append, **SMALL)
+    assert [line.split(":")[0] for line in lines if "validation PSNR" in line] == ["step 6"]
+    figures = [[row["val_psnr"] for row in history(folder)] for folder in (out, whole)]
+    assert figures[0] == figures[1]
+    for name in ("best", "state"):
+        assert same(*(checkpoint.load_tensors(folder / f"{name}.safetensors")[0] for folder in (out, whole)))
+
+
+@pytest.mark.parametrize(
+    "where, options",
+    [("backward", {"ema": 0.9}), ("end", {"gan": "wgan-gp", "critic_steps": 2, "crop": 32})],
+    ids=["within the backward pass", "after all updates"],
+)
+def test_a_slow_step_is_broken_off_and_as_if_it_had_not_begun(
+    where: str, options: dict[str, Any], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {**options, "steps": 2, "val_every": 4, "keep": 1}
+    whole = trainer(photos, tmp_path / "whole", **options)
+    whole.fit()
+    run = trainer(photos, tmp_path / "run", **options)
+    note, restore = run.skipped.note, run.one_step.restore
+
+    def stop() -> None:
+        if run.steps_done == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            pytest.fail("goes on")
+
+    def restored(blurred: Tensor) -> Tensor:
+        pictures = restore(blurred)
+        pictures.register_hook(lambda gradient: stop())
+        return pictures
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr("deblurgan.training.trainer.SLOW_STEP", 0.0)
+        if where == "backward":
+            patch.setattr(run.one_step, "restore", restored)
+        else:
+            patch.setattr(run.skipped, "note", lambda *values: (note(*values), stop()))
+        run.fit()
+    assert step_of(tmp_path / "run") == 1
+    again = trainer(photos, tmp_path / "run", **options)
+    again.fit()
+    assert same(again.state_dict(), whole.state_dict())
+
+
+def test_a_second_ctrl_c_ends_at_once_without_saving(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it is no echo of the first: a terminal and a parent process may both send one."""
+    lines: list[str] = []
+    monkeypatch.setattr(StopRequest, "REPEATED", 0.0)
+    log = on_line("step 3/", signal.SIGINT, signal.SIGINT)
+
+    def heard(line: str) -> None:
+        lines.append(line)
+        log(line)
+
+    with pytest.raises(KeyboardInterrupt):
+        deblurgan.train(photos, out=tmp_path, log=heard, **LONG)
+    assert step_of(tmp_path) == 1
+    assert lines[-1] == "SIGINT: saves, then stops, and a second Ctrl-C ends at once without saving"
 
 
 def test_a_signal_while_a_state_is_written_leaves_a_whole_one(

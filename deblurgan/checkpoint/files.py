@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -88,14 +89,33 @@ def _load_pth(path: Path, start: bytes) -> Any:
     for signature, kind in _OTHER_FILES.items():
         if start.lstrip().startswith(signature):
             raise CheckpointError(f"{path}: not weights but {kind}")
+    data = path.read_bytes()
+    if why := _why_not_read(data):
+        raise CheckpointError(f"{path}: {why}")
     try:
-        return torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path}: {_why_not_plain(error)}") from None  # torch's own text advises to run its code
     except Exception as error:  # of any kind, AssertionError and struct.error among them; the file itself was read
         if "TorchScript" in str(error):
             raise CheckpointError(f"{path}: a TorchScript archive, not the state dict of its module") from None
         raise CheckpointError(f"{path}: damaged weights file ({first_line(error)})") from error
+
+
+def _why_not_read(data: bytes) -> str | None:
+    """Why a file might take far more memory than its own size; None where it does not."""
+    if b"bytearray" in data:  # which torch makes, of any length, though no tensor needs one
+        return "not a file of plain weights: it holds bytearray"
+    if not data.startswith(b"PK"):
+        return None
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            records = archive.infolist()
+    except Exception as error:  # of any kind, as with torch's own reader
+        return f"damaged weights file ({first_line(error)})"
+    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+        return "its records are compressed, which torch's are not"
+    return "damaged weights file (its records overlap)" if sum(r.file_size for r in records) > len(data) else None
 
 
 def _why_not_plain(error: pickle.UnpicklingError) -> str:

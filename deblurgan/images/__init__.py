@@ -21,7 +21,7 @@ from deblurgan.images.batch import (
     require_input,
     run_plan,
 )
-from deblurgan.images.files import SUFFIXES, find, kinds, replace_file, require_absent
+from deblurgan.images.files import SUFFIXES, find, kinds, remove_temporaries, replace_file, require_absent
 from deblurgan.images.picture import ImageError, Picture, printable
 from deblurgan.images.reading import from_pil, read, to_pil_like
 from deblurgan.images.writing import encode, require_writable, write
@@ -43,6 +43,7 @@ __all__ = [
     "plan_outputs",
     "printable",
     "read",
+    "remove_temporaries",
     "replace_file",
     "require_absent",
     "require_input",

@@ -7,6 +7,7 @@ import errno
 import glob
 import importlib.util
 import os
+import re
 import secrets
 import stat
 import sys
@@ -42,6 +43,7 @@ VIDEO_SUFFIXES: frozenset[str] = frozenset(
 )
 # Of videos that can be written, and what FFmpeg calls them
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+_TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")  # names while files are written
 # Folders of thumbnails and of deleted pictures that are not hidden: of NAS devices, Windows and macOS
 _COPIES_AND_BINS = {
     *("@eadir", "@recently-snapshot", "@recycle", "@sharebin", "@tmp", "@transcode", "#recycle", "#snapshot"),
@@ -201,13 +203,14 @@ def replace_file(path: StrPath, data: bytes) -> None:
 
     An older file's permissions stay, and its owner and group where the system allows it; a link stays one, and the
     file that it names is replaced. Where the disk knows files without a name, a process that is killed while it writes
-    leaves nothing.
+    leaves nothing; `remove_temporaries` removes what else it may leave.
     """
     path = Path(os.path.realpath(as_path("path", path)))
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         older = path.stat() if path.exists() else None
         if older is None and _write_nameless(path, data, 0o666):  # the umask decides
+            _sync_folder(path.parent)
             return
         mode = 0o666 if older is None else 0o600
         if not _write_nameless(temporary, data, mode):
@@ -216,12 +219,32 @@ def replace_file(path: StrPath, data: bytes) -> None:
         if older is not None:
             _take_over(temporary, older)
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):  # of the temporary file nobody knows
             error.filename = str(path)
         raise
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Removes what a killed `replace_file` has left in a folder, where no other process may be writing."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if _TEMPORARY.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Writes the names in a folder down to the disk, so that a new one outlives a loss of power. Some systems do not
+    open folders, and some disks do not take the call."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _write_nameless(path: Path, data: bytes, mode: int) -> bool:

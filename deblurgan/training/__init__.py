@@ -10,7 +10,7 @@ what Python gives beside the options.
 """
 
 from deblurgan.training.callbacks import Callback
-from deblurgan.training.errors import DivergedError, TrainingError
+from deblurgan.training.errors import DivergedError, SaveError, TrainingError
 from deblurgan.training.networks import Networks
 from deblurgan.training.objective import LOSSES, MEASURES
 from deblurgan.training.progress import ProgressBar
@@ -25,6 +25,7 @@ __all__ = [
     "DivergedError",
     "Networks",
     "ProgressBar",
+    "SaveError",
     "Step",
     "TrainResult",
     "Trainer",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from deblurgan import checkpoint, memory
 from deblurgan.checkpoint import CheckpointError
@@ -25,7 +27,7 @@ from deblurgan.device import pick_device, torch_defaults
 from deblurgan.distributed import Processes, joined, local_device
 from deblurgan.images import printable
 from deblurgan.nn import Generator
-from deblurgan.signals import collected_signals, stop
+from deblurgan.signals import Interrupted, StopRequest, ending_signals, stop
 from deblurgan.training.callbacks import Callback
 from deblurgan.training.errors import DivergedError
 from deblurgan.training.history import History
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
 
 WORKERS_ON_CUDA = 2  # threads, unless the config says how many
 VALIDATIONS = 20  # in a training, unless the config says how often
+SLOW_STEP = 2.0  # s; after one that took longer, a signal breaks off the next, on a CPU
 
 
 @dataclass(frozen=True)
@@ -83,10 +86,12 @@ def train(
     `data`, `val`, `optimizer` and `losses` may be things of your own, as Trainer takes them.
     `log` is called with each line of progress, unless it is None; an OSError of it is passed over. `callbacks` are told
     what happens. Processes that torchrun has started train together. A run folder that holds a state goes on from it.
-    Ctrl-C saves, then raises KeyboardInterrupt; SIGTERM and SIGHUP save, then raise SystemExit.
+    Ctrl-C saves, then raises KeyboardInterrupt, and a second one raises it at once; SIGTERM and SIGHUP save, then raise
+    SystemExit.
 
-    Raises ValueError for options out of range, TrainingError where training cannot go on; DivergedError, which is one,
-    where too many steps in a row are not finite.
+    Raises ValueError for options out of range, TrainingError where training cannot go on, of which DivergedError says
+    that too many steps in a row are not finite and SaveError that the run folder cannot be written, CheckpointError
+    where all of its states are damaged.
     """
     plain: dict[str, Any] = {**options}
     own: dict[str, Any] = {"losses": losses}
@@ -100,7 +105,8 @@ def train(
     if not isinstance(data, str | os.PathLike | TrainConfig):
         own["data"], data = data, stand_in(data)
     config = data if isinstance(data, TrainConfig) else train_config(data, **plain)
-    with joined("the same command goes on from the last saved state", watched=True) as processes:
+    remedy = "the same command goes on from the last saved state"
+    with ending_signals(), joined(remedy, watched=True) as processes:
         return Trainer(config, log=log, callbacks=callbacks, processes=processes, **own).fit()
 
 
@@ -154,7 +160,7 @@ class Trainer:
             raise ValueError(f"data must hold the same pictures for all processes, got others in {config.data}")
         self.batches = Batches(self.train_set, config.batch_size, seed=config.seed, rows=rows)
         self.schedule = Schedule(config, len(self.train_set))
-        self.folder = RunFolder(config.out)
+        self.folder = RunFolder(config.out, config.keep)
         self.networks = build_networks(self._network_config(), self.device)
         self.one_step = Step(config, self.networks, self.processes, losses=losses, optimizer=optimizer)
         self.skipped = SkippedSteps(config.max_bad_steps, self.log)
@@ -162,17 +168,25 @@ class Trainer:
         self.left_out = LeftOut(len(self.train_set.names()), config.max_bad_fraction, self.log)
         self.steps_done = 0
         self.best_psnr, self.measured_on = -math.inf, ""
+        self.validated_at = 0
         self.owns_folder = self.stopped = False
+        self._saved: RunState | None = None
+        self._stop_request = StopRequest(self._tell_of_stop)
+        self._step_is_slow = True  # until one has been timed
 
     def _network_config(self) -> TrainConfig:
         """The config, but a run that goes on is of the network that it saved and needs its init no more."""
-        goes_on = self.config.resume and self.folder.state.exists() and self.folder.last.exists()
-        return replace(self.config, init=self.folder.last) if self.config.init and goes_on else self.config
+        if self.config.init and self.config.resume and self.folder.states():
+            for path in (self.folder.last, self.folder.best):
+                if path.exists() and self._is_whole(path):
+                    return replace(self.config, init=path)
+        return self.config
 
     @torch_defaults()
     def fit(self) -> TrainResult:
         """Runs to the end, from the run folder's state where there is one."""
-        with self.folder.held() if self.processes.leads else nullcontext(), _retained_memory(self.device):
+        held = self.folder.held() if self.processes.leads else nullcontext()
+        with held, _retained_memory(self.device), self.folder.tells_of_failed_writes():
             self.resume()
             if self.owns_folder and self.processes.leads:
                 self.folder.write_config(self.resolved())
@@ -209,38 +223,80 @@ class Trainer:
     def _run_to_the_end(self) -> None:
         history = History(self.folder.history, self.steps_done, self.log, self.config.losses)
         self.progress.begin_at(self.steps_done)
-        val_every = self.resolved().val_every or 1
-        with collected_signals() as signals, self.upcoming_batches() as batches:
-            for batch in history.watch.waits(self._noted(batches)):
-                values = self.step(batch)
-                history.add(values, pictures=len(batch.sharp))
-                self.progress.stepped(self.steps_done)
-                self._tell("on_step_end", values)
-                if not self.owns_folder:
-                    self.save()  # what makes that impossible shows at once
-                self._report(history)
-                if self._is_due(val_every):
-                    with history.watch.pause():
-                        self._validate_and_save(history)
-                if number := self.processes.largest(signals[0] if signals else 0):
-                    self.save()
-                    self.log(f"{signal.Signals(number).name}: step {self.steps_done} is saved")
-                    self.processes.wait()  # torchrun ends the others once one has ended
-                    stop(number)
-                if self.processes.largest(int(self.stopped)):
-                    self.log(f"stopped at step {self.steps_done}")
-                    return
+        val_every, save_every = self.resolved().val_every or 1, self.config.save_every
+        with self._stop_request.heard(), self.upcoming_batches() as batches:
+            try:
+                if self.steps_done > self.validated_at and self._is_due(val_every):  # stopped before its validation
+                    self._validate_and_save(history)
+                for batch in history.watch.waits(self._noted(batches)):
+                    values = self._breakable_step(batch)
+                    history.add(values, pictures=len(batch.sharp))
+                    self.progress.stepped(self.steps_done)
+                    self._tell("on_step_end", values)
+                    if not self.owns_folder:
+                        self.save()  # what makes that impossible shows at once
+                    self._report(history)
+                    if self._is_due(val_every):
+                        with history.watch.pause():
+                            self._validate_and_save(history)
+                    elif save_every and self.steps_done % save_every == 0:
+                        self.save()
+                    if self.processes.largest(int(self.stopped)):
+                        self.log(f"stopped at step {self.steps_done}")
+                        return
+                    if self.processes.count > 1 and (number := self.processes.largest(self._stop_request.number)):
+                        raise Interrupted(number)
+            except Interrupted as interruption:
+                self._save_and_stop(interruption.number)
 
-    def _noted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+    def _noted(self, batches: Prefetcher) -> Iterator[Batch]:
         """The batches, once what they leave out is noted. Where pictures end the run, its steps so far are saved."""
         try:
-            for batch in batches:
+            while True:
+                with self._breaking_off():
+                    batch = next(batches, None)
+                if batch is None:
+                    return
                 self.left_out.note(batch.known_to_all(self.processes))
                 yield batch
         except Exception:
             if self.owns_folder:
                 self.save()
             raise
+
+    def _breakable_step(self, batch: Batch) -> dict[str, Tensor]:
+        """A step. A signal breaks off a slow one on a CPU, which is then as if it had not begun."""
+        begun = time.monotonic()
+        if self.device.type != "cpu" or self.processes.count > 1 or not self._step_is_slow:
+            values = self.step(batch)
+        else:
+            step, state = self.steps_done, {name: value.clone() for name, value in self.state_dict().items()}
+            try:
+                with self._stop_request.breaking_off(), _backward_heeds_signals(self.config):
+                    values = self.step(batch)
+            except Interrupted:
+                self.load_state_dict(state)
+                self.steps_done = step
+                raise
+        self._step_is_slow = time.monotonic() - begun > SLOW_STEP
+        return values
+
+    def _breaking_off(self) -> AbstractContextManager[None]:
+        """Within it a signal breaks off what is at work; not in one of several processes, for which others wait."""
+        return self._stop_request.breaking_off() if self.processes.count == 1 else nullcontext()
+
+    def _tell_of_stop(self, number: int) -> None:
+        again = ", and a second Ctrl-C ends at once without saving" if number == signal.SIGINT else ""
+        self.log(f"{signal.Signals(number).name}: saves, then stops{again}")
+
+    def _save_and_stop(self, number: int) -> None:
+        """Saves, unless that would replace another run before the first step, and ends the program."""
+        if self.owns_folder or not self.folder.holds_run():
+            if self._saved != self._run_state():
+                self.save()
+            self.log(f"step {self.steps_done} is saved: the same command goes on from there")
+        self.processes.wait()  # torchrun ends the others once one has ended
+        stop(number)
 
     def _is_due(self, every: int) -> bool:
         """Whether it is time for what is done every so many steps, and at the end."""
@@ -293,8 +349,10 @@ class Trainer:
             row = self.validate()
             history.write(row)
             self._tell("on_log", row)
-        finally:
+        except Exception:
             self.save()
+            raise
+        self.save()
 
     def validate(self) -> dict[str, float]:
         """Validates, writes samples, and saves the weights if they are the best so far. Returns the history's row.
@@ -314,6 +372,7 @@ class Trainer:
         if found.psnr > self.best_psnr:
             self.best_psnr = found.psnr
             self._save_weights(self.folder.best)
+        self.validated_at = self.steps_done
         return found.row(self.steps_done)
 
     def _measure(self, generator: Generator) -> Validation:
@@ -324,14 +383,15 @@ class Trainer:
                 self.log(line)
 
         try:
-            return validate(
-                generator.eval(),
-                self.val_set,
-                count,
-                precision=precision,
-                leave_out=self.left_out.add,
-                done=tell,
-            )
+            with self._breaking_off():
+                return validate(
+                    generator.eval(),
+                    self.val_set,
+                    count,
+                    precision=precision,
+                    leave_out=self.left_out.add,
+                    done=tell,
+                )
         finally:
             self.networks.generator.train()
 
@@ -349,9 +409,16 @@ class Trainer:
             self.owns_folder = True  # of the one that leads
             return
         _require_finite(self.state_dict(), self.steps_done)
+        before = self._saved
         self._own_folder()
         self._save_weights(self.folder.last)
-        self.folder.save_state(self.state_dict(), self._run_state())
+        if self._saved is before:  # else the folder's first state was written just now
+            self._save_state(alone=True)
+
+    def _save_state(self, *, alone: bool) -> None:
+        state = self._run_state()._replace(alone=alone)
+        self.folder.save_state(self.state_dict(), state)
+        self._saved = state if alone else self._saved
 
     def _own_folder(self) -> None:
         """Before the first file of a new run is written. A process that ends here leaves a state that tells whose the
@@ -360,7 +427,7 @@ class Trainer:
             return
         self._require_no_other_run()
         replaces = self.folder.holds_run()
-        self.folder.save_state(self.state_dict(), self._run_state()._replace(alone=not replaces))
+        self._save_state(alone=not replaces)
         if replaces:
             self.folder.forget_all_but_state()
         self.folder.write_config(self.resolved())
@@ -376,9 +443,9 @@ class Trainer:
         checkpoint.save_generator(self.networks.validated, path, card=card)
 
     def resume(self) -> None:
-        """Goes on from the run folder's state, if there is one and config.resume is True.
+        """Goes on from the run folder's newest state that is whole, if it has one and config.resume is True.
 
-        Raises ValueError where the folder is of another run, CheckpointError where the state is damaged.
+        Raises ValueError where the folder is of another run, CheckpointError where all states are damaged.
         """
         found = self.processes.first(self._found)
         if found is None:
@@ -392,36 +459,42 @@ class Trainer:
         if not before.alone and self.processes.leads:
             self.folder.forget_all_but_state()
         self.owns_folder = True
-        self.steps_done = before.step
-        if self.processes.leads and self._holds_best():
-            self.best_psnr, self.measured_on = before.best_psnr, before.measured_on
+        self.steps_done, self.validated_at, self._saved = before.step, before.validated, before
+        if self.processes.leads:
+            self._look_at_weights(before)
         self.log(f"resumed at step {self.steps_done}")
         if self.config.init is not None and str(self.config.init) != before.config["init"]:
             self.log("init has no effect on a run that goes on")
 
     def _found(self) -> tuple[dict[str, Tensor], RunState] | None:
         """The state to go on from; None where this is a new run. Raises as `resume`."""
-        found = self.folder.load_state() if self.config.resume else None
+        found = self.folder.load_state(self.log) if self.config.resume else None
         if found is None:
             self._require_no_other_run()
             if self.folder.holds_run():
                 self.log(f"begins anew: the first step replaces the run in {self.folder.path}")
         return found
 
-    def _holds_best(self) -> bool:
-        """Whether the run folder holds the weights of the best validation. The next replaces damaged ones."""
-        if not self.folder.best.exists():
-            return False
+    def _look_at_weights(self, before: RunState) -> None:
+        """Drops the samples of later steps; damaged weights count as missing."""
+        self.folder.forget_samples_after(before.step)
+        if self.folder.best.exists() and self._is_whole(self.folder.best):
+            self.best_psnr, self.measured_on = before.best_psnr, before.measured_on
+        if self.folder.last.exists() and not self._is_whole(self.folder.last):
+            self._save_weights(self.folder.last)
+
+    def _is_whole(self, path: Path) -> bool:
+        """Whether a file holds weights that load. The next save replaces damaged ones."""
         try:
-            self.folder.load_best()
-        except CheckpointError as error:
+            checkpoint.load_generator(path)
+        except (CheckpointError, OSError) as error:
             self.log(f"{error}: goes on as if it were missing")
             return False
         return True
 
     def _run_state(self) -> RunState:
         pictures, config = digest_of_names(self.train_set), to_mapping(self.resolved())
-        return RunState(self.steps_done, self.best_psnr, self.measured_on, pictures, config)
+        return RunState(self.steps_done, self.best_psnr, self.measured_on, pictures, config, self.validated_at)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Weights, average and the optimisers' moments, as tensors by name."""
@@ -470,6 +543,18 @@ def _careful(log: Callable[[str], None]) -> Callable[[str], None]:
             log(printable(line))
 
     return say
+
+
+def _backward_heeds_signals(config: TrainConfig) -> AbstractContextManager[None]:
+    """Within it a backward pass, which may take long, calls Python for each saved tensor, and Python any handler; not
+    that of a compiled network, which would be compiled once more without it."""
+    if config.compile:
+        return nullcontext()
+
+    def same(tensor: Tensor) -> Tensor:
+        return tensor.detach()
+
+    return saved_tensors_hooks(same, same)
 
 
 def _retained_memory(device: torch.device) -> AbstractContextManager[None]:
