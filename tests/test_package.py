@@ -155,7 +155,7 @@ def siblings(path: Path) -> set[str]:
     """The modules of its own package that a file imports when it runs."""
     here = f"deblurgan.{path.parent.name}"
     found, tree = set(), ast.parse(path.read_text())
-    for node in [node for node in ast.walk(tree) if node not in types_only(tree)]:
+    for node in set(ast.walk(tree)) - types_only(tree):
         if isinstance(node, ast.ImportFrom) and node.module and f"{node.module}.".startswith(f"{here}."):
             below = node.module.removeprefix(here).lstrip(".")
             found |= {below} if below else {alias.name for alias in node.names}
