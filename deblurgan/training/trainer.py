@@ -230,7 +230,7 @@ class Trainer:
                     self._validate_and_save(history)
                 for batch in history.watch.waits(self._noted(batches)):
                     values = self._breakable_step(batch)
-                    history.add(values, pictures=len(batch.sharp))
+                    history.add(values, pictures=len(batch.sharp) * self.processes.count)
                     self.progress.stepped(self.steps_done)
                     self._tell("on_step_end", values)
                     if not self.owns_folder:
