@@ -6,6 +6,7 @@ import hashlib
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from deblurgan import checkpoint, cli, distributed, images
 from deblurgan.config import train_config
 from deblurgan.data import Batches, Crops, SharpFolder
 from deblurgan.distributed import Processes
+from deblurgan.nn import Critic
 from deblurgan.training import Step, Trainer
 from small_training import SMALL, history, same
 
@@ -147,6 +149,13 @@ class Both(NamedTuple):
     wanted: dict[str, dict[str, Tensor]]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_critic() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Critic.__init__, "__defaults__", (4, 2, 2))
+        yield
+
+
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
     folder = tmp_path_factory.mktemp("two")
@@ -231,6 +240,7 @@ class Graph:
 
 def in_torchrun(words: list[str]) -> tuple[int, int, int]:
     """What a process of torchrun's does that joins the others twice; graphs that went before the groups."""
+    torch.set_num_threads(1)
     graph: Any = Graph()
     with distributed.joined() as processes:
         processes.graphs.add(graph)
