@@ -1,4 +1,4 @@
-"""The Trainer: it runs steps, validates and saves between them, and goes on where a run was stopped."""
+"""The Trainer: it runs steps, and reports, validates and saves between them."""
 
 from __future__ import annotations
 
@@ -192,6 +192,14 @@ class Trainer:
             best, psnr = self.processes.first(lambda: (self.folder.load_best(), self.saved.best_psnr))
             return TrainResult(self.config.out, best, self.steps_done, psnr)
 
+    def resume(self) -> None:
+        """Goes on from the run folder's newest state that is whole, if it has one and config.resume is True.
+
+        Raises ValueError where the folder is of another run, CheckpointError where all states are damaged.
+        """
+        step = self.saved.resume()
+        self.steps_done = self.steps_done if step is None else step
+
     def stop(self) -> None:
         """Ends the training after the step at hand, for callbacks: it is validated and saved as after the last one, and
         the same call goes on from there."""
@@ -209,7 +217,7 @@ class Trainer:
                 for batch in history.watch.waits(self._noted(batches)):
                     with self.stopping.breaking_off_step(self):
                         values = self.step(batch)
-                    history.add(values, pictures=len(batch.sharp))
+                    history.add(values, pictures=len(batch.sharp) * self.processes.count)
                     self.progress.stepped(self.steps_done)
                     self._tell("on_step_end", values)
                     if not self.saved.owns_folder:
@@ -286,8 +294,8 @@ class Trainer:
         return self.steps_done % every == 0 or self.steps_done == self.schedule.total_steps or self.stopped
 
     def _validate_and_save(self, history: History) -> None:
-        """Saves even where the validation fails or is broken off, in the one process that does it; the others wait for
-        it where they heed signals, and so does it."""
+        """Saves even where the validation fails. One process does both, while the others wait for it in `heed`; so a
+        signal, which breaks the validation off, stops it there too."""
         if not self.processes.leads:
             return
         try:
@@ -342,14 +350,6 @@ class Trainer:
         """
         self.saved.save(self.steps_done)
         self._tell("on_save")
-
-    def resume(self) -> None:
-        """Goes on from the run folder's newest state that is whole, if it has one and config.resume is True.
-
-        Raises ValueError where the folder is of another run, CheckpointError where all states are damaged.
-        """
-        step = self.saved.resume()
-        self.steps_done = self.steps_done if step is None else step
 
     def _save_and_stop(self, number: int) -> None:
         """Saves, unless that would replace another run before the first step, and ends the program."""
