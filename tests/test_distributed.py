@@ -213,12 +213,12 @@ def test_two_processes_train_as_two_parts_do_in_one(name: str, both: Both, tmp_p
 def test_a_signal_to_one_stops_both_at_one_step_and_the_resumed_run_equals_a_straight_one(both: Both) -> None:
     assert [found["stopped"].tolist() for found in both.found] == [[143, 3], [143, 3]]
     assert all(same(found["resumed"], found["straight"]) for found in both.found)
-    assert [text.count("SIGTERM: step 3 is saved") for text in both.said] == [1, 0]
+    assert [text.count("SIGTERM: step 3 is saved, the same command goes on from there") for text in both.said] == [1, 0]
     assert [text.count("resumed at step 3") for text in both.said] == [1, 0]
 
 
 def test_the_first_speaks_for_both(both: Both) -> None:
-    assert "cpu, fp32, 2 processes over gloo, steps are not graphs: there is no CUDA device" in both.said[0]
+    assert "2 processes over gloo, " in both.said[0]
     assert both.said[0].count("left out bad.png") == len(RUNS) + 2
     assert both.said[1] == ""
 
