@@ -27,6 +27,7 @@ NVLINK, INFINIBAND = 370e9, 47e9
 # Of an all-reduce of no size: 47 us on two nodes (NVIDIA/nccl #1244), of which half is taken for one; the slow end has
 # twice that
 NODE_LATENCY, CLUSTER_LATENCY = 24e-6, 47e-6
+PASSES = 6  # over a gradient in memory: it is copied to the flat buffer, divided there and copied back
 # Of a step, at 1 and 16 crops a GPU: benchmarks/NOTES.md
 EXPECTED = {1: Span(2.9e-3, 4.0e-3), 16: Span(24e-3, 31e-3)}
 
@@ -62,14 +63,15 @@ def forward_flops(net: nn.Module, side: int) -> int:
 
 
 def all_reduce_s(size: int, gpus: int) -> Span:
-    """The time of an all-reduce of so many bytes, a ring in each node and, for each of its GPUs, one across nodes."""
+    """The time of an average of so many bytes: a ring in each node and, for each of its GPUs, one across nodes."""
     if gpus == 1:
         return Span(0, 0)
     local = min(gpus, GPUS_A_NODE)
     nodes = -(-gpus // GPUS_A_NODE)
     moved = 2 * (local - 1) / local * size / NVLINK + 2 * (nodes - 1) / nodes * size / local / INFINIBAND
     latency = NODE_LATENCY if nodes == 1 else CLUSTER_LATENCY
-    return Span(latency + moved, 2 * (latency + moved))
+    copied = PASSES * size / H200.bytes
+    return Span(latency + moved + copied, 2 * (latency + moved) + copied)
 
 
 def efficiency(step: Span, reduces: Span) -> str:

@@ -155,7 +155,7 @@ def _train(options: TrainConfig) -> int:
         from deblurgan.distributed import leads
         from deblurgan.training import DivergedError, ProgressBar, SaveError, train
 
-        with Display(sys.stderr) if can_draw(sys.stderr) else nullcontext() as display:
+        with Display(sys.stderr) if leads() and can_draw(sys.stderr) else nullcontext() as display:
             bar = [] if display is None else [ProgressBar(display)]
             try:
                 result = train(options, log=lambda line: _above(display, partial(_say, line)), callbacks=bar)

@@ -172,13 +172,6 @@ def pick_precision(precision: str, device: torch.device) -> str:
     return name
 
 
-def why_precision(precision: str, device: torch.device) -> str:
-    """Why `pick_precision` gives what it gives."""
-    if precision != "auto":
-        return "as asked for"
-    return why_no_bf16(device) or "this device computes in it"
-
-
 def compile_options(device: torch.device) -> dict[str, Any]:
     """Options of torch.compile: on a CPU the width of its vectors in bits. torch (2.13) keeps compiled code for other
     processes and takes it for any width, also where it then writes past its arrays; the options are part of its key."""

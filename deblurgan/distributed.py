@@ -11,13 +11,16 @@ host to host, so that no GPU is waited for. A process that dies closes its conne
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from functools import cache
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
@@ -28,6 +31,8 @@ START = timedelta(minutes=5)  # until which all processes must have begun
 STEP = timedelta(minutes=10)  # for a sum of gradients: more than compiling kernels takes
 PULSE, GRACE = 2.0, 20.0  # seconds between looks whether the others live, and until the end where one does not
 PATIENCE = timedelta(days=30)  # that a process waits for another's share of the work, unless that process ends
+LEFT, FAILED = 1, 2  # what a process tells the others as it goes
+_meetings = itertools.count()
 
 
 class Processes:
@@ -39,6 +44,9 @@ class Processes:
     ) -> None:
         self.rank, self.count, self.group, self.remedy = rank, count, group, remedy
         self._groups: dict[torch.device, dist.ProcessGroup] = {}  # that take tensors on a device
+        self._backends: dict[torch.device, str] = {}
+        self.graphs: WeakSet[torch.cuda.CUDAGraph] = WeakSet()
+        """CUDA graphs that hold averages: nccl waits for their end, for ever, before it ends itself."""
 
     @property
     def leads(self) -> bool:
@@ -126,11 +134,27 @@ class Processes:
             tensor.copy_(whole)
 
     def backend(self, device: torch.device) -> str:
-        """What gradients on that device are averaged over: nccl, where each process on this machine has a GPU of its
-        own, or gloo."""
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", self.count))
-        own_gpu = device.type == "cuda" and local <= torch.cuda.device_count()
-        return "nccl" if own_gpu and dist.is_nccl_available() else "gloo"
+        """What gradients on that device are averaged over: nccl, where each process has a GPU of its own, or gloo. All
+        processes ask for it the first time."""
+        if device not in self._backends:
+            alone = device.type == "cuda" and len(set(self.gathered([_gpu(device)]))) == self.count
+            self._backends[device] = "nccl" if alone and dist.is_nccl_available() else "gloo"
+        return self._backends[device]
+
+    def leave(self, *, failed: bool) -> None:
+        """Ends the groups that were made here. After a failure nccl's are left to the end of the program, which aborts
+        them: an orderly end would wait for processes that may be waiting for this one."""
+        for graph in self.graphs:
+            graph.reset()
+        for device, group in self._groups.items():
+            if not (failed and self.backend(device) == "nccl"):
+                dist.destroy_process_group(group)
+        dist.destroy_process_group(self.group)
+
+    @property
+    def over_nccl(self) -> bool:
+        """Whether a GPU's sums go over nccl."""
+        return "nccl" in self._backends.values()
 
     def describe(self, device: torch.device) -> str:
         """How many there are, and what they share gradients over."""
@@ -170,38 +194,60 @@ def joined(remedy: str = "", *, watched: bool = False) -> Iterator[Processes]:
         raise RuntimeError("this torch has no torch.distributed: start one process")
     initialised = dist.is_initialized()
     if not initialised:
-        dist.init_process_group("gloo", timeout=START)
+        store, rank, count = _meeting_place()
+        # Names of its own: those of an earlier group still lead to connections that have ended
+        store = dist.PrefixStore(f"deblurgan-{next(_meetings)}", store)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=START)
+    aborted = False
     try:
         with _watched() if watched else nullcontext():
             group = dist.new_group(backend="gloo", timeout=PATIENCE)
-            yield Processes(dist.get_rank(), dist.get_world_size(), group, remedy=remedy)
+            processes = Processes(dist.get_rank(), dist.get_world_size(), group, remedy=remedy)
+            try:
+                yield processes
+            except BaseException:
+                aborted = processes.over_nccl
+                raise
+            finally:
+                processes.leave(failed=aborted)
     finally:
-        if not initialised:
+        if not initialised and not aborted:
             dist.destroy_process_group()
 
 
 @contextmanager
 def _watched() -> Iterator[None]:
     """Within it this process ends once another has, at the latest after GRACE seconds: it may be waiting for a GPU that
-    waits for the dead one's."""
-    group, leaving = dist.new_group(backend="gloo", timeout=PATIENCE), threading.Event()
+    waits for the dead one's. So it does where another leaves by an error."""
+    group, leaving, word = dist.new_group(backend="gloo", timeout=PATIENCE), threading.Event(), LEFT
 
     def watch() -> None:
         try:
-            while not _largest(leaving.is_set(), group):
+            while not (heard := _largest(word if leaving.is_set() else 0, group)):
                 leaving.wait(PULSE)
         except RuntimeError:
-            if not leaving.wait(GRACE):
-                print("deblurgan: ends, as another process of this run has ended", file=sys.stderr, flush=True)
-                os._exit(1)
+            heard = FAILED
+        if heard == FAILED and not leaving.wait(GRACE):
+            print("deblurgan: ends, as another process of this run has ended", file=sys.stderr, flush=True)
+            os._exit(1)
 
     thread = threading.Thread(target=watch, name="deblurgan-watch", daemon=True)
     thread.start()
     try:
         yield
+    except BaseException:
+        word = FAILED
+        raise
     finally:
         leaving.set()
         thread.join(2 * PULSE)
+
+
+@cache
+def _meeting_place() -> tuple[dist.Store, int, int]:
+    """The store through which processes find one another, this one's rank and their number."""
+    place: tuple[dist.Store, int, int] = next(dist.rendezvous("env://", timeout=START))
+    return place
 
 
 def _largest(number: int, group: dist.ProcessGroup | None) -> int:
@@ -210,9 +256,14 @@ def _largest(number: int, group: dist.ProcessGroup | None) -> int:
     return int(box)
 
 
+def _gpu(device: torch.device) -> str:
+    """Which one it is among those of all machines."""
+    return str(torch.cuda.get_device_properties(device).uuid)
+
+
 def leads() -> bool:
     """Whether this process is the first of those that it was started with, or alone."""
-    return os.environ.get("RANK", "0") == "0"
+    return _world_size() == 1 or os.environ.get("RANK", "0") == "0"
 
 
 def local_device(name: str) -> str:
@@ -225,4 +276,6 @@ def local_device(name: str) -> str:
 
 
 def _world_size() -> int:
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_world_size()
     return int(os.environ.get("WORLD_SIZE", "1"))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,16 +16,17 @@ from side_by_side import pytestmark, side_by_side  # noqa: F401
 from test_step import SMALL as SMALL_STEP
 from test_step import new_networks
 from torch import Tensor
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from conftest import relative_error, texture
-from deblurgan import checkpoint, distributed, images
+from deblurgan import checkpoint, cli, distributed, images
 from deblurgan.config import train_config
 from deblurgan.data import Batches, Crops, SharpFolder
 from deblurgan.distributed import Processes
+from deblurgan.nn import Critic
 from deblurgan.training import Step, Trainer
 from small_training import SMALL, history, same
 
-ROOT = Path(__file__).parent.parent
 CASES: dict[str, dict[str, Any]] = {
     "sample": {},
     "pixel": {"gp_norm": "pixel"},
@@ -149,6 +149,13 @@ class Both(NamedTuple):
     wanted: dict[str, dict[str, Tensor]]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_critic() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Critic.__init__, "__defaults__", (4, 2, 2))
+        yield
+
+
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
     folder = tmp_path_factory.mktemp("two")
@@ -206,12 +213,12 @@ def test_two_processes_train_as_two_parts_do_in_one(name: str, both: Both, tmp_p
 def test_a_signal_to_one_stops_both_at_one_step_and_the_resumed_run_equals_a_straight_one(both: Both) -> None:
     assert [found["stopped"].tolist() for found in both.found] == [[143, 3], [143, 3]]
     assert all(same(found["resumed"], found["straight"]) for found in both.found)
-    assert [text.count("SIGTERM: step 3 is saved") for text in both.said] == [1, 0]
+    assert [text.count("SIGTERM: step 3 is saved, the same command goes on from there") for text in both.said] == [1, 0]
     assert [text.count("resumed at step 3") for text in both.said] == [1, 0]
 
 
 def test_the_first_speaks_for_both(both: Both) -> None:
-    assert "cpu, fp32, 2 processes over gloo, steps are not graphs: there is no CUDA device" in both.said[0]
+    assert "2 processes over gloo, " in both.said[0]
     assert both.said[0].count("left out bad.png") == len(RUNS) + 2
     assert both.said[1] == ""
 
@@ -222,19 +229,35 @@ def test_a_process_that_is_killed_ends_the_other_whatever_it_waits_for(both: Bot
     assert both.said[0].splitlines()[-2:] == [message, "deblurgan: ends, as another process of this run has ended"]
 
 
-def test_torchrun_as_typed(both: Both) -> None:
+class Graph:
+    """What stands for a CUDA graph that holds an all-reduce."""
+
+    resets = 0
+
+    def reset(self) -> None:
+        self.resets += 1
+
+
+def in_torchrun(words: list[str]) -> tuple[int, int, int]:
+    """What a process of torchrun's does that joins the others twice; graphs that went before the groups."""
+    torch.set_num_threads(1)
+    graph: Any = Graph()
+    with distributed.joined() as processes:
+        processes.graphs.add(graph)
+        largest = processes.largest(processes.rank)
+    return largest, graph.resets, cli.main(words)
+
+
+def test_in_torchrun_s_processes(both: Both, capfd: pytest.CaptureFixture[str]) -> None:
+    """As torchrun starts them but forked, which saves them their imports."""
     run = both.folder / "torchrun"
     options = {**RUN, **RUNS["bf16, in parts"]}
     words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*launcher, "-m", "deblurgan", "train", str(both.photos), "-o", str(run), *words],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("4 steps, best validation PSNR") == 1
+    fixed: dict[str, Any] = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "test"}
+    launch = LaunchConfig(1, 1, 2, **fixed, start_method="fork", monitor_interval=0.05, max_restarts=0)
+    found = elastic_launch(launch, in_torchrun)(["train", str(both.photos), "-o", str(run), *words])
+    assert found == dict.fromkeys(range(2), (1, 1, 0))
+    assert capfd.readouterr().out.count("4 steps, best validation PSNR") == 1
     last = [checkpoint.load_tensors(out / "last.safetensors")[0] for out in (run, both.folder / "bf16, in parts")]
     assert same(*last)
 
@@ -306,11 +329,22 @@ def test_each_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None
     assert distributed.local_device("cpu") == "cpu"
 
 
-def test_gpus_average_over_nccl_unless_processes_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+@pytest.mark.parametrize(("other", "wanted"), [("GPU-2", "nccl"), ("GPU-1", "gloo")])
+def test_gpus_average_over_nccl_unless_processes_share_them(
+    other: str, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Two(Processes):
+        def gathered(self, results: list[Any]) -> list[Any]:
+            return [*results, other]
+
+    monkeypatch.setattr(distributed, "_gpu", lambda device: "GPU-1")
     monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
-    gpu = torch.device("cuda", 0)
-    assert Processes(0, 4).backend(gpu) == "gloo"
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert Processes(0, 4).backend(gpu) == "nccl"
-    assert Processes(0, 4).backend(torch.device("cpu")) == "gloo"
+    assert Two(0, 2).backend(torch.device("cuda", 0)) == wanted
+    assert Two(0, 2).backend(torch.device("cpu")) == "gloo"
+
+
+def test_one_alone_speaks_whatever_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert distributed.leads()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not distributed.leads()

@@ -16,7 +16,7 @@ import torch
 from test_progress import Clock, Terminal
 
 import deblurgan
-from deblurgan import cli, device, limits, losses
+from deblurgan import cli, limits, losses
 from deblurgan.checkpoint import load_tensors
 from deblurgan.display import Display
 from deblurgan.training import Callback, DivergedError, ProgressBar, TrainingError
@@ -46,15 +46,6 @@ def test_the_first_lines_say_what_runs(photos: Path, tmp_path: Path) -> None:
     assert "steps are not graphs: there is no CUDA device" in said
     assert "generator of 0.00874 million parameters, critic of 2.76 million" in said
     assert "6 steps of 2 crops of 32 px, 3 epochs; validated every 3 steps" in said
-
-
-@pytest.mark.parametrize("why, wanted", [(None, "bf16"), ("this CPU has no AMX or AVX512-BF16", "fp32")])
-def test_the_precision_comes_with_its_reason(why: str | None, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "why_no_bf16", lambda device: why)
-    cpu = torch.device("cpu")
-    assert device.pick_precision("auto", cpu) == wanted
-    assert device.why_precision("auto", cpu) == (why or "this device computes in it")
-    assert device.why_precision("fp16", cpu) == "as asked for"
 
 
 # Progress

@@ -46,8 +46,8 @@ def test_run_folder(photos: Path, tmp_path: Path) -> None:
         assert checkpoint.load_generator(out / f"{name}.safetensors").spec.width == 4
     assert any("ETA" in line and "step 4/6" in line for line in lines)
     assert sorted(path.name for path in out.iterdir()) == [
-        *(".lock", "best.safetensors", "config.yaml", "history.csv", "last.safetensors", "samples"),
-        *("state-0000003.safetensors", "state.safetensors"),
+        *(".lock", "best.safetensors", "config.yaml", "history.csv", "last.safetensors"),
+        *("report.html", "samples", "state-0000003.safetensors", "state.safetensors"),
     ]
 
 
@@ -333,7 +333,7 @@ def test_a_failed_save_at_any_call_leaves_the_newest_state(
     for step in range(2):
         run.step(run.batches[step])
         run.save()
-    tensors, state = run.state_dict(), run._run_state()._replace(step=3)
+    tensors, state = run.state_dict(), run.saved.state(3)
     if not links:
         monkeypatch.setattr(os, "link", no_links)
     for error in (OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()):

@@ -90,7 +90,7 @@ def test_a_signal_before_the_first_step_saves_the_start(photos: Path, tmp_path: 
 def test_a_signal_before_the_first_step_leaves_a_run_that_was_to_be_replaced(photos: Path, tmp_path: Path) -> None:
     deblurgan.train(photos, out=tmp_path, **SMALL)
     before = [path.read_bytes() for path in sorted(tmp_path.glob("*.*"))]
-    begins = on_line("cpu, fp32", signal.SIGTERM)
+    begins = on_line("cpu (", signal.SIGTERM)
     with pytest.raises(SystemExit) as caught:
         deblurgan.train(photos, out=tmp_path, log=begins, **SMALL, resume=False)
     assert caught.value.code == 143
@@ -158,22 +158,22 @@ def test_a_slow_step_is_broken_off_and_as_if_it_had_not_begun(
     run = trainer(photos, tmp_path / "run", **options)
     note, restore = run.skipped.note, run.one_step.restore
 
-    def stop() -> None:
-        if run.steps_done == 1:
+    def stop(steps_done: int) -> None:
+        if run.steps_done == steps_done:
             os.kill(os.getpid(), signal.SIGTERM)
             pytest.fail("goes on")
 
     def restored(blurred: Tensor) -> Tensor:
         pictures = restore(blurred)
-        pictures.register_hook(lambda gradient: stop())
+        pictures.register_hook(lambda gradient: stop(1))
         return pictures
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr("deblurgan.training.trainer.SLOW_STEP", 0.0)
+        patch.setattr("deblurgan.training.stopping.SLOW_STEP", 0.0)
         if where == "backward":
             patch.setattr(run.one_step, "restore", restored)
         else:
-            patch.setattr(run.skipped, "note", lambda *values: (note(*values), stop()))
+            patch.setattr(run.skipped, "note", lambda *values: (note(*values), stop(2)))
         run.fit()
     assert step_of(tmp_path / "run") == 1
     again = trainer(photos, tmp_path / "run", **options)

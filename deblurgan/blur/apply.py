@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import torch
 from torch import Tensor
 
@@ -87,7 +89,7 @@ def apply_psf(
         gamma,
         windows,
         None if size is None else list(size),
-        None if not isinstance(noise, Tensor) and noise == 0 else _for_each("noise", noise, pictures),
+        None if isinstance(noise, Real) and noise == 0 else _for_each("noise", noise, pictures),
         seed,
         first,
         signed=signed,

@@ -4,9 +4,9 @@ A step is `critic_steps` updates of the critic on a batch, then one update of th
 Everything random in a step comes from (seed, step), so a run that was stopped goes on exactly as if it had not been.
 
 trainer runs the whole; step is one step on the device, made of critic, objective, optimizers, average and graph;
-pictures, networks and schedule set a run up; validation, history, run_folder and skipped_steps do what comes
-between steps; opening, progress, tensorboard and report, which draws charts, tell of it. own and own_optimizer take
-what Python gives beside the options.
+pictures, networks and schedule set a run up; validation, history, skipped_steps and saving, in the run_folder, do what
+comes between steps, and stopping ends them early; opening, progress, tensorboard and report, which draws charts, tell
+of it. own and own_optimizer take what Python gives beside the options.
 """
 
 from deblurgan.training.callbacks import Callback

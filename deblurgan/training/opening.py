@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from deblurgan.device import why_no_kernels, why_precision
+from deblurgan.device import choose_precision, why_no_kernels
 
 if TYPE_CHECKING:
     from deblurgan.training.trainer import Trainer
@@ -18,7 +18,8 @@ def opening_lines(trainer: Trainer) -> Iterator[str]:
     """The pictures, the device, the precision and the path with their reasons, the networks, and how long it is."""
     config, networks = trainer.resolved(), trainer.networks
     yield f"{len(trainer.train_set)} pictures to train on, {len(trainer.val_set)} to validate on"
-    yield f"{_machine(trainer.device)}, {config.precision}: {why_precision(trainer.config.precision, trainer.device)}"
+    precision, why = choose_precision(trainer.config.precision, trainer.device)
+    yield f"{_machine(trainer.device)}, {precision}: {why}"
     yield ", ".join(_path(trainer))
     critic = "" if networks.critic is None else f", critic of {_size(networks.critic)}"
     yield f"generator of {_size(networks.generator)} parameters{critic}"
@@ -38,6 +39,8 @@ def _machine(device: torch.device) -> str:
 def _path(trainer: Trainer) -> Iterator[str]:
     """What runs a step."""
     config, why_eager = trainer.config, trainer.one_step.why_eager()
+    if trainer.processes.count > 1:
+        yield trainer.processes.describe(trainer.device)
     if trainer.device.type == "cuda" and config.backend == "auto":
         why = why_no_kernels(trainer.device)
         yield "our kernels" if why is None else f"plain torch in place of our kernels ({why})"

@@ -123,11 +123,15 @@ class HtmlReport(Callback):
 
 def _tiles(rows: Sequence[Mapping[str, float]], found: Validation, trainer: Trainer) -> str:
     """The figures that one looks for first."""
+    best = max(trainer.saved.best_psnr, found.psnr)
     seconds = sum(row.get("seconds", 0.0) for row in rows)
     skipped = sum(row.get("skipped", 0.0) for row in rows)
     tiles = {
         "PSNR now": (f"{found.psnr:.2f} dB", f"{found.psnr - found.blurred_psnr:+.2f} dB by restoring"),
-        "Best PSNR": (f"{max(trainer.best_psnr, found.psnr):.2f} dB", f"of {len(found.samples)} validation pictures"),
+        "Best PSNR": (
+            f"{best:.2f} dB",
+            f"of {len(found.samples)} validation pictures",
+        ),
         "SSIM now": (f"{found.ssim:.4f}", "1 is the original"),
         "Pictures": (f"{len(trainer.train_set):,}", f"to train on, {len(trainer.val_set):,} to validate on"),
         "Time": (duration(seconds), f"steps left out as not finite: {skipped:.0f}"),

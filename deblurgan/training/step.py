@@ -140,6 +140,7 @@ class Step:
             for network in ("generator", "critic"):
                 self.optimizers.zero_grad(network)  # so that gradients are allocated in the graph's own memory
             self.graph = CapturedStep(self.run, blurred, sharp)
+            self.processes.graphs.add(self.graph.graph)
         return self.graph(blurred, sharp)
 
     def _out_of_memory(self, blurred: Tensor, error: Exception) -> TrainingError:

@@ -1,11 +1,9 @@
-"""The Trainer: it runs steps, validates and saves between them, and goes on where a run was stopped."""
+"""The Trainer: it runs steps, and reports, validates and saves between them."""
 
 from __future__ import annotations
 
-import math
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -15,11 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 
-from deblurgan import checkpoint, memory
-from deblurgan.checkpoint import CheckpointError
-from deblurgan.config import TrainConfig, to_mapping, train_config
+from deblurgan import memory
+from deblurgan.config import TrainConfig, train_config
 from deblurgan.data import Batch, Batches
 from deblurgan.data.cache import PictureCache, spill_folder
 from deblurgan.data.prefetch import Prefetcher
@@ -27,9 +23,8 @@ from deblurgan.device import pick_device, torch_defaults
 from deblurgan.distributed import Processes, joined, local_device
 from deblurgan.images import printable
 from deblurgan.nn import Generator
-from deblurgan.signals import Interrupted, StopRequest, ending_signals, stop
+from deblurgan.signals import Interrupted, ending_signals, stop
 from deblurgan.training.callbacks import Callback
-from deblurgan.training.errors import DivergedError
 from deblurgan.training.history import History
 from deblurgan.training.networks import build_networks
 from deblurgan.training.objective import OwnLoss
@@ -39,10 +34,12 @@ from deblurgan.training.own_optimizer import OptimizerFactory
 from deblurgan.training.pictures import LeftOut, digest_of_names, open_picture_sets
 from deblurgan.training.progress import Progress, ProgressBar
 from deblurgan.training.report import HtmlReport
-from deblurgan.training.run_folder import RunFolder, RunState
+from deblurgan.training.run_folder import RunFolder
+from deblurgan.training.saving import SavedRun, with_saved_network
 from deblurgan.training.schedule import Schedule
 from deblurgan.training.skipped_steps import SkippedSteps
 from deblurgan.training.step import Step
+from deblurgan.training.stopping import Stopping
 from deblurgan.training.tensorboard import TensorBoard
 from deblurgan.training.validation import Validation, validate
 
@@ -53,7 +50,6 @@ if TYPE_CHECKING:
 
 WORKERS_ON_CUDA = 2  # threads, unless the config says how many
 VALIDATIONS = 20  # in a training, unless the config says how often
-SLOW_STEP = 2.0  # s; after one that took longer, a signal breaks off the next, on a CPU
 
 
 @dataclass(frozen=True)
@@ -161,26 +157,22 @@ class Trainer:
         self.batches = Batches(self.train_set, config.batch_size, seed=config.seed, rows=rows)
         self.schedule = Schedule(config, len(self.train_set))
         self.folder = RunFolder(config.out, config.keep)
-        self.networks = build_networks(self._network_config(), self.device)
+        self.networks = build_networks(with_saved_network(config, self.folder, self.log), self.device)
         self.one_step = Step(config, self.networks, self.processes, losses=losses, optimizer=optimizer)
+        self.saved = SavedRun(
+            self.folder,
+            self.one_step,
+            self.resolved(),
+            pictures=digest_of_names(self.train_set),
+            goes_on=config.resume,
+            log=self.log,
+        )
         self.skipped = SkippedSteps(config.max_bad_steps, self.log)
         self.progress = Progress(self.schedule.total_steps, config.losses)
         self.left_out = LeftOut(len(self.train_set.names()), config.max_bad_fraction, self.log)
+        self.stopping = Stopping(self.processes, self.log)
         self.steps_done = 0
-        self.best_psnr, self.measured_on = -math.inf, ""
-        self.validated_at = 0
-        self.owns_folder = self.stopped = False
-        self._saved: RunState | None = None
-        self._stop_request = StopRequest(self._tell_of_stop)
-        self._step_is_slow = True  # until one has been timed
-
-    def _network_config(self) -> TrainConfig:
-        """The config, but a run that goes on is of the network that it saved and needs its init no more."""
-        if self.config.init and self.config.resume and self.folder.states():
-            for path in (self.folder.last, self.folder.best):
-                if path.exists() and self._is_whole(path):
-                    return replace(self.config, init=path)
-        return self.config
+        self.stopped = False
 
     @torch_defaults()
     def fit(self) -> TrainResult:
@@ -188,9 +180,8 @@ class Trainer:
         held = self.folder.held() if self.processes.leads else nullcontext()
         with held, _retained_memory(self.device), self.folder.tells_of_failed_writes():
             self.resume()
-            if self.owns_folder and self.processes.leads:
-                self.folder.write_config(self.resolved())
-            self._announce()
+            for line in opening_lines(self):
+                self.log(line)
             self.stopped = False
             self._tell("on_fit_start")
             self._run_to_the_end()
@@ -198,42 +189,38 @@ class Trainer:
             for summary in (self.left_out.summary(), self.skipped.summary(self.steps_done)):
                 if summary is not None:
                     self.log(summary)
-            best, psnr = self.processes.first(lambda: (self.folder.load_best(), self.best_psnr))
+            best, psnr = self.processes.first(lambda: (self.folder.load_best(), self.saved.best_psnr))
             return TrainResult(self.config.out, best, self.steps_done, psnr)
 
-    def _announce(self) -> None:
-        for line in opening_lines(self):
-            self.log(line)
+    def resume(self) -> None:
+        """Goes on from the run folder's newest state that is whole, if it has one and config.resume is True.
+
+        Raises ValueError where the folder is of another run, CheckpointError where all states are damaged.
+        """
+        step = self.saved.resume()
+        self.steps_done = self.steps_done if step is None else step
 
     def stop(self) -> None:
         """Ends the training after the step at hand, for callbacks: it is validated and saved as after the last one, and
         the same call goes on from there."""
         self.stopped = True
 
-    def _tell(self, event: str, *values: Any) -> None:
-        """Calls a method of all callbacks. Where one raises, the steps so far are saved."""
-        try:
-            for callback in self.callbacks:
-                getattr(callback, event)(self, *values)
-        except Exception:
-            if self.steps_done:
-                self._write_state()
-            raise
-
     def _run_to_the_end(self) -> None:
         history = History(self.folder.history, self.steps_done, self.log, self.config.losses)
         self.progress.begin_at(self.steps_done)
         val_every, save_every = self.resolved().val_every or 1, self.config.save_every
-        with self._stop_request.heard(), self.upcoming_batches() as batches:
+        with self.stopping.heard(), self.upcoming_batches() as batches:
             try:
-                if self.steps_done > self.validated_at and self._is_due(val_every):  # stopped before its validation
+                if self.steps_done > self.saved.validated_at and self._is_due(val_every):  # stopped before it
                     self._validate_and_save(history)
+                    self.stopping.heed()
                 for batch in history.watch.waits(self._noted(batches)):
-                    values = self._breakable_step(batch)
-                    history.add(values, pictures=len(batch.sharp))
+                    with self.stopping.breaking_off_step(self):
+                        values = self.step(batch)
+                    history.add(values, pictures=len(batch.sharp) * self.processes.count)
                     self.progress.stepped(self.steps_done)
                     self._tell("on_step_end", values)
-                    if not self.owns_folder:
+                    if not self.saved.owns_folder:
                         self.save()  # what makes that impossible shows at once
                     self._report(history)
                     if self._is_due(val_every):
@@ -241,71 +228,32 @@ class Trainer:
                             self._validate_and_save(history)
                     elif save_every and self.steps_done % save_every == 0:
                         self.save()
+                    self.stopping.heed()
                     if self.processes.largest(int(self.stopped)):
                         self.log(f"stopped at step {self.steps_done}")
                         return
-                    if self.processes.count > 1 and (number := self.processes.largest(self._stop_request.number)):
-                        raise Interrupted(number)
             except Interrupted as interruption:
                 self._save_and_stop(interruption.number)
+
+    def upcoming_batches(self) -> Prefetcher:
+        """The batches of all steps to come, loaded ahead by the config's workers."""
+        steps = range(self.steps_done, self.schedule.total_steps)
+        return Prefetcher(self.batches, steps, self.device, workers=self.resolved().workers or 0)
 
     def _noted(self, batches: Prefetcher) -> Iterator[Batch]:
         """The batches, once what they leave out is noted. Where pictures end the run, its steps so far are saved."""
         try:
             while True:
-                with self._breaking_off():
+                with self.stopping.breaking_off_together():
                     batch = next(batches, None)
                 if batch is None:
                     return
                 self.left_out.note(batch.known_to_all(self.processes))
                 yield batch
         except Exception:
-            if self.owns_folder:
+            if self.saved.owns_folder:
                 self.save()
             raise
-
-    def _breakable_step(self, batch: Batch) -> dict[str, Tensor]:
-        """A step. A signal breaks off a slow one on a CPU, which is then as if it had not begun."""
-        begun = time.monotonic()
-        if self.device.type != "cpu" or self.processes.count > 1 or not self._step_is_slow:
-            values = self.step(batch)
-        else:
-            step, state = self.steps_done, {name: value.clone() for name, value in self.state_dict().items()}
-            try:
-                with self._stop_request.breaking_off(), _backward_heeds_signals(self.config):
-                    values = self.step(batch)
-            except Interrupted:
-                self.load_state_dict(state)
-                self.steps_done = step
-                raise
-        self._step_is_slow = time.monotonic() - begun > SLOW_STEP
-        return values
-
-    def _breaking_off(self) -> AbstractContextManager[None]:
-        """Within it a signal breaks off what is at work; not in one of several processes, for which others wait."""
-        return self._stop_request.breaking_off() if self.processes.count == 1 else nullcontext()
-
-    def _tell_of_stop(self, number: int) -> None:
-        again = ", and a second Ctrl-C ends at once without saving" if number == signal.SIGINT else ""
-        self.log(f"{signal.Signals(number).name}: saves, then stops{again}")
-
-    def _save_and_stop(self, number: int) -> None:
-        """Saves, unless that would replace another run before the first step, and ends the program."""
-        if self.owns_folder or not self.folder.holds_run():
-            if self._saved != self._run_state():
-                self.save()
-            self.log(f"step {self.steps_done} is saved: the same command goes on from there")
-        self.processes.wait()  # torchrun ends the others once one has ended
-        stop(number)
-
-    def _is_due(self, every: int) -> bool:
-        """Whether it is time for what is done every so many steps, and at the end."""
-        return self.steps_done % every == 0 or self.steps_done == self.schedule.total_steps or self.stopped
-
-    def upcoming_batches(self) -> Prefetcher:
-        """The batches of all steps to come, loaded ahead by the config's workers."""
-        steps = range(self.steps_done, self.schedule.total_steps)
-        return Prefetcher(self.batches, steps, self.device, workers=self.resolved().workers or 0)
 
     @torch_defaults()
     def step(self, batch: Batch) -> dict[str, Tensor]:
@@ -341,14 +289,21 @@ class Trainer:
         elif self.processes.leads and not has_bar and self.progress.is_due(step):
             self.log(self.progress.line(step, history.means()))
 
+    def _is_due(self, every: int) -> bool:
+        """Whether it is time for what is done every so many steps, and at the end."""
+        return self.steps_done % every == 0 or self.steps_done == self.schedule.total_steps or self.stopped
+
     def _validate_and_save(self, history: History) -> None:
-        """Saves even where the validation fails. One process does it; the others wait where they look for signals."""
+        """Saves even where the validation fails. One process does both, while the others wait for it in `heed`; so a
+        signal, which breaks the validation off, stops it there too."""
         if not self.processes.leads:
             return
         try:
             row = self.validate()
             history.write(row)
             self._tell("on_log", row)
+        except Interrupted:
+            pass
         except Exception:
             self.save()
             raise
@@ -360,19 +315,11 @@ class Trainer:
         A run that goes on with other validation pictures measures its best weights so far on these.
         """
         found = self._measure(self.networks.validated)
-        self._own_folder()
+        self.saved.own_folder(self.steps_done)
         self.log(found.line(self.steps_done))
         self.folder.write_samples(self.steps_done, found.grid())
         self._tell("on_validation_end", found)
-        digest = found.digest()
-        if self.best_psnr > -math.inf and digest != self.measured_on:
-            before, self.best_psnr = self.best_psnr, self._measure(self.folder.load_best().to(self.device)).psnr
-            self.log(f"other validation pictures: the best so far gives {self.best_psnr:.2f} on them, not {before:.2f}")
-        self.measured_on = digest
-        if found.psnr > self.best_psnr:
-            self.best_psnr = found.psnr
-            self._save_weights(self.folder.best)
-        self.validated_at = self.steps_done
+        self.saved.note_validation(found, self.steps_done, self._measure)
         return found.row(self.steps_done)
 
     def _measure(self, generator: Generator) -> Validation:
@@ -383,7 +330,7 @@ class Trainer:
                 self.log(line)
 
         try:
-            with self._breaking_off():
+            with self.stopping.breaking_off():
                 return validate(
                     generator.eval(),
                     self.val_set,
@@ -401,100 +348,28 @@ class Trainer:
         The first time, with config.resume False, they replace all that an earlier run has left; else that is refused
         with ValueError.
         """
-        self._write_state()
+        self.saved.save(self.steps_done)
         self._tell("on_save")
 
-    def _write_state(self) -> None:
-        if not self.processes.leads:
-            self.owns_folder = True  # of the one that leads
-            return
-        _require_finite(self.state_dict(), self.steps_done)
-        before = self._saved
-        self._own_folder()
-        self._save_weights(self.folder.last)
-        if self._saved is before:  # else the folder's first state was written just now
-            self._save_state(alone=True)
+    def _save_and_stop(self, number: int) -> None:
+        """Saves, unless that would replace another run before the first step, and ends the program."""
+        if self.saved.needs_save(self.steps_done):
+            self.save()
+        if self.saved.owns_folder:
+            again = "the same command goes on from there"
+            self.log(f"{signal.Signals(number).name}: step {self.steps_done} is saved, {again}")
+        self.processes.wait()  # torchrun ends the others once one has ended
+        stop(number)
 
-    def _save_state(self, *, alone: bool) -> None:
-        state = self._run_state()._replace(alone=alone)
-        self.folder.save_state(self.state_dict(), state)
-        self._saved = state if alone else self._saved
-
-    def _own_folder(self) -> None:
-        """Before the first file of a new run is written. A process that ends here leaves a state that tells whose the
-        other files are."""
-        if self.owns_folder:
-            return
-        self._require_no_other_run()
-        replaces = self.folder.holds_run()
-        self._save_state(alone=not replaces)
-        if replaces:
-            self.folder.forget_all_but_state()
-        self.folder.write_config(self.resolved())
-        self.owns_folder = True
-
-    def _require_no_other_run(self) -> None:
-        if self.config.resume and self.folder.holds_run():
-            raise ValueError("out holds weights of a run that cannot be gone on with: choose another, or resume=False")
-
-    def _save_weights(self, path: Path) -> None:
-        _require_finite(self.networks.validated.state_dict(), self.steps_done)
-        card = {"step": self.steps_done, "config": to_mapping(self.resolved())}
-        checkpoint.save_generator(self.networks.validated, path, card=card)
-
-    def resume(self) -> None:
-        """Goes on from the run folder's newest state that is whole, if it has one and config.resume is True.
-
-        Raises ValueError where the folder is of another run, CheckpointError where all states are damaged.
-        """
-        found = self.processes.first(self._found)
-        if found is None:
-            return
-        tensors, before = found
-        before.require_same_run(self._run_state())
+    def _tell(self, event: str, *values: Any) -> None:
+        """Calls a method of all callbacks. Where one raises, the steps so far are saved."""
         try:
-            self.load_state_dict(tensors)
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{self.folder.state}: of another network ({error})") from error
-        if not before.alone and self.processes.leads:
-            self.folder.forget_all_but_state()
-        self.owns_folder = True
-        self.steps_done, self.validated_at, self._saved = before.step, before.validated, before
-        if self.processes.leads:
-            self._look_at_weights(before)
-        self.log(f"resumed at step {self.steps_done}")
-        if self.config.init is not None and str(self.config.init) != before.config["init"]:
-            self.log("init has no effect on a run that goes on")
-
-    def _found(self) -> tuple[dict[str, Tensor], RunState] | None:
-        """The state to go on from; None where this is a new run. Raises as `resume`."""
-        found = self.folder.load_state(self.log) if self.config.resume else None
-        if found is None:
-            self._require_no_other_run()
-            if self.folder.holds_run():
-                self.log(f"begins anew: the first step replaces the run in {self.folder.path}")
-        return found
-
-    def _look_at_weights(self, before: RunState) -> None:
-        """Drops the samples of later steps; damaged weights count as missing."""
-        self.folder.forget_samples_after(before.step)
-        if self.folder.best.exists() and self._is_whole(self.folder.best):
-            self.best_psnr, self.measured_on = before.best_psnr, before.measured_on
-        if self.folder.last.exists() and not self._is_whole(self.folder.last):
-            self._save_weights(self.folder.last)
-
-    def _is_whole(self, path: Path) -> bool:
-        """Whether a file holds weights that load. The next save replaces damaged ones."""
-        try:
-            checkpoint.load_generator(path)
-        except (CheckpointError, OSError) as error:
-            self.log(f"{error}: goes on as if it were missing")
-            return False
-        return True
-
-    def _run_state(self) -> RunState:
-        pictures, config = digest_of_names(self.train_set), to_mapping(self.resolved())
-        return RunState(self.steps_done, self.best_psnr, self.measured_on, pictures, config, self.validated_at)
+            for callback in self.callbacks:
+                getattr(callback, event)(self, *values)
+        except Exception:
+            if self.steps_done:
+                self.saved.save(self.steps_done)
+            raise
 
     def state_dict(self) -> dict[str, Tensor]:
         """Weights, average and the optimisers' moments, as tensors by name."""
@@ -523,16 +398,6 @@ class Trainer:
         )
 
 
-def _require_finite(tensors: dict[str, Tensor], step: int) -> None:
-    """Raises DivergedError, so that no file is replaced by what is of no use."""
-    finite = torch.stack([tensor.isfinite().all() for tensor in tensors.values()]).tolist()
-    if not all(finite):
-        name = next(name for name, good in zip(tensors, finite, strict=True) if not good)
-        raise DivergedError(
-            f"{name} is not finite after step {step}, which is not saved: the run folder holds weights of before"
-        )
-
-
 def _careful(log: Callable[[str], None]) -> Callable[[str], None]:
     """A log that takes lines that can be printed, whatever names they hold, prints them at once, and passes over its
     own OSError: a terminal that has closed must not end a training, or keep it from saving."""
@@ -543,18 +408,6 @@ def _careful(log: Callable[[str], None]) -> Callable[[str], None]:
             log(printable(line))
 
     return say
-
-
-def _backward_heeds_signals(config: TrainConfig) -> AbstractContextManager[None]:
-    """Within it a backward pass, which may take long, calls Python for each saved tensor, and Python any handler; not
-    that of a compiled network, which would be compiled once more without it."""
-    if config.compile:
-        return nullcontext()
-
-    def same(tensor: Tensor) -> Tensor:
-        return tensor.detach()
-
-    return saved_tensors_hooks(same, same)
 
 
 def _retained_memory(device: torch.device) -> AbstractContextManager[None]:

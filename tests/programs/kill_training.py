@@ -131,7 +131,7 @@ def signalled(folder: Path, draws: random.Random, count: int) -> str:
         found, text = run.load_state(fail), said.read_text()
         early += "is saved" not in text
         if "is saved" in text:
-            assert found is not None and f"step {found[1].step} is saved: the same command goes on from there" in text
+            assert found is not None and f"step {found[1].step} is saved, the same command goes on from there" in text
         elif before:
             assert found is not None and found[1].step == before, "stopped before its first step, yet another state"
         before = 0 if found is None else found[1].step
