@@ -50,7 +50,7 @@ def compile_in(folder: Path, compiler: str, sources: list[Path], *flags: str) ->
     ],
 )
 def test_native_programs_are_clean(sanitizers: str, programs: list[str], compiler: str, tmp_path: Path) -> None:
-    flags = ["-O1", "-g", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
+    flags = ["-O1", "-g1", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
     flags += ["-DDEBLURGAN_CLONES="]  # the sanitizers are not up yet when the loader picks a clone
     compile_in(tmp_path, compiler, [PROGRAMS / f"{program}.cpp" for program in programs] + LIBRARY, *flags)
     for program in programs:
