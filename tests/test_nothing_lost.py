@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +20,6 @@ PROGRAMS = Path(__file__).parent / "programs"
     [
         (["kill_training.py", "--kills", "2", "--signals", "2"], "2 kills, "),
         (["full_disk.py", "--points", "2"], "2 points of a full disk: exit code 4"),
-        (["damaged_files.py", "--count", "100"], "100 damaged states, all told of"),
         (["hostile_files.py"], "25 hostile files: none ran"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -29,3 +30,9 @@ def test_program(words: list[str], said: str) -> None:
     ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert any(line.startswith(said) for line in ended.stdout.splitlines()), ended.stdout
+
+
+def test_damaged_files(tmp_path: Path) -> None:
+    program = runpy.run_path(str(PROGRAMS / "damaged_files.py"))
+    for check in (program["damaged_weights"], program["damaged_states"]):
+        assert check(tmp_path, random.Random(0), 100).startswith("100 damaged ")

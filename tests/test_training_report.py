@@ -125,6 +125,30 @@ def test_a_resumed_run_shows_the_samples_of_before(photos: Path, tmp_path: Path)
     assert looks[0] == looks[1], "blurred, step 3 and step 6"
 
 
+def test_pictures_of_several_sizes_are_shown_alike_before_and_after_a_resume(tmp_path: Path) -> None:
+    for name, h, w in (("a", 40, 232), ("b", 232, 44)):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        pixels = np.zeros((h, w, 3), np.uint8)
+        pixels[-40:, -44:] = texture(40, 44)  # beyond what the two have in common
+        images.write(images.Picture(pixels), tmp_path / "photos" / f"{name}.png")
+    photos, options = tmp_path / "photos", {**SHORT, "val": tmp_path / "photos", "val_pictures": 2}
+    looks = []
+    for steps in (2, 3):
+        run = trainer(photos, tmp_path / "run", **{**options, "steps": steps})
+        run.fit()
+        looks.append(re.findall(r"<td>(<img[^>]+>)</td>", run.folder.report.read_text())[:3])
+    assert looks[0] == looks[1], "blurred, step 1 and step 2"
+
+
+def test_only_the_looks_that_are_shown_stay_in_memory(photos: Path, tmp_path: Path) -> None:
+    run = trainer(photos, tmp_path, **{**SHORT, "steps": 9})
+    run.fit()
+    (report,) = (one for one in run.callbacks if isinstance(one, HtmlReport))
+    assert list(report.looks) == [1, 4, 6, 9]
+    heads = [text for text in page_of(run).words if re.fullmatch(r"step \d+", text)]
+    assert heads == ["step 1", "step 4", "step 6", "step 9"]
+
+
 def test_samples_of_other_pictures_are_not_shown(photos: Path, tmp_path: Path) -> None:
     run = trainer(photos, tmp_path)
     run.folder.samples.mkdir()

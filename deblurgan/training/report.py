@@ -57,13 +57,15 @@ class HtmlReport(Callback):
 
     def __init__(self) -> None:
         self.found: Validation | None = None
-        self.looks: dict[int, list[str]] = {}  # the restored parts after so many steps, as images
+        self.looks: dict[int, list[str]] = {}  # the restored parts after the steps that are shown, as images
+        self.part = (0, 0)  # of the pictures, the height and width that all samples hold
         self.corners: list[tuple[int, int]] = []
 
     def on_validation_end(self, trainer: Trainer, found: Validation) -> None:
         """Keeps what the page shows of the pictures."""
         self.found = found
-        self.corners = [_corner(one.blurred, one.sharp) for one in found.samples[:SHOWN]]
+        self.part = h, w = found.grid_part()
+        self.corners = [_corner(one.blurred[:, :h, :w], one.sharp[:, :h, :w]) for one in found.samples[:SHOWN]]
         self.looks[trainer.steps_done] = self._looks(one.restored for one in found.samples)
 
     def on_log(self, trainer: Trainer, row: dict[str, float]) -> None:
@@ -77,7 +79,8 @@ class HtmlReport(Callback):
 
     def _looks(self, pictures: Iterable[Tensor]) -> list[str]:
         """The parts that are shown of the first pictures."""
-        return [_image(_cut(picture, corner)) for picture, corner in zip(pictures, self.corners, strict=False)]
+        h, w = self.part
+        return [_image(_cut(one[:, :h, :w], corner)) for one, corner in zip(pictures, self.corners, strict=False)]
 
     def _write(self, trainer: Trainer, *, is_done: bool) -> None:
         if self.found is None:  # nothing was left to do: the page stands
@@ -109,10 +112,11 @@ class HtmlReport(Callback):
         """The first pictures after several steps, between the blurred and the sharp one."""
         saved = {int(path.stem): path for path in trainer.folder.samples.glob("*.png") if path.stem.isdecimal()}
         steps = sorted(step for step in {*saved, *self.looks} if step <= trainer.steps_done)
-        for step in _spread(steps, TIMES):
-            if step not in self.looks:
-                self.looks[step] = self._looks(_restored_in(saved[step], found))
-        steps = [step for step in _spread(steps, TIMES) if self.looks[step]]
+        self.looks = {
+            step: self.looks[step] if step in self.looks else self._looks(_restored_in(saved[step], found))
+            for step in _spread(steps, TIMES)
+        }
+        steps = [step for step, looks in self.looks.items() if looks]
         columns = [self._looks(one.blurred for one in found.samples), *(self.looks[step] for step in steps)]
         columns.append(self._looks(one.sharp for one in found.samples))
         heads = ["blurred", *(f"step {step:,}" for step in steps), "sharp"]
@@ -252,10 +256,10 @@ def _restored_in(path: Path, found: Validation) -> list[Tensor]:
         pixels = torch.from_numpy(images.read(path).in_8_bits().pixels).permute(2, 0, 1)
     except (images.ImageError, OSError):
         return []
-    grid = found.grid().pixels
-    if pixels.shape[1:] != grid.shape[:2]:
+    count, (h, w) = min(SAMPLES, len(found.samples)), found.grid_part()
+    if pixels.shape[1:] != (count * h, 3 * w):
         return []
-    return list(pixels.chunk(3, 2)[1].chunk(min(SAMPLES, len(found.samples)), 1))
+    return list(pixels.chunk(3, 2)[1].chunk(count, 1))
 
 
 def _corner(a: Tensor, b: Tensor) -> tuple[int, int]:

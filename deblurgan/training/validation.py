@@ -69,10 +69,14 @@ class Validation(NamedTuple):
 
     def grid(self) -> images.Picture:
         """The first pictures, a row each: blurred | restored | sharp."""
-        rows = self.samples[:SAMPLES]
-        h, w = (min(row.blurred.shape[i] for row in rows) for i in (1, 2))
-        grid = torch.cat([torch.cat([part[:, :h, :w] for part in row], 2) for row in rows], 1)
+        h, w = self.grid_part()
+        grid = torch.cat([torch.cat([part[:, :h, :w] for part in row], 2) for row in self.samples[:SAMPLES]], 1)
         return images.Picture(np.ascontiguousarray(grid.permute(1, 2, 0).numpy()))
+
+    def grid_part(self) -> tuple[int, int]:
+        """Height and width of what the grid shows of each picture, from its upper left corner."""
+        heights, widths = zip(*(one.blurred.shape[1:] for one in self.samples[:SAMPLES]), strict=True)
+        return min(heights), min(widths)
 
 
 def validate(

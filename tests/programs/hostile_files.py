@@ -15,6 +15,7 @@ import tempfile
 import time
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from deblurgan.training.run_folder import RunFolder
 
 MB = 1e6
 MOST = 500 * MB
+ZEROS_CRC = 0x5B64C2B0  # of a gigabyte of them
 
 
 def main() -> None:
@@ -104,8 +106,8 @@ def hostile(canary: Path) -> Iterator[tuple[str, bytes]]:
     yield "100,000 marks", archive(b"\x80\x02" + b"(" * 100_000 + b".")
     yield "an oversize shape", saved({"model.1.weight": torch.zeros(1).as_strided((2**40, 3, 7, 7), (0, 0, 0, 0))})
     yield "an oversize meta tensor", saved({"model.1.weight": torch.empty(2**40, device="meta")})
-    yield "zip bomb, pickle", archive(bytes(2**30), zipfile.ZIP_DEFLATED)
-    yield "zip bomb, tensor", bomb(saved({"model.1.weight": torch.zeros(64, 3, 7, 7)}))
+    yield "zip bomb, pickle", bomb(archive(b""), "archive/data.pkl")
+    yield "zip bomb, tensor", bomb(saved({"model.1.weight": torch.zeros(64, 3, 7, 7)}), "archive/data/0")
     yield "TorchScript", script()
     yield ".pt2", exported()
     yield "header of 2^60 bytes", struct.pack("<Q", 2**60) + b'{"a":1}'
@@ -121,21 +123,30 @@ def saved(content: Any, *, legacy: bool = False) -> bytes:
     return buffer.getvalue()
 
 
-def archive(data: bytes, compression: int = zipfile.ZIP_STORED) -> bytes:
+def archive(data: bytes) -> bytes:
     """A pickle as torch's archives hold it."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", compression, compresslevel=1) as file:
+    with zipfile.ZipFile(buffer, "w") as file:
         file.writestr("archive/data.pkl", data)
         file.writestr("archive/version", "3\n")
     return buffer.getvalue()
 
 
-def bomb(data: bytes) -> bytes:
-    """An archive with a gigabyte of zeros for its tensor."""
+def bomb(data: bytes, name: str) -> bytes:
+    """The archive with a gigabyte of zeros, deflated to a few megabytes, for one of its files."""
+    deflate = zlib.compressobj(1, wbits=-zlib.MAX_WBITS)
+    part = deflate.compress(bytes(2**20)) + deflate.flush(zlib.Z_FULL_FLUSH)
+    zeros = part * 2**10 + deflate.flush()
     buffer, source = io.BytesIO(), zipfile.ZipFile(io.BytesIO(data))
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
-        for name in source.namelist():
-            file.writestr(name, bytes(2**30) if name.endswith("data/0") else source.read(name))
+    assert name in source.namelist()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for other in source.namelist():
+            file.writestr(other, zeros if other == name else source.read(other))
+        entry = file.getinfo(name)
+        entry.compress_type, entry.file_size, entry.CRC = zipfile.ZIP_DEFLATED, 2**30, ZEROS_CRC
+        buffer.seek(entry.header_offset)
+        buffer.write(entry.FileHeader())
+        buffer.seek(file.start_dir)
     return buffer.getvalue()
 
 
@@ -146,8 +157,13 @@ def script() -> bytes:
 
 
 def exported() -> bytes:
+    """The files of what torch.export.save writes, whose own import takes long."""
     buffer = io.BytesIO()
-    torch.export.save(torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),)), buffer)
+    with zipfile.ZipFile(buffer, "w") as file:
+        for name, data in (("archive_format", "pt2"), ("archive_version", "0"), ("models/model.json", "{}")):
+            file.writestr(f"archive/{name}", data)
+        file.writestr("archive/data/sample_inputs/model.pt", saved(((torch.zeros(1, 2),), {})))
+        file.writestr("archive/data/weights/weight_0", bytes(16))
     return buffer.getvalue()
 
 

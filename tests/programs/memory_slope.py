@@ -39,8 +39,8 @@ def main() -> None:
     parser.add_argument("--width", type=int, help="the preset's if not given")
     parser.add_argument("--blocks", type=int)
     parser.add_argument("--crop", type=int, default=64)
-    parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--val-every", type=int, default=10**9, help="steps; only after the last if not given")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--val-every", type=int, default=50, help="steps")
     given = parser.parse_args()
     options = {
         name: value for name, value in vars(given).items() if name not in ("count", "seed") and value is not None
