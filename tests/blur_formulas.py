@@ -22,7 +22,7 @@ PADDINGS = {"reflect": "reflect", "replicate": "edge", "zero": "constant"}
 DTYPES = [torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64]
 ROUNDING = 4e-6  # of a sum, a power and a normal number in fp32, relative to the terms
 
-TINY = 2.0**-126  # light below it may count as none
+TINY = 2.0**-126  # light below it may count as none, or as this
 
 
 def drawn_case(draw: random.Random) -> tuple[Tensor, Tensor, dict[str, Any]]:
@@ -97,7 +97,7 @@ def bounds(x: np.ndarray, psf: np.ndarray, i: int, options: dict[str, Any]) -> t
     if "sensor" in options or "highlights" in options:
         ends = [np.clip(end, 0, 1) for end in ends]
     if gamma != 1:
-        ends[0] = np.where(ends[0] < TINY, 0, ends[0])
+        ends = [np.where(ends[0] < TINY, 0, ends[0]), np.where(ends[1] > 0, np.maximum(ends[1], TINY), 0)]
         ends = [np.maximum(end, 0) ** (1 / gamma) for end in ends]
     if "noise" in options:
         deviation = float(options["noise"][i])
