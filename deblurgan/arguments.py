@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from numbers import Real
+from numbers import Integral, Real
 
-from torch import Tensor
+from torch import SymInt, Tensor
 
 
 def require_tensor(name: str, given: object, wanted: str = "[n, c, h, w] or [c, h, w]") -> None:
@@ -25,9 +25,16 @@ def require_kind(name: str, given: object, kind: type | tuple[type, ...]) -> Non
 
 
 def require_number(name: str, given: object) -> None:
-    """Raises TypeError unless it is a real number."""
-    if not isinstance(given, Real):
+    """Raises TypeError unless it is a real number, or one that torch traces; True and False are none."""
+    if not isinstance(given, (Real, SymInt)) or isinstance(given, bool):
         raise TypeError(f"{name} must be a number, got {given!r}")
+
+
+def require_whole(name: str, given: object) -> None:
+    """Raises TypeError unless it is a whole number."""
+    require_number(name, given)
+    if not isinstance(given, (Integral, SymInt)):
+        raise TypeError(f"{name} must be a whole number, got {given!r}")
 
 
 def require_pair(a_name: str, a: Tensor, b_name: str, b: Tensor) -> None:

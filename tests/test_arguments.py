@@ -81,6 +81,28 @@ def test_options_that_are_no_numbers_are_named(name: str) -> None:
             MotionBlur(**{name: value})
 
 
+@pytest.mark.parametrize("name", ["size", "steps", "seed"])
+def test_options_that_are_no_whole_numbers_are_named(name: str) -> None:
+    with pytest.raises(TypeError, match=rf"^{name} must be a whole number, got 9\.5"):
+        MotionBlur(**{name: 9.5})
+
+
+def test_true_is_no_number() -> None:
+    with pytest.raises(TypeError, match=r"^jpeg must be a number, got True"):
+        MotionBlur(jpeg=True)
+
+
+def test_what_names_a_call_s_draw_is_checked_too() -> None:
+    x, blur = X.byte(), MotionBlur(length=8.0, seed=1)
+    for options, message in (({"seed": "1"}, "seed must be a number"), ({"index": 1.5}, "first index must be a whole")):
+        with pytest.raises(TypeError, match=message):
+            blur(x, **options)  # type: ignore[call-overload]
+    with pytest.raises(ValueError, match=r"seed must be in \[0, 2\^63\), got"):
+        blur(x, seed=2**63)
+    with pytest.raises(ValueError, match="seed and generator contradict each other"):
+        blur(x, seed=1, generator=torch.Generator())
+
+
 def test_numbers_of_numpy_are_numbers() -> None:
     options: dict[str, Any] = {"length": np.float32(8), "exposure": np.float32(0.5), "noise": np.array([0.0, 0.1])}
     plain = MotionBlur(length=8.0, exposure=0.5, noise=(0.0, 0.1))

@@ -58,6 +58,9 @@ from deblurgan.blur import (
         (lambda: rasterize_psf(torch.rand(2, 9, 2), mode="best"), "mode must be 'centered' or 'released', got 'best'"),  # type: ignore[arg-type]
         (lambda: rasterize_psf(random_trajectories(4, seed=0, anxiety=0.0), size=33), "4 of 4 paths leave a canvas"),
         (lambda: rasterize_psf(torch.full((1, 9, 2), float("nan"))), "1 of 1 paths leave a canvas"),
+        (lambda: apply_psf(X, K, highlights=1e39), r"highlights must be finite and >= 0, got 1e\+39"),
+        (lambda: apply_psf(X, K, sensor=(0.0, -1.0)), "sensor must be finite and >= 0, got -1"),
+        (lambda: MotionBlur(shot=1e39), r"shot must be >= 0, or a \(low, high\) pair of such, got 1e\+39"),
         (lambda: MotionBlur(exposure=()), "exposure must be one or more shares"),
         (lambda: MotionBlur(p=2.0), r"p must be in \[0, 1\], got 2"),
         (lambda: MotionBlur(size=0), r"size must be in \[3, 32768\], got 0"),

@@ -34,6 +34,12 @@ def test_a_pil_picture_gives_a_pil_picture(mode: str) -> None:
     assert np.array_equal(np.asarray(got), BLUR(array, index=2)) and torch.equal(psf, BLUR.psf(1, index=2))
 
 
+def test_a_pil_picture_keeps_its_colour_profile() -> None:
+    given = Image.new("RGB", (8, 8))
+    given.info["icc_profile"] = b"sRGB"
+    assert BLUR(given, index=2).info == {"icc_profile": b"sRGB"}
+
+
 def test_views_are_read_as_they_look() -> None:
     array = picture(20, 30, 3, dtype=torch.uint8).numpy()
     array.flags.writeable = False
@@ -54,6 +60,7 @@ def test_windows_cut_other_kinds_too() -> None:
             r"PIL\.Image\.Image of mode L or RGB, got one of mode RGBA: convert\('RGB'\) makes",
         ),
         (Image.new("P", (8, 8)), "of mode P"),
+        (Image.new("I;16", (8, 8)), "of mode I;16$"),  # RGB would be its levels clipped at 255
         (np.zeros((8, 8, 3), np.uint16), r"numpy\.ndarray \[h, w\] or \[h, w, c\] of uint8, .*, got one of uint16"),
         (np.zeros((8, 8, 3), ">f4"), "got one of >f4"),
         (np.zeros((8, 8, 3), bool), "got one of bool"),

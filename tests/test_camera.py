@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from deblurgan import ops
 from deblurgan.blur import MotionBlur, apply_psf
 from deblurgan.blur.camera import CAMERA, OFF, camera_options
 from deblurgan.blur.draws import CAMERA_STREAM
+from deblurgan.blur.jpeg import jpeg, through_jpeg
 
 SINGLE = {
     "gamma": 2.2,
@@ -100,16 +102,6 @@ def test_draws_fill_their_ranges() -> None:
     assert abs(np.corrcoef([*(v.numpy() for v in drawn.values()), quality.numpy()])[np.triu_indices(4, 1)]).max() < 0.06
 
 
-def test_lamps_stay_bright_in_light_beyond_white() -> None:
-    x = torch.zeros(1, 1, 21, 21, dtype=torch.uint8)
-    x[..., 10, 10] = 255
-    psf = torch.full((5, 5), 1 / 25)
-    spread = [
-        MotionBlur(highlights=gain, gamma=2.2)(x, psf=psf)[0, 0, 10, 10].item() for gain in (0.0, 4.0, 24.0, 99.0)
-    ]
-    assert spread == [round(255 * min(1, share / 25) ** (1 / 2.2)) for share in (1, 5, 25, 100)]
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float16])
 def test_jpeg_is_pillows(channels: int, dtype: torch.dtype) -> None:
@@ -125,17 +117,25 @@ def test_jpeg_is_pillows(channels: int, dtype: torch.dtype) -> None:
         assert not torch.equal(coded, wanted)
 
 
-def test_jpeg_of_a_crop_that_a_network_takes() -> None:
-    x, windows = lights(2, 3, 24, 32), torch.tensor([[3, 4, 0], [0, 1, 1]])
-    blur = MotionBlur(realism="camera", length=8.0)
-    crop = blur(x, index=3, windows=windows, size=(16, 16))
-    got = blur(x, index=3, windows=windows, size=(16, 16), signed=torch.float32)
-    assert same(got, crop.float() / 127.5 - 1)
-    by_hand = MotionBlur(realism="camera", length=8.0, jpeg=0)(x, index=3, windows=windows, size=(16, 16))
-    quality = CAMERA.effects(ops.uniforms(2, seed=CAMERA_STREAM, first=3)).quality
-    assert quality is not None
-    for given, got, wanted in zip(quality.tolist(), crop, by_hand, strict=True):
-        assert np.array_equal(got.permute(1, 2, 0), jpeg_of(wanted.permute(1, 2, 0).contiguous().numpy(), given))
+def test_jpeg_is_of_the_crop_and_comes_before_the_step_to_a_network_s_values() -> None:
+    x, crop = lights(2, 3, 24, 32), {"windows": torch.tensor([[3, 4, 0], [0, 1, 1]]), "size": (16, 16)}
+    got, uncoded = (MotionBlur(realism="camera", length=8.0, jpeg=q)(x, index=3, **crop) for q in (80, 0))
+    assert same(got, jpeg(uncoded, torch.tensor([80, 80])))
+    signed = MotionBlur(realism="camera", length=8.0, jpeg=80)(x, index=3, signed=torch.float32, **crop)
+    assert same(signed, got.float() / 127.5 - 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16])
+def test_jpeg_keeps_the_memory_layout(dtype: torch.dtype) -> None:
+    x = lights(2, 3, 9, 12, dtype=dtype)
+    got = MotionBlur(realism="camera", length=8.0)(x.contiguous(memory_format=torch.channels_last), index=3)
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    assert same(got, MotionBlur(realism="camera", length=8.0)(x, index=3))
+
+
+def test_nan_is_black_in_jpeg_and_infinity_white() -> None:
+    x = torch.stack([torch.full((3, 8, 8), value) for value in (math.nan, -math.inf, math.inf, 2.0)])
+    assert through_jpeg(x, torch.full((4,), 90))[:, 0, 0, 0].tolist() == [0, 0, 1, 1]
 
 
 def test_empty_pictures_have_no_jpeg() -> None:
@@ -148,6 +148,8 @@ def test_jpeg_is_refused_where_it_cannot_be() -> None:
         MotionBlur(jpeg=80)(torch.rand(1, 4, 8, 8))
     with pytest.raises(ValueError, match="jpeg has no gradient: give a picture that requires none, or jpeg=0"):
         MotionBlur(jpeg=80)(torch.rand(1, 3, 8, 8, requires_grad=True))
+    with pytest.raises(ValueError, match=r"signed must be a floating-point type, got torch\.int32"):
+        MotionBlur(jpeg=80)(torch.rand(1, 3, 8, 8), signed=torch.int32)
     x = torch.rand(1, 3, 8, 8, requires_grad=True)
     MotionBlur(realism="camera", jpeg=0, length=8.0)(x).sum().backward()
     assert x.grad is not None and x.grad.abs().sum() > 0

@@ -41,3 +41,9 @@ def test_uniforms_are_philox_words() -> None:
     got = ops.uniforms(1000, seed=3, first=2**40)
     assert torch.equal(got.double(), wanted.double())
     assert kstest(got.flatten().numpy(), "uniform").pvalue > 0.001
+
+
+def test_numbers_that_change_from_call_to_call_compile_into_one_graph() -> None:
+    drawn = torch.compile(lambda n, first: ops.uniforms(n, seed=1, first=first), fullgraph=True, backend="eager")
+    for n, first in ((2, 3), (5, 2**40), (4, 0)):
+        assert torch.equal(drawn(n, first), ops.uniforms(n, seed=1, first=first))

@@ -125,10 +125,10 @@ def released_paths(
     return x
 
 
-def sensor_normals(shape: tuple[int, ...], *, seed: int, index: int) -> np.ndarray:
-    """A picture's standard normal numbers: Box and Muller's, of two words of Philox4x32-10 a pair, in stream 5."""
+def pixel_normals(shape: tuple[int, ...], *, rng_stream: int, seed: int, index: int) -> np.ndarray:
+    """A picture's standard normal numbers: Box and Muller's, of two words of Philox4x32-10 a pair."""
     mask, pairs = np.uint64(0xFFFFFFFF), np.arange((math.prod(shape) + 1) // 2, dtype=np.uint64)
-    c = [np.full_like(pairs, index) & mask, np.full_like(pairs, index >> 32), pairs, np.full_like(pairs, 5)]
+    c = [np.full_like(pairs, index) & mask, np.full_like(pairs, index >> 32), pairs, np.full_like(pairs, rng_stream)]
     key = np.uint64(seed & 0xFFFFFFFF), np.uint64(seed >> 32)
     for turn in range(10):
         k0, k1 = key[0] + np.uint64(turn * 0x9E3779B9) & mask, key[1] + np.uint64(turn * 0xBB67AE85) & mask
@@ -138,29 +138,3 @@ def sensor_normals(shape: tuple[int, ...], *, seed: int, index: int) -> np.ndarr
     angle = 2 * np.pi * (c[1] >> np.uint64(8)) / 2**24
     normals = np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1)
     return normals.reshape(-1)[: math.prod(shape)].reshape(shape)
-
-
-def camera_blur(
-    picture: np.ndarray,
-    psf: np.ndarray,
-    *,
-    gamma: float,
-    highlight: float,
-    shot: float,
-    read: float,
-    normals: np.ndarray,
-) -> np.ndarray:
-    """RSBlur's synthesis (Rim et al. 2022) by one PSF, of odd sides, in place of averaged frames; [c, h, w] in [0, 1].
-
-    Its white balance, colour matrices, mosaic and demosaicking are left out, and a power is the camera's response.
-    """
-    _, h, w = picture.shape
-    light = picture**gamma + highlight * (picture >= 1)
-    k = psf.shape[0]
-    bordered = np.pad(light, [(0, 0), (k // 2, k // 2), (k // 2, k // 2)], mode="reflect")
-    average = np.zeros_like(light)
-    for p in range(k):
-        for q in range(k):
-            average += psf[p, q] * bordered[:, k - 1 - p : k - 1 - p + h, k - 1 - q : k - 1 - q + w]
-    deviation = np.sqrt(shot * np.clip(average, 0, 1) + read**2)
-    return np.clip(average + deviation * normals, 0, 1) ** (1 / gamma)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from deblurgan import ops, reference
 from deblurgan.arguments import require_number, require_tensor
+from deblurgan.ops.apply import LARGEST
 
 
 def random_windows(
@@ -82,6 +83,7 @@ def apply_psf(
     outside the picture.
     """
     pictures, kernels = as_batches(x, psf)
+    require_number("gamma", gamma)
     y = ops.apply_psf(
         pictures,
         kernels,
@@ -104,6 +106,8 @@ def _for_each(name: str, given: float | Tensor, pictures: Tensor) -> Tensor:
     if isinstance(given, Tensor):
         return given
     require_number(name, given)
+    if not 0 <= given <= LARGEST:
+        raise ValueError(f"{name} must be finite and >= 0, got {given}")
     return torch.full((pictures.shape[0],), float(given), dtype=torch.float32, device=pictures.device)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from deblurgan.arguments import require_number
 from deblurgan.blur.distributions import spread, spread_whole
+from deblurgan.ops.apply import LARGEST
 
 Realism = Literal["none", "camera"]
 Range = tuple[float, float]
@@ -80,7 +80,7 @@ def as_range(name: str, given: float | Range) -> Range:
     ends = tuple(given) if isinstance(given, Iterable) else (given, given)
     for end in ends:
         require_number(name, end)
-    if len(ends) != 2 or not 0 <= ends[0] <= ends[1] < math.inf:
+    if len(ends) != 2 or not 0 <= ends[0] <= ends[1] <= LARGEST:
         raise ValueError(f"{name} must be >= 0, or a (low, high) pair of such, got {given}")
     return ends
 

@@ -15,10 +15,12 @@ from deblurgan.ops.common import operator, require
 def through_jpeg(x: Tensor, quality: Tensor, signed: torch.dtype | None = None) -> Tensor:
     """Pictures x [n, c, h, w], uint8 or float, in 8 bits through `jpeg`: of x's dtype or, in [-1, 1], of `signed`.
 
-    Raises ValueError for pictures that require a gradient, which JPEG has not, or have other than 1 or 3 channels.
+    NaN gives black. Raises ValueError for pictures that require a gradient, which JPEG has not, or have other than 1 or
+    3 channels, and for a `signed` that is no float type.
     """
+    require(signed is None or signed.is_floating_point, f"signed must be a floating-point type, got {signed}")
     require(not x.requires_grad, "jpeg has no gradient: give a picture that requires none, or jpeg=0")
-    levels = x if x.dtype == torch.uint8 else (x.float().clamp(0, 1) * 255 + 0.5).to(torch.uint8)
+    levels = x if x.dtype == torch.uint8 else (x.float().nan_to_num(0).clamp(0, 1) * 255 + 0.5).to(torch.uint8)
     coded = jpeg(levels, quality)
     if signed is not None:
         return (coded.float() / 127.5 - 1).to(signed)
@@ -27,13 +29,14 @@ def through_jpeg(x: Tensor, quality: Tensor, signed: torch.dtype | None = None) 
 
 @operator
 def jpeg(x: Tensor, quality: Tensor) -> Tensor:
-    """Pictures x, uint8 [n, c, h, w] of 1 or 3 channels, written as JPEG of `quality`, int64 [n], and read again.
+    """Pictures x, uint8 [n, c, h, w] of 1 or 3 channels, written as JPEG of `quality`, int64 [n], and read again; in
+    x's memory layout.
 
     Of three channels colour is kept at half the size, Pillow's 4:2:0. On CUDA this waits for the GPU. Raises ValueError
     for other pictures.
     """
     _check(x)
-    out = torch.empty_like(x, device="cpu", memory_format=torch.contiguous_format)
+    out = torch.empty_like(x, device="cpu")
     if x.numel():
         for picture, target, wanted in zip(x.cpu(), out, quality.tolist(), strict=True):
             pixels = picture.permute(1, 2, 0).numpy()
@@ -47,7 +50,7 @@ def jpeg(x: Tensor, quality: Tensor) -> Tensor:
 @torch.library.register_fake("deblurgan::jpeg")
 def _(x: Tensor, quality: Tensor) -> Tensor:
     _check(x)
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+    return torch.empty_like(x)
 
 
 def _check(x: Tensor) -> None:

@@ -29,7 +29,8 @@ def pixels_of(picture: object) -> Tensor:
     """
     if isinstance(picture, Image.Image):
         if picture.mode not in MODES:
-            raise TypeError(f"{TAKEN}, got one of mode {picture.mode}: convert('RGB') makes one")
+            hint = "" if picture.mode[0] in "IF" else ": convert('RGB') makes one"  # those it would clip at 255
+            raise TypeError(f"{TAKEN}, got one of mode {picture.mode}{hint}")
     elif not isinstance(picture, np.ndarray):
         raise TypeError(f"{TAKEN}, got {kind_of(picture)}")
     elif picture.dtype not in DTYPES:
@@ -42,8 +43,10 @@ def pixels_of(picture: object) -> Tensor:
 
 
 def in_kind_of(picture: NDArray[Any] | Image.Image, pixels: Tensor) -> NDArray[Any] | Image.Image:
-    """Pixels [c, h, w] in the kind, mode and number of axes of the picture that they were made from."""
+    """Pixels [c, h, w] in the kind, mode and number of axes of the picture they were made from, and with its `info`."""
     array = np.ascontiguousarray(pixels.detach().cpu().permute(1, 2, 0).numpy())
     if isinstance(picture, Image.Image):
-        return Image.fromarray(array[..., 0] if picture.mode == "L" else array)
+        made = Image.fromarray(array[..., 0] if picture.mode == "L" else array)
+        made.info = picture.info.copy()  # its colour profile, as Pillow's own functions keep it
+        return made
     return array[..., 0] if picture.ndim == 2 else array

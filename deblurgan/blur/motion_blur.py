@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from deblurgan import ops, reference
-from deblurgan.arguments import kind_of, require_number
+from deblurgan.arguments import kind_of, require_number, require_whole
 from deblurgan.blur.apply import as_batches, check_picture
 from deblurgan.blur.camera import Effects, Range, Realism, as_range, camera_options
 from deblurgan.blur.distributions import bit_table, pick, spread
@@ -68,12 +68,14 @@ class MotionBlur(nn.Module):
             is drawn for each picture.
         realism: "camera" blurs as a camera does: it is gamma 2.2, highlights (0.25, 1.75), shot (0.5e-4, 1.5e-4), read
             (4.6e-4, 13.7e-4) and jpeg (75, 95), of which those that are given, off included, take the preset's place.
-        highlights: light beyond white that saturated pixels are given before the average, 1 at white, so that lamps
-            draw bright streaks; >= 0, 0 is off. Like the next three a number or a range to draw from for each picture.
-        shot, read: the sensor's noise: normal, of variance shot light + read^2, on the averaged light; >= 0, 0 is off.
-        jpeg: the quality, 1 ... 100, of the JPEG that each picture becomes at last and is read from again; 0 is off.
-            Pillow does it on the host, which on CUDA waits for the GPU and cannot be captured in a graph. It takes 1 or
-            3 channels, makes floats multiples of 1/255, and has no gradient.
+        highlights: light beyond white that saturated pixels are given before the average, in units of white's, so that
+            lamps draw bright streaks; >= 0, 0 is off. Like the next three a number, or a (low, high) range of which one
+            is drawn for each picture. It and the next two clip the average to [0, 1], as a sensor does.
+        shot, read: the sensor's noise: normal, of variance shot light + read^2, on the averaged light, white's being 1;
+            >= 0, 0 is off.
+        jpeg: the quality, 1 ... 100, of the JPEG that each picture becomes at last and is read from again, with colour
+            at half the size (4:2:0); 0 is off. Pillow does it on the host, which on CUDA waits for the GPU and cannot
+            be captured in a graph. It takes 1 or 3 channels, makes floats multiples of 1/255, and has no gradient.
         p: the probability that a picture is blurred at all, in [0, 1]; noise, sensor and JPEG are for every picture.
         same_on_batch: use one PSF for the whole batch.
         seed: in [0, 2^63). Seed and index name a draw, on any device and in any batch. Pictures are numbered from 0 as
@@ -88,7 +90,8 @@ class MotionBlur(nn.Module):
     On CUDA nothing waits for the GPU once the module is there too (`blur.cuda()`) or has no seed: the number of the
     next picture, or the seed, is then kept in device memory, so that each replay of a CUDA graph draws fresh blur. (A
     `size` below the default has every canvas checked, which waits.) With a default `size`,
-    `torch.compile(fullgraph=True)` takes the module; calls of compiled code count and draw like others.
+    `torch.compile(fullgraph=True)` takes the module; calls of compiled code count and draw like others, but for those
+    without seed and index: torch's compiler draws other numbers than torch, which `torch.manual_seed` repeats too.
 
     Source: paper section 4 and the released motion_blur/. "centered" differs from the latter on purpose: its PSFs lie
     off the centre, its borders are black, and it stretches each result to the full range of values. "camera": Rim et
@@ -129,8 +132,9 @@ class MotionBlur(nn.Module):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        for name, value in {"length": length, "steps": steps, "p": p, "seed": seed or 0}.items():
-            require_number(name, value)
+        require_number("length", length)
+        require_number("p", p)
+        require_whole("steps", steps)
         self.exposure, self.noise = _shares(exposure), as_range("noise", noise)
         self.camera = camera_options(realism, gamma=gamma, highlights=highlights, shot=shot, read=read, jpeg=jpeg)
         if not 0 <= p <= 1:
@@ -144,7 +148,7 @@ class MotionBlur(nn.Module):
         check_seed(seed or 0, 0)
         check_anxiety(anxiety)
         self.size = _default_size(length, mode) if size is None else size
-        require_number("size", self.size)
+        require_whole("size", self.size)
         if not 3 <= self.size <= MAX_SIZE:
             raise ValueError(f"size must be in [3, {MAX_SIZE}], got {self.size}")
         self.holds_all = self.size >= _safe_size(length, mode)
@@ -192,7 +196,10 @@ class MotionBlur(nn.Module):
         """Numbers the n pictures of a call; without a seed and an index they are the module's next ones."""
         if not isinstance(generator, torch.Generator | None):
             raise TypeError(f"generator must be a torch.Generator, got {generator!r}: seed takes a number")
-        if generator is not None and seed is None:
+        check_seed(seed or 0, index or 0)
+        if generator is not None:
+            if seed is not None:
+                raise ValueError("seed and generator contradict each other: give one of them")
             seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
             index = index or 0
         if index is not None:
@@ -253,8 +260,8 @@ class MotionBlur(nn.Module):
         PIL picture of mode L or RGB; TypeError says so for others. Floats are in [0, 1].
 
         Picture i gets the PSF of (seed, index + i); without an index the module numbers pictures as they come, and
-        `generator` draws a seed for this call. A `psf`, [n, k, k] or [k, k], is used instead of a drawn one. `windows`,
-        `size` and, of a Tensor, `signed` are those of `apply_psf`.
+        `generator`, in place of a seed, draws one for this call. A `psf`, [n, k, k] or [k, k], is used instead of a
+        drawn one. `windows`, `size` and, of a Tensor, `signed` are those of `apply_psf`.
         """
         options = (psf, seed, index, generator, windows, size, signed)
         if isinstance(x, Tensor):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from deblurgan import ops
-from deblurgan.arguments import require_number, require_tensor
+from deblurgan.arguments import require_number, require_tensor, require_whole
 from deblurgan.ops.psf import check_canvas, check_capacity
 
 Mode = Literal["centered", "released"]
@@ -33,7 +33,7 @@ def rasterize_psf(
     require_tensor("trajectories", trajectories, "[n, steps, 2]")
     if size is None:
         size = 64 if mode == "released" else 65
-    require_number("size", size)
+    require_whole("size", size)
     n = trajectories.shape[0]
     if isinstance(exposure, Tensor):
         shares = exposure.to(trajectories.device, torch.float32).expand(n)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from deblurgan import ops
-from deblurgan.arguments import require_number
+from deblurgan.arguments import require_number, require_whole
 from deblurgan.blur.distributions import bit_table, pick, spread
 from deblurgan.ops.trajectories import MAX_ANXIETY
 
@@ -52,10 +52,8 @@ def random_trajectories(
 
     Raises ValueError for arguments out of range. Source: the recurrence of the released generate_trajectory.py.
     """
-    for name, value in {"n": n, "steps": steps, "length": length}.items():
-        require_number(name, value)
-    if n < 0:
-        raise ValueError(f"n must be >= 0, got {n}")
+    require_whole("steps", steps)
+    require_number("length", length)
     check_anxiety(anxiety)
     uniform = ops.uniforms(n, seed=seed, first=first, device=device)[:, 0]
     shakes = draw_anxieties(anxiety, bit_table(RELEASED_ANXIETIES, uniform.device), uniform)

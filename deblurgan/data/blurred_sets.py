@@ -95,6 +95,7 @@ def motion_blur(options: BlurConfig) -> MotionBlur:
         gamma=options.gamma,
         realism=options.realism,
         noise=options.noise,
+        seed=options.seed,
     )
 
 

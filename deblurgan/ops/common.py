@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from deblurgan.arguments import require_number
+from deblurgan.arguments import require_whole
 from deblurgan.device import kernels_available
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -36,11 +36,18 @@ def require(condition: bool, message: str) -> None:
 
 
 def check_seed(seed: int, first: int) -> None:
-    """Raises TypeError unless both are numbers, ValueError unless they are in [0, 2^63)."""
-    require_number("seed", seed)
-    require_number("first index", first)
-    require(0 <= seed < 2**63, f"seed must be in [0, 2^63), got {seed}")
-    require(0 <= first < 2**63, f"first index must be in [0, 2^63), got {first}")
+    """Raises TypeError unless both are whole numbers, ValueError unless they are in [0, 2^63)."""
+    for name, given in (("seed", seed), ("first index", first)):
+        require_whole(name, given)
+        if not 0 <= given < 2**63:  # torch.compile writes no changing number into a text that `require` might need
+            raise ValueError(f"{name} must be in [0, 2^63), got {given}")
+
+
+def check_count(n: int) -> None:
+    """Raises TypeError unless n is a whole number, ValueError unless it is >= 0."""
+    require_whole("n", n)
+    if n < 0:
+        raise ValueError(f"n must be >= 0, got {n}")
 
 
 def check_counter(counter: Tensor, device: torch.device) -> None:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deblurgan.arguments import require_number
-from deblurgan.ops.common import check_draws, operator, require
+from deblurgan.ops.common import check_count, check_draws, operator, require
 from deblurgan.ops.native import _C, address, home_device, launch_target
 
 
@@ -28,8 +27,7 @@ def uniforms(
     `counter` stands for seed, first and device. Raises ValueError for arguments out of range.
     """
     wanted = torch.device(device or "cpu") if counter is None else counter.device
-    require_number("n", n)
-    require(n >= 0, f"n must be >= 0, got {n}")
+    check_count(n)
     check_draws(seed, first, counter, home_device(wanted))
     return _uniforms(n, seed, first, counter, wanted)
 
@@ -65,8 +63,7 @@ def random_windows(
     """
     wanted = torch.device(device or "cpu") if counter is None else counter.device
     home = home_device(wanted)
-    require_number("n", n)
-    require(n >= 0, f"n must be >= 0, got {n}")
+    check_count(n)
     check_draws(seed, first, counter, home)
     fits = all(1 <= part <= full < 2**31 for part, full in zip(size, picture, strict=True))
     require(fits, f"size must fit into the picture {tuple(picture)}, got {tuple(size)}")
