@@ -176,7 +176,7 @@ def why_precision(precision: str, device: torch.device) -> str:
     """Why `pick_precision` gives what it gives."""
     if precision != "auto":
         return "as asked for"
-    return why_no_bf16(device) or "this device computes in it"
+    return why_no_bf16(device) or "this device has instructions for it"
 
 
 def compile_options(device: torch.device) -> dict[str, Any]:
