@@ -42,7 +42,7 @@ def _path(trainer: Trainer) -> Iterator[str]:
     """What runs a step."""
     config, processes, why_eager = trainer.config, trainer.processes, trainer.one_step.why_eager()
     if processes.count > 1:
-        yield f"{processes.count} processes over {processes.backend(trainer.device)}"
+        yield processes.describe(trainer.device)
     if trainer.device.type == "cuda" and config.backend == "auto":
         why = why_no_kernels(trainer.device)
         yield "our kernels" if why is None else f"plain torch in place of our kernels ({why})"
