@@ -8,6 +8,7 @@ Torch is imported when a command runs, so that help answers at once.
 
 from __future__ import annotations
 
+import difflib
 import io
 import json
 import os
@@ -70,7 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name, *rest = words
     if name not in COMMANDS:
-        return _fail(f"unknown command {name!r}: deblurgan has {', '.join(COMMANDS)}")
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"deblurgan has {', '.join(COMMANDS)}"
+        return _fail(f"unknown command {name!r}: {hint}")
     return _run(name, COMMANDS[name], rest)
 
 
@@ -96,12 +99,16 @@ def _run(name: str, command: Command, words: list[str]) -> int:
 
 
 def _as_typed(message: str, options: Any) -> str:
-    """The message with a command's switches as they are typed: the library says overwrite=True for --overwrite.
+    """The message with a command's switches as they are typed: the library says overwrite=True for --overwrite, and
+    resume=False for --no-resume.
 
     `options` is the command's config or its class.
     """
     for option in fields(options):
-        message = message.replace(f"{option.name}=True", f"--{option.name.replace('_', '-')}")
+        dashed = option.name.replace("_", "-")
+        message = message.replace(f"{option.name}=True", f"--{dashed}").replace(
+            f"{option.name}=False", f"--no-{dashed}"
+        )
     return message
 
 

@@ -128,7 +128,7 @@ def test_help_shows_the_preset_s_defaults(
     "options, message",
     [
         ({"regime": "wild"}, "regime must be one of none, gopro, synthetic, combined, got 'wild'"),
-        ({"regime": "combined"}, "regime combined goes with mix, got none"),
+        ({"regime": "combined"}, "regime combined goes with a folder of pairs as mix, got none"),
         ({"regime": "gopro", "mix": "pairs"}, "regime gopro goes without mix, got pairs"),
         ({"regime": "synthetic", "mix": "pairs"}, "regime synthetic goes without mix, got pairs"),
         ({"mix_scale": (0.5, 0.5)}, "mix_scale goes with mix, got none"),

@@ -218,7 +218,7 @@ def test_a_signal_to_one_stops_both_at_one_step_and_the_resumed_run_equals_a_str
 
 
 def test_the_first_speaks_for_both(both: Both) -> None:
-    assert "2 processes over gloo, " in both.said[0]
+    assert "2 processes over gloo, each step in plain torch" in both.said[0]
     assert both.said[0].count("left out bad.png") == len(RUNS) + 2
     assert both.said[1] == ""
 

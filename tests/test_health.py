@@ -18,7 +18,7 @@ from test_progress import Clock, Terminal
 import deblurgan
 from deblurgan import cli, limits, losses
 from deblurgan.checkpoint import load_tensors
-from deblurgan.display import Display
+from deblurgan.display import Display, counted
 from deblurgan.training import Callback, DivergedError, ProgressBar, TrainingError
 from deblurgan.training.history import COLUMNS, History, Stopwatch
 from deblurgan.training.objective import MEASURES
@@ -41,11 +41,11 @@ def test_the_first_lines_say_what_runs(photos: Path, tmp_path: Path) -> None:
     deblurgan.train(photos, out=tmp_path / "run", log=lines.append, **{**SMALL, "gan": "wgan-gp", "crop": 32})
     first = next(i for i, line in enumerate(lines) if line.startswith("step 1/6"))
     said = "\n".join(lines[:first])
-    assert "3 pictures to train on, 1 to validate on" in said
-    assert f"cpu ({torch.get_num_threads()} threads), fp32: as asked for" in said
-    assert "steps are not graphs: there is no CUDA device" in said
+    assert "trains on 3 of 4 pictures, validates on 1" in said
+    assert f"cpu ({counted(torch.get_num_threads(), 'thread')}), fp32: as asked for" in said
+    assert "each step in plain torch" in said
     assert "generator of 0.00874 million parameters, critic of 2.76 million" in said
-    assert "6 steps of 2 crops of 32 px, 3 epochs; validated every 3 steps" in said
+    assert "6 steps of 2 crops of 32 px, 3 epochs; validated every 3 steps and at the end" in said
 
 
 # Progress

@@ -155,7 +155,7 @@ def test_the_log_says_how_the_pictures_were_read(photos: Path, tmp_path: Path) -
     write_pairs(tmp_path / "pairs")
     _, lines = opened(photos, mix=tmp_path / "pairs", blur_length=20.0)
     assert lines == [
-        "data is read as 4 sharp photos, blurred as they are drawn by camera shake of 20 px (by their names)",
+        "data is read as 4 sharp photos, blurred as they are drawn by camera shake of 20 px (by the names of folders)",
         "trains on 3 of 4 pictures, validates on 1: every twentieth",
         "mix is read as 3 pairs, blur/ beside sharp/; 2 pictures of data are drawn for each",
     ]

@@ -244,8 +244,8 @@ class TrainConfig(Options):
             if self.chosen(name) and self.mix is None:
                 raise ValueError(f"{name} goes with mix, got none")
         if self.regime != "none" and (self.regime == "combined") != (self.mix is not None):
-            goes = "goes with" if self.mix is None else "goes without"
-            raise ValueError(f"regime {self.regime} {goes} mix, got {self.mix or 'none'}")
+            goes = "goes with a folder of pairs as mix" if self.mix is None else "goes without mix"
+            raise ValueError(f"regime {self.regime} {goes}, got {self.mix or 'none'}")
         if self.chosen("identity_start") and self.init is not None:
             raise ValueError(f"identity_start goes without init, got init {self.init}")
         weights = {"gan": 1.0, "content": self.content_weight, "pixel": self.pixel_weight}

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from deblurgan.config import as_path
+from deblurgan.display import counted
 from deblurgan.images.picture import StrPath, printable
 
 # Of pictures that Pillow reads, of those for pillow-heif, of what cameras' sensors saw, of all pictures, and of videos
@@ -77,7 +78,7 @@ def find(root: StrPath, *, log: Callable[[str], object] = warnings.warn) -> list
         raise found.errors[0]
     if found.failed:
         path, reason = found.failed[0]
-        log(printable(f"left out {len(found.failed)} pictures, such as {path}: {reason}"))
+        log(printable(f"left out {counted(len(found.failed), 'picture')}, such as {path}: {reason}"))
     return found.pictures
 
 

@@ -114,8 +114,8 @@ def _digits(ticks: Sequence[float]) -> int | None:
     """Decimals that tell the ticks apart; None where they are powers of ten, or numbers for which decimals are odd."""
     step = ticks[1] - ticks[0]
     decimals = next(n for n in range(20) if abs(round(step, n) - step) < step / 100)
-    return decimals if decimals <= 3 else None
+    return decimals if decimals <= 5 else None
 
 
 def _text(value: float, digits: int | None) -> str:
-    return f"{value:.3g}" if digits is None else f"{value:,.{digits}f}"
+    return f"{value:.3g}" if digits is None or value == 0 else f"{value:,.{digits}f}"

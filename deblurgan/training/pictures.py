@@ -37,6 +37,9 @@ def open_picture_sets(
 
     `log` is told how they were read and what is left out. Raises ValueError where no picture can be validated on.
     """
+    for name, folder in (("val", config.val), ("mix", config.mix)):
+        if folder is not None and name not in own and not folder.is_dir():
+            raise FileNotFoundError(f"{name} must be a folder, got {folder}")
     options: dict[str, Any] = {"layout": config.layout, "gamma": config.gamma, "crops": _crops(config)}
     options |= {"cache": cache, "log": log}
     blur = MotionBlur(**_camera(config), exposure=config.blur_exposure, p=config.blur_p)
@@ -76,7 +79,7 @@ def _require_regime(pictures: PairDataset, config: TrainConfig) -> None:
 def _described(pictures: PairDataset, config: TrainConfig) -> str:
     """How the pictures were read, and why so."""
     shake = f" by camera shake of {config.blur_length:g} px" if isinstance(pictures, SharpFolder) else ""
-    why = "by their names" if config.layout == "auto" else f"layout {config.layout} is given"
+    why = "by the names of folders" if config.layout == "auto" else f"layout {config.layout} is given"
     return f"{pictures.layout()}{shake} ({why})"
 
 

@@ -60,7 +60,8 @@ class Progress:
 
     def shown(self, means: Mapping[str, float]) -> str:
         """The losses that are not 0, for the end of a line."""
-        return "".join(f"  {name} {means[name]:.4f}" for name in self.losses if means.get(name))
+        values = ((name, means[name]) for name in self.losses if means.get(name))
+        return "".join(f"  {name} {value:.{4 if abs(value) < 10 else 1}f}" for name, value in values)
 
     def validation_line(self, done: int, count: int) -> str | None:
         """How many of the validation pictures are done, where no line was given for long."""

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from deblurgan import __version__, images
 from deblurgan.config import TrainConfig, to_mapping
-from deblurgan.display import duration
+from deblurgan.display import counted, duration
 from deblurgan.training.callbacks import Callback
 from deblurgan.training.charts import Line, chart
 from deblurgan.training.objective import LOSSES
@@ -134,7 +134,7 @@ def _tiles(rows: Sequence[Mapping[str, float]], found: Validation, trainer: Trai
         "PSNR now": (f"{found.psnr:.2f} dB", f"{found.psnr - found.blurred_psnr:+.2f} dB by restoring"),
         "Best PSNR": (
             f"{best:.2f} dB",
-            f"of {len(found.samples)} validation pictures",
+            f"of {counted(len(found.samples), 'validation picture')}",
         ),
         "SSIM now": (f"{found.ssim:.4f}", "1 is the original"),
         "Pictures": (f"{len(trainer.train_set):,}", f"to train on, {len(trainer.val_set):,} to validate on"),
@@ -327,7 +327,7 @@ body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 76rem; background:
   font: 15px/1.5 system-ui, sans-serif; }
 h1 { margin: 0; font-size: 1.7rem; } h2 { margin: 2.4rem 0 0; font-size: 1.15rem; }
 h3 { margin: 0; font-size: .8rem; font-weight: 500; color: var(--soft); }
-p { margin: 0 0 .8rem; color: var(--soft); } time { margin-left: .8em; }
+p { margin: 0 0 .8rem; color: var(--soft); } time { margin-left: .8em; white-space: nowrap; }
 code { font-size: .85em; overflow-wrap: anywhere; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(12rem, 1fr)); gap: .8rem; }
 .tiles div, figure { background: var(--card); border-radius: 8px; padding: .8rem 1rem; }

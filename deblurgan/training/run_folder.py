@@ -89,6 +89,8 @@ class RunFolder:
 
         Raises TrainingError where another run holds it. File systems without locks are not protected.
         """
+        if self.path.exists() and not self.path.is_dir():
+            raise NotADirectoryError(f"out must be a folder, got {self.path}")
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock", timeout=0, fallback_to_soft=False)
         try:
