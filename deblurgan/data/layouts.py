@@ -65,11 +65,13 @@ def find_couples(root: Path, pictures: Sequence[Path], *, gamma: bool = False, c
     for curve in [folder for folder in folders if folder.name == "blur_gamma"]:
         if curve.with_name("blur") in folders:
             folders.discard(curve.with_name("blur") if gamma else curve)
-    lettered = _couples(folders, WORDS | LETTERS)
+    worded = _couples(folders, WORDS)
+    above = {folder for couple in worded for folder in couple.blurred.parents}  # A/ and B/ with pairs in each are none
+    lettered = _couples(folders - above, WORDS | LETTERS)
     members = {folder for couple in lettered for folder in couple}
     holding = {path.parent for path in pictures} - {folder.parent for folder in members}
     covered = all(folder in members or not members.isdisjoint(folder.parents) for folder in holding)
-    return lettered if covered or not certain else _couples(folders, WORDS)
+    return lettered if covered or not certain else worded
 
 
 def _couples(folders: Iterable[Path], words: Mapping[str, str]) -> list[Couple]:
@@ -132,8 +134,8 @@ def _require_sharp_photos(root: Path, pictures: Sequence[Path]) -> None:
             f"data holds pictures that are no sharp photos by their folder's name ({blurred[0]}): give a folder of "
             "blurred and sharp ones side by side (blur/ and sharp/, ...), or say that the layout is sharp"
         )
-    named = (path for path in pictures if not WORDS.keys().isdisjoint(name_words(path.stem)))
-    for group in _kin((path.with_suffix("") for path in named), WORDS):
+    worded = [path for path in pictures if not WORDS.keys().isdisjoint(name_words(path.stem))]
+    for group in _kin((path.with_suffix("") for path in worded), WORDS):
         names = f"{group['blurred'][0]} and {group['sharp'][0].name}"
         raise ValueError(
             f"data holds blurred and sharp pictures in one folder ({names}): give each kind a folder of its own, blur "

@@ -57,8 +57,8 @@ class RunState(NamedTuple):
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, str]) -> RunState:
-        """What `to_metadata` gave; what older versions did not know of has the value that it had then. Raises ValueError
-        or KeyError for other metadata."""
+        """What `to_metadata` gave; what older versions did not know of has its default. Raises ValueError or KeyError
+        for other metadata."""
         known = {"validated": metadata["step"], "alone": "true", **metadata}
         state = cls(**{name: json.loads(known[name]) for name in cls._fields})
         if not isinstance(state.config, dict):
