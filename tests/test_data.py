@@ -141,7 +141,7 @@ def test_mix_at_half_the_size_of_the_pictures(photos: Path, tmp_path: Path) -> N
     write_pairs(tmp_path / "pairs")
     crops = Crops(32, flip=False, scale=(0.5, 0.5))
     data = PairedFolder(tmp_path / "pairs", crops=crops)
-    pair, whole = data.sample(1, epoch=0), data.whole(1)
+    pair, whole = data.sample(1, epoch=0), PairedFolder(tmp_path / "pairs").whole(1)
     half = torch.nn.functional.interpolate(whole.sharp[None].float(), scale_factor=0.5, mode="area")[0]
     windows = half.unfold(1, 32, 1).unfold(2, 32, 1)
     differences = (windows - pair.sharp[:, None, None].float()).abs().mean((0, 3, 4))
@@ -182,6 +182,21 @@ def test_pictures_of_one_name_that_agree_are_asked_about(tmp_path: Path) -> None
     with pytest.raises(ValueError, match=r"two pictures of each name .*after/0\.png and .*before/0\.png"):
         open_dataset(tmp_path)
     assert len(open_dataset(tmp_path, layout="sharp")) == 6
+
+
+def test_pictures_of_one_number_that_agree_are_asked_about(tmp_path: Path) -> None:
+    scene = images.read(Path(deblurgan.__file__).parent / "assets" / "demo.png").pixels
+    blur = MotionBlur(length=30.0, exposure=(1.0,))
+    for i in range(3):
+        sharp = np.ascontiguousarray(scene[60 * i : 60 * i + 200, 100 * i : 100 * i + 300])
+        images.write(images.Picture(sharp), tmp_path / f"{i}b.png")
+        other = blur(torch.from_numpy(sharp).permute(2, 0, 1), index=i).permute(1, 2, 0).numpy()
+        images.write(images.Picture(np.ascontiguousarray(other)), tmp_path / f"{i}a.png")
+    with pytest.raises(ValueError, match=r"two pictures of each number .*0a\.png and .*0b\.png"):
+        open_dataset(tmp_path)
+    for i in range(3):
+        write(tmp_path / f"{i}a.png", seed=i, h=200, w=300)
+    assert isinstance(open_dataset(tmp_path), SharpFolder), "of one number, but of two scenes"
 
 
 def test_panoramas_are_no_pairs(tmp_path: Path) -> None:

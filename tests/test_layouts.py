@@ -83,6 +83,7 @@ def expected(patterns: str) -> list[str]:
         ),
         ("{BlurredImages,SharpImages}/0.png", "{BlurredImages,SharpImages}/0.png", ""),
         ("{blurred,ground_truth}/0.png", "{blurred,ground_truth}/0.png", ""),
+        ("{a,b}/{input,GT}/0.png", "a/{input,GT}/0.png b/{input,GT}/0.png", ""),
         ("{input,target}/{clear,sharp}/0.png", "{input,target}/clear/0.png {input,target}/sharp/0.png", ""),
     ],
 )

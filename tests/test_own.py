@@ -21,6 +21,7 @@ from deblurgan.config import train_config
 from deblurgan.data import Crops, Mixed, PairedFolder, SharpFolder
 from deblurgan.data.own import from_own
 from deblurgan.training import Callback, Trainer
+from picture_folders import write_pairs
 from small_training import SMALL, history, same, trainer
 
 CROPS = Crops(16)
@@ -411,3 +412,47 @@ def test_a_callback_may_stop_a_training(event: str, tmp_path: Path) -> None:
     assert told[-2:] == [f"save {result.steps}", f"end {result.steps}"]
     assert history(tmp_path)[-1]["val_psnr"]
     assert run_of(Pairs(), tmp_path).fit().steps == 6
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda pixels: Image.fromarray(pixels[..., 0].astype(np.uint16) * 257),
+        lambda pixels: Image.fromarray(pixels[..., 0]),
+        lambda pixels: np.repeat(pixels[..., :1], 3, 2) * np.float64(1.0005 / 255) - 2e-4,
+    ],
+    ids=["16 bits", "grey", "rounded past 1"],
+)
+def test_pictures_in_other_modes_and_a_little_out_of_range_are_the_same(make: Callable[[np.ndarray], Any]) -> None:
+    wanted = tensor(picture(1))[:1].expand(3, -1, -1)
+    assert torch.equal(from_own("data", Pairs(make=make), CROPS, 0).whole(1).sharp, wanted)
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (np.zeros((0, 40, 3), np.uint8), r"pictures must be \[h, w, 3\], got \(0, 40, 3\)"),
+        (Image.new("F", (40, 40)), "floating-point pixels are not supported"),
+    ],
+)
+def test_pictures_that_are_none_are_left_out_by_their_name(wrong: Any, message: str) -> None:
+    with pytest.raises(images.ImageError, match=message) as error:
+        from_own("data", [(wrong, wrong)], CROPS, 0).whole(0)
+    assert str(error.value.path) == "list[0]"
+
+
+def test_own_mixed_pairs_hold_out_some_of_the_pairs(photos: Path, tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs", n=5)
+    run = run_of(Mixed(SharpFolder(photos), PairedFolder(tmp_path / "pairs")), tmp_path / "run")
+    drawn = {run.train_set.path(i, epoch=epoch) for epoch in range(2) for i in range(len(run.train_set))}
+    assert len(run.train_set) == 12 and len(drawn) == 8 and run.val_set.names() == ["blur/0.png"]
+    assert run.val_set.path(0) not in drawn
+
+
+def test_datasets_count_from_the_end_and_a_part_of_a_mix_is_one(photos: Path) -> None:
+    sharp = SharpFolder(photos, crops=CROPS, blur=deblurgan.MotionBlur(seed=0))
+    assert torch.equal(sharp[-1].blurred, sharp[3].blurred) and torch.equal(sharp[np.int64(2)].sharp, sharp[2].sharp)
+    with pytest.raises(IndexError):
+        sharp[-5]
+    part = Mixed(sharp, sharp).take([11, 0])
+    assert [part.path(i, epoch=1) for i in range(2)] == [Mixed(sharp, sharp).path(i, epoch=1) for i in (11, 0)]

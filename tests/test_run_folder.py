@@ -126,6 +126,23 @@ def test_another_run_s_folder_is_refused(photos: Path, tmp_path: Path) -> None:
     assert deblurgan.train(photos, out=tmp_path, **{**SMALL, "seed": 4, "resume": False}).steps == 6
 
 
+def test_a_run_of_an_older_version_goes_on(photos: Path, tmp_path: Path) -> None:
+    """Options that it did not know have their defaults, the preset's among them."""
+    run = trainer(photos, tmp_path / "run", steps=2)
+    run.fit()
+    tensors, metadata = checkpoint.load_tensors(run.folder.state)
+    config = json.loads(metadata["config"])
+    for name in ("blur_realism", "mix_scale", "ema", "blur_noise", "init", "losses"):
+        del config[name]
+    older = {name: value for name, value in metadata.items() if name not in ("validated", "alone")}
+    checkpoint.save_tensors(tensors, run.folder.state, metadata={**older, "config": json.dumps(config)})
+    again = trainer(photos, tmp_path / "run", steps=3)
+    again.resume()
+    assert (again.steps_done, again.validated_at) == (2, 2)
+    with pytest.raises(ValueError, match="a run with another blur_realism, ema:"):
+        trainer(photos, tmp_path / "run", steps=3, ema=0.5, blur_realism="camera").resume()
+
+
 def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

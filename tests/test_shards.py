@@ -198,6 +198,37 @@ def test_a_member_without_its_partner_is_told_of(tmp_path: Path) -> None:
         opened(tmp_path)
 
 
+def test_hard_links_are_pictures_and_what_leads_elsewhere_is_none(tmp_path: Path) -> None:
+    shard = write_shard(tmp_path / "x.tar", {"0.png": png(0), "../1.png": png(1), "/2.png": png(2)})
+    with tarfile.open(shard, "a") as file:
+        for name, kind in (("hard.png", tarfile.LNKTYPE), ("soft.png", tarfile.SYMTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "0.png"
+            file.addfile(info)
+    data, _ = opened(shard)
+    assert data.names() == ["0.png", "hard.png"]
+    assert torch.equal(torch.from_numpy(data.decoded(1)[0]).permute(2, 0, 1), pixels(0))
+
+
+def test_a_layout_is_said_of_shards_too(tmp_path: Path) -> None:
+    tree = {f"train/S1/{kind}/{i}.png": png(i) for kind in ("blur", "sharp") for i in range(2)}
+    shard = write_shard(tmp_path / "x.tar", tree)
+    assert opened(shard, layout="gopro")[0].names() == ["train/S1/blur/0.png", "train/S1/blur/1.png"]
+    for root in (shard, tmp_path):
+        data, _ = opened(root, layout="sharp")
+        assert isinstance(data, SharpFolder) and len(data) == 4
+
+
+def test_an_index_that_leads_out_of_its_shard_is_written_anew(tmp_path: Path) -> None:
+    shard = write_shard(tmp_path / "x.tar", {"0.png": png(0)})
+    index_of(shard)
+    kept = json.loads((tmp_path / "x.tar.index").read_bytes())
+    for at, size in ((-1, 10), (10**30, 10), (0, 10**15)):
+        (tmp_path / "x.tar.index").write_text(json.dumps({**kept, "members": [["0.png", at, size]]}))
+        shards._index.cache_clear()
+        assert index_of(shard).members == {"0.png": (512, len(png(0)))}
+
+
 def test_versions_of_one_photo_are_known_in_shards(tmp_path: Path) -> None:
     versions = [(i, k, kind) for i in range(3) for k in range(2) for kind in ("blur", "sharp")]
     seeds = {f"{i}_{k:03d}.{kind}.png": i + 50 * k * (kind == "blur") for i, k, kind in versions}

@@ -219,3 +219,16 @@ def test_two_sequences_of_gopro_are_divided_and_two_folders_of_pairs_are_not(tmp
     assert sides(opened(tmp_path / "gopro")[0])[1] == {f"train/S0/blur/{i}.png" for i in (0, 2, 4, 6)}
     train, val = sides(opened(tmp_path / "pairs")[0])
     assert (len(train), val) == (7, {"0/blur/0.png"})
+
+
+def test_gamma_without_such_pictures_and_a_bad_folder_are_named(photos: Path, tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs")
+    with pytest.raises(ValueError, match=r"gamma goes with GoPro's blur_gamma folders, found none in .*pairs"):
+        opened(tmp_path / "pairs", gamma=True)
+    write_pairs(tmp_path / "gopro" / "train" / "S1", blurred="blur_gamma")
+    assert len(opened(photos, gamma=True, mix=tmp_path / "gopro")[0].train.names()) == 6
+    with pytest.raises(FileNotFoundError, match=r"val: data must be a folder, got .*0\.png"):
+        opened(photos, val=photos / "0.png")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"mix: data must hold pictures, found none in .*empty"):
+        opened(photos, mix=tmp_path / "empty")

@@ -6,6 +6,7 @@ SideBySide A|B pictures. Mixed joins two datasets.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -72,7 +73,7 @@ class PairDataset(Dataset[Pair]):
         return len(self.entries)
 
     def __getitem__(self, index: int) -> Pair:
-        return self.sample(index, epoch=0)
+        return self.sample(range(len(self))[index], epoch=0)  # counted from the end where it is negative
 
     def take(self, indices: Iterable[int]) -> PairDataset:
         """The dataset of these pictures alone."""
@@ -340,6 +341,7 @@ class Mixed(PairDataset):
         length = len(pairs) + max(1, round(ratio * len(pairs)))
         super().__init__(range(length), pairs.root, crops=pairs.crops, seed=pairs.seed)
         self.synthetic, self.pairs, self.ratio = synthetic, pairs, ratio
+        self.length = length
 
     def to(self, device: torch.device) -> Mixed:
         part = cast(Mixed, super().to(device))
@@ -348,7 +350,7 @@ class Mixed(PairDataset):
 
     def locate(self, index: int, epoch: int) -> tuple[PairDataset, int, int]:
         """The dataset that picture `index` of `epoch` comes from, with its index and epoch there."""
-        position, length, pairs = self.entries[index], len(self.entries), len(self.pairs)
+        position, length, pairs = self.entries[index], self.length, len(self.pairs)
         passed = position * pairs // length
         if (position + 1) * pairs // length > passed:
             return self.pairs, passed, epoch
@@ -409,10 +411,10 @@ def open_dataset(
         log(images.printable(line))
 
     options: dict[str, Any] = {"crops": crops, "seed": seed, "cache": cache}
-    in_shards = layout == "tar" or (layout == "auto" and is_shard(root))
+    in_shards = layout == "tar" or is_shard(root)
     pictures = [] if in_shards else find_pictures(root, without=without, log=tell)
-    members = [] if pictures or layout not in ("auto", "tar") else _members(root, without, tell)
-    pictures, pairs = pictures or members, match_members(members, log=tell)
+    members = [] if pictures else _members(root, without, tell)
+    pictures, pairs = pictures or members, match_members(members, log=tell) if layout in ("auto", "tar") else []
     if layout in ("auto", "tar"):
         layout = "tar" if pairs else detect_layout(root, pictures, gamma=gamma)
         if layout == "sharp":
@@ -452,20 +454,31 @@ def _in_shards(paths: Iterable[Path]) -> str:
 
 
 def _require_no_pairs(pictures: Sequence[Path], cache: PictureCache) -> None:
-    """Raises ValueError where a few of the photos look like pairs: the halves of one, or two of the same name."""
+    """Raises ValueError where a few of the photos look like pairs: the halves of one, or two of the same name or with
+    the same numbers in theirs, as 7a.png and 7b.png."""
     both = [(path, path) for path in _spread(pictures)]
     if _most(both, lambda one, _: halves_agree(one), cache):
         raise ValueError(
             f"data holds pictures whose halves show the same, one blurrier than the other, such as {pictures[0]}: say "
             "that the layout is side-by-side (blurred | sharp) or sharp"
         )
-    first: dict[str, Path] = {}
-    twins = [(first[path.stem], path) for path in pictures if first.setdefault(path.stem, path) != path]
-    if _most(_spread(twins), look_like_pair, cache):
-        raise ValueError(
-            f"data holds two pictures of each name that show the same, one blurrier than the other, such as "
-            f"{twins[0][0]} and {twins[0][1]}: name their folders blur and sharp, or say that the layout is sharp"
-        )
+    for word, keys in (("name", [path.stem for path in pictures]), ("number", map(_numbers, pictures))):
+        first: dict[str, Path] = {}
+        twins = [
+            (first[key], path)
+            for path, key in zip(pictures, keys, strict=True)
+            if key and first.setdefault(key, path) != path
+        ]
+        if _most(_spread(twins), look_like_pair, cache):
+            raise ValueError(
+                f"data holds two pictures of each {word} that show the same, one blurrier than the other, such as "
+                f"{twins[0][0]} and {twins[0][1]}: name their folders blur and sharp, or say that the layout is sharp"
+            )
+
+
+def _numbers(path: Path) -> str:
+    """Those in the file's name."""
+    return " ".join(re.findall(r"\d+", path.stem))
 
 
 def _spread(things: Sequence[Any]) -> Sequence[Any]:

@@ -86,10 +86,13 @@ def match_gopro(root: Path, pictures: Sequence[Path], split: str | None, *, gamm
 def _match_couples(couples: Sequence[Couple], pictures: Sequence[Path]) -> list[tuple[Path, Path]]:
     """The pairs of all couples of folders, one couple after the other."""
     below: dict[Path, list[Path]] = {folder: [] for couple in couples for folder in couple}
+    direct: dict[Path, list[Path]] = {}
     for path in pictures:
-        for folder in path.parents:
+        direct.setdefault(path.parent, []).append(path)
+    for leaf, members in direct.items():
+        for folder in (leaf, *leaf.parents):
             if folder in below:
-                below[folder].append(path)
+                below[folder] += members
     return [pair for couple in couples for pair in _match_by_name(couple, below)]
 
 
@@ -113,8 +116,9 @@ def _match_by_name(couple: Couple, below: Mapping[Path, Sequence[Path]]) -> list
 def _by_name(folder: Path, pictures: Sequence[Path]) -> dict[Path, Path]:
     """The folder's pictures by their paths below it without suffix."""
     names: dict[Path, Path] = {}
+    between = {parent: parent.relative_to(folder) for parent in {path.parent for path in pictures}}
     for path in pictures:
-        name = path.relative_to(folder).with_suffix("")
+        name = between[path.parent] / path.stem
         if name in names:
             raise ValueError(f"{folder} must hold one picture of each name, got {names[name].name} and {path.name}")
         names[name] = path

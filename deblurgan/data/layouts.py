@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,8 +41,7 @@ def detect_layout(root: Path, pictures: Sequence[Path], *, gamma: bool = False) 
     if not couples:
         _require_sharp_photos(root, pictures)
         return "sharp"
-    around = {couple.blurred.parent for couple in couples}
-    elsewhere = [path for path in pictures if around.isdisjoint(path.parents)]
+    elsewhere = _not_below({couple.blurred.parent for couple in couples}, pictures)
     if elsewhere:
         raise ValueError(
             f"data holds pairs ({couples[0].blurred} and {couples[0].sharp.name}) and other pictures "
@@ -65,11 +65,13 @@ def find_couples(root: Path, pictures: Sequence[Path], *, gamma: bool = False, c
     for curve in [folder for folder in folders if folder.name == "blur_gamma"]:
         if curve.with_name("blur") in folders:
             folders.discard(curve.with_name("blur") if gamma else curve)
-    lettered = _couples(folders, WORDS | LETTERS)
+    worded = _couples(folders, WORDS)
+    above = {folder for couple in worded for folder in couple.blurred.parents}  # A/ and B/ with pairs in each are none
+    lettered = _couples(folders - above, WORDS | LETTERS)
     members = {folder for couple in lettered for folder in couple}
     holding = {path.parent for path in pictures} - {folder.parent for folder in members}
     covered = all(folder in members or not members.isdisjoint(folder.parents) for folder in holding)
-    return lettered if covered or not certain else _couples(folders, WORDS)
+    return lettered if covered or not certain else worded
 
 
 def _couples(folders: Iterable[Path], words: Mapping[str, str]) -> list[Couple]:
@@ -98,6 +100,7 @@ def _kin(folders: Iterable[Path], words: Mapping[str, str], *, whole: bool = Tru
     return [group for group in groups.values() if len(group) > 1]
 
 
+@lru_cache(2**16)
 def name_words(name: str) -> tuple[str, ...]:
     """The words of a name, in lower case: of "train_blur", "Train Blur", "trainBlur" and "trainblur" ("train", "blur").
 
@@ -114,6 +117,12 @@ def _folders(root: Path, paths: Iterable[Path]) -> set[Path]:
     return {folder for leaf in direct for folder in (leaf, *leaf.parents) if root in folder.parents}
 
 
+def _not_below(folders: set[Path], pictures: Sequence[Path]) -> list[Path]:
+    """The pictures that lie in none of the folders, at any depth."""
+    outside = {folder for folder in {path.parent for path in pictures} if folders.isdisjoint((folder, *folder.parents))}
+    return [path for path in pictures if path.parent in outside]
+
+
 def _require_sharp_photos(root: Path, pictures: Sequence[Path]) -> None:
     """Raises ValueError where names say that not all of the pictures are sharp photos."""
     kinds = {folder: _kind(folder.name) for folder in _folders(root, pictures)}
@@ -125,7 +134,8 @@ def _require_sharp_photos(root: Path, pictures: Sequence[Path]) -> None:
             f"data holds pictures that are no sharp photos by their folder's name ({blurred[0]}): give a folder of "
             "blurred and sharp ones side by side (blur/ and sharp/, ...), or say that the layout is sharp"
         )
-    for group in _kin((path.with_suffix("") for path in pictures), WORDS):
+    worded = [path for path in pictures if not WORDS.keys().isdisjoint(name_words(path.stem))]
+    for group in _kin((path.with_suffix("") for path in worded), WORDS):
         names = f"{group['blurred'][0]} and {group['sharp'][0].name}"
         raise ValueError(
             f"data holds blurred and sharp pictures in one folder ({names}): give each kind a folder of its own, blur "
@@ -142,7 +152,7 @@ def _require_sharp_photos(root: Path, pictures: Sequence[Path]) -> None:
             "say that the layout is sharp"
         )
     sharp = {folder for folder, kind in kinds.items() if kind == "sharp"}
-    others = [path for path in pictures if sharp.isdisjoint(path.parents)]
+    others = _not_below(sharp, pictures)
     if sharp and others:
         raise ValueError(
             f"data holds sharp pictures by their folder's name ({min(sharp)}) and others, such as {others[0]}: give "
@@ -168,10 +178,10 @@ def _blurred_by_name(pictures: Sequence[Path]) -> list[Path]:
 
 def _sharp_beside_bare(pictures: Sequence[Path]) -> Iterator[Path]:
     """Pictures such as 0_sharp.png and 0_gt.png beside 0.png."""
-    names = {(path.parent, name_words(path.stem)) for path in pictures}
-    for path in pictures:
-        name = name_words(path.stem)
-        if len(name) > 1 and name[-1] in SHARP and (path.parent, name[:-1]) in names:
+    marked = [path for path in pictures if (name := name_words(path.stem))[-1:] and name[-1] in SHARP]
+    names = {(path.parent, name_words(path.stem)) for path in (pictures if marked else [])}
+    for path in marked:
+        if (name := name_words(path.stem))[:-1] and (path.parent, name[:-1]) in names:
             yield path
 
 
@@ -208,6 +218,8 @@ def splits(root: Path, pictures: Sequence[Path]) -> list[str]:
                 named |= {above / name: split for name in file.read_text(errors="replace").split()}
     if not named:
         return ["train"] * len(pictures)
-    return [
-        next((named[path] for path in (picture, *picture.parents) if path in named), "train") for picture in pictures
-    ]
+    of = {
+        folder: next((named[above] for above in (folder, *folder.parents) if above in named), "train")
+        for folder in {picture.parent for picture in pictures}
+    }
+    return [named.get(picture, of[picture.parent]) for picture in pictures]

@@ -19,6 +19,7 @@ from deblurgan.data.crops import Crops
 from deblurgan.data.datasets import Mixed, PairDataset, PairedFolder
 
 KEYS = (("blurred", "sharp"), ("blur", "sharp"))  # of items that are mappings
+ROUNDING = 1e-3  # by which floats may leave [0, 1], less than half a level
 
 _ONE_AT_A_TIME = threading.Lock()  # for all, since two may be parts of one
 
@@ -76,7 +77,7 @@ class OwnPairs(PairedFolder):
         try:
             with _ONE_AT_A_TIME:
                 item = self.dataset[self.entries[index]]
-            blurred, sharp = (_pixels(part) for part in _parts(item))
+            blurred, sharp = (_pixels(part, self.path(index)) for part in _parts(item))
         except (images.ImageError, MemoryError):
             raise
         except Exception as error:
@@ -122,10 +123,10 @@ def _parts(item: Any) -> tuple[Any, Any]:
     return item[0], item[1]
 
 
-def _pixels(picture: Any) -> Pixels:
+def _pixels(picture: Any, name: Path) -> Pixels:
     """uint8 [h, w, 3] of a picture. Raises TypeError or ValueError for anything else."""
     if isinstance(picture, Image.Image):
-        return np.asarray(picture.convert("RGB"))
+        return images.from_pil(picture, name=name).in_8_bits().pixels
     if isinstance(picture, torch.Tensor):
         array = picture.detach().cpu().numpy() if picture.dtype != torch.bfloat16 else picture.detach().float().numpy()
         layout, channels = "[3, h, w]", 0
@@ -133,7 +134,7 @@ def _pixels(picture: Any) -> Pixels:
         array, layout, channels = picture, "[h, w, 3]", 2
     else:
         raise TypeError(f"pictures must be tensors, arrays or PIL images, got {type(picture).__name__}")
-    if array.ndim != 3 or array.shape[channels] != 3:
+    if array.ndim != 3 or array.shape[channels] != 3 or 0 in array.shape:
         raise ValueError(f"pictures must be {layout}, got {tuple(array.shape)}")
     return _bytes(array if channels else array.transpose(1, 2, 0))
 
@@ -143,7 +144,7 @@ def _bytes(array: np.ndarray[Any, Any]) -> Pixels:
         return array
     if array.dtype.kind != "f":
         raise TypeError(f"pictures must be uint8 or floats in [0, 1], got {array.dtype}")
-    low, high = float(array.min(initial=0)), float(array.max(initial=0))
-    if not (low >= 0 and high <= 1):  # NaN is neither
+    low, high = float(array.min()), float(array.max())
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # NaN is neither
         raise ValueError(f"pictures must be uint8 or floats in [0, 1], got {low:g} to {high:g}")
     return np.rint(array.astype(np.float32) * 255).astype(np.uint8)

@@ -136,8 +136,9 @@ def _index(shard: Path, size: int, changed: int) -> Index:
     of = [size, changed]
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(file.read_bytes())
-        if known["of"] == of:
-            return Index({str(name): (int(at), int(length)) for name, at, length in known["members"]}, known["damage"])
+        index = Index({str(name): (int(at), int(length)) for name, at, length in known["members"]}, known["damage"])
+        if known["of"] == of and all(0 <= at <= at + length <= size for at, length in index.members.values()):
+            return index
     index = _read_headers(shard)
     members = [[name, *where] for name, where in index.members.items()]
     content: dict[str, Any] = {"of": of, "damage": index.damage, "members": members}
@@ -153,8 +154,11 @@ def _read_headers(shard: Path) -> Index:
         with tarfile.open(shard, "r:") as file:
             while (member := file.next()) is not None:
                 is_whole = member.offset_data + member.size <= size
-                if member.isreg() and not member.issparse() and is_whole and _is_picture(member.name):
-                    members[PurePosixPath(member.name).as_posix()] = (member.offset_data, member.size)
+                name, linked = (PurePosixPath(name).as_posix() for name in (member.name, member.linkname))
+                if member.islnk() and linked in members and _is_picture(name):
+                    members[name] = members[linked]
+                if member.isreg() and not member.issparse() and is_whole and _is_picture(name):
+                    members[name] = (member.offset_data, member.size)
                 file.members.clear()  # type: ignore[attr-defined]  # they are of no more use, and many
             end = file.offset
         with open(shard, "rb") as plain:  # tarfile takes damage for the end, in silence

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -54,17 +55,32 @@ def open_picture_sets(
     counts = f"{len(sets.train)} of {len(pictures)} pictures, validates on {len(sets.validation)}"
     log(f"trains on {counts}: {which}")
     _require_usable_validation(sets, config, log)
+    if config.mix is None:
+        _require_gamma(pictures, config)
     if isinstance(sets.validation, SharpFolder) and not given:
         sets.validation.blur = MotionBlur(**_camera(config), exposure=VALIDATION_EXPOSURE)
     if config.mix is None:
         return sets
     options |= {"layout": "auto", "crops": _crops(config, config.mix_scale)}
-    pairs = open_dataset(config.mix, seed=config.seed, without=used_otherwise, **options)
+    with _named("mix"):
+        pairs = open_dataset(config.mix, seed=config.seed, without=used_otherwise, **options)
     if isinstance(pairs, SharpFolder):
         raise ValueError(f"mix must hold pairs of blurred and sharp pictures, found sharp photos in {config.mix}")
+    _require_gamma(pairs, config)
     log(f"mix is read as {pairs.layout()}; {config.mix_ratio:g} pictures of data are drawn for each")
     _tell_shared(pairs, sets.validation, log)
     return sets._replace(train=Mixed(sets.train, pairs, ratio=config.mix_ratio))
+
+
+@contextmanager
+def _named(option: str) -> Iterator[None]:
+    """Errors within it tell of which folder they speak."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{option}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}") from error
 
 
 def _require_regime(pictures: PairDataset, config: TrainConfig) -> None:
@@ -74,6 +90,12 @@ def _require_regime(pictures: PairDataset, config: TrainConfig) -> None:
         raise ValueError(f"regime gopro goes with pairs of blurred and sharp pictures, got photos in {config.data}")
     if config.regime in ("synthetic", "combined") and not is_sharp:
         raise ValueError(f"regime {config.regime} goes with sharp photos, got pairs in {config.data}")
+
+
+def _require_gamma(pictures: PairDataset, config: TrainConfig) -> None:
+    """Raises ValueError where blur_gamma pictures are wanted and none are there."""
+    if config.gamma and not any("blur_gamma" in pictures.path(i).parts for i in range(len(pictures))):
+        raise ValueError(f"gamma goes with GoPro's blur_gamma folders, found none in {pictures.root}")
 
 
 def _described(pictures: PairDataset, config: TrainConfig) -> str:
@@ -102,10 +124,15 @@ def _divide(
 ) -> tuple[PictureSets, str]:
     """The pictures to train on and those to validate on, and which these are, in words: `own`, of `val`, of a split of
     their own, or held out."""
+    if isinstance(pictures, Mixed):
+        sets, which = _divide(pictures.pairs, config, options, own)
+        mixed = Mixed(pictures.synthetic, sets.train, ratio=pictures.ratio)
+        return sets._replace(train=mixed), f"{which}, of the pairs"
     part = pictures.part("train")
     train = pictures if part is None else part
     if config.val is not None:
-        validation = own or open_dataset(config.val, split="val", **options)
+        with _named("val"):
+            validation = own or open_dataset(config.val, split="val", **options)
         validation.root = pictures.root  # its pictures go by other names than those of data
         _tell_shared(train, validation, options["log"])
         unused = len(pictures) - len(train)
@@ -168,12 +195,13 @@ def _require_usable_validation(sets: PictureSets, config: TrainConfig, log: Call
     if config.val is not None:
         name, reason = next(iter(reasons.items()))
         raise ValueError(f"val must hold a usable picture, found none of {len(sets.validation)}; {name}: {reason}")
-    found = first_usable(sets.train, reasons.__setitem__)
+    train = sets.train.pairs if isinstance(sets.train, Mixed) else sets.train
+    found = first_usable(train, reasons.__setitem__)
     if found is None:
         name, reason = next(iter(reasons.items()))
         raise ValueError(f"data must hold a usable picture, found none of {len(reasons)}; {name}: {reason}")
-    log(f"no picture held out can be used: validates on {sets.train.name(found)}, which is trained on too")
-    sets.validation.entries.append(sets.train.entries[found])
+    log(f"no picture held out can be used: validates on {train.name(found)}, which is trained on too")
+    sets.validation.entries.append(train.entries[found])
 
 
 def digest_of_names(pictures: PairDataset) -> str:

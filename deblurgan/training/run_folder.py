@@ -12,8 +12,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from deblurgan import checkpoint, images
 from deblurgan.checkpoint import CheckpointError
-from deblurgan.config import TrainConfig, to_mapping
+from deblurgan.config import TrainConfig, named_defaults, to_mapping
 from deblurgan.nn import Generator
 from deblurgan.training.errors import SaveError, TrainingError
 
@@ -56,8 +57,13 @@ class RunState(NamedTuple):
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, str]) -> RunState:
-        """What `to_metadata` gave. Raises ValueError or KeyError for other metadata."""
-        return cls(**{name: json.loads(metadata[name]) for name in cls._fields})
+        """What `to_metadata` gave; what older versions did not know of has its default. Raises ValueError or KeyError
+        for other metadata."""
+        known = {"validated": metadata["step"], "alone": "true", **metadata}
+        state = cls(**{name: json.loads(known[name]) for name in cls._fields})
+        if not isinstance(state.config, dict):
+            raise ValueError(f"config must hold options, got {state.config!r}")
+        return state._replace(config=_default_options(state.config) | state.config)
 
     def require_same_run(self, other: RunState) -> None:
         """Raises ValueError unless `other` may go on from here: with other options or pictures it would be another
@@ -214,6 +220,13 @@ class RunFolder:
             return checkpoint.load_generator(self.best)
         except (CheckpointError, FileNotFoundError):
             return checkpoint.load_generator(self.last)
+
+
+def _default_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """All options as they are where a saved config does not name them."""
+    named = {name: config[name] for name in ("preset", "regime") if name in config}
+    defaults = {f.name: f.default for f in fields(TrainConfig) if f.default is not MISSING}
+    return json.loads(json.dumps({**defaults, **named_defaults(named)}, default=str))
 
 
 def _step_of(path: Path) -> int | None:
