@@ -29,6 +29,7 @@ EXTRAS = {
     "hub": ("huggingface_hub",),
     "export": ("onnx", "onnxscript", "onnxruntime"),
     "spandrel": ("spandrel",),
+    "tensorboard": ("tensorboard",),
 }
 
 

@@ -626,7 +626,7 @@ def test_records_beyond_the_files_own_size_are_refused_before_they_are_read(name
         with zipfile.ZipFile(source) as old, zipfile.ZipFile(tmp_path / "bomb.pth", "w", compression) as new:
             for entry in old.namelist():
                 new.writestr(entry, bytes(2**20) if entry.endswith(name) else old.read(entry))
-            for entry in new.infolist() if twice else []:
+            for entry in list(new.infolist()) if twice else []:
                 new.filelist.append(entry)  # another name of the same bytes
         with pytest.raises(CheckpointError, match=r"records (are compressed|overlap)"):
             load_generator(tmp_path / "bomb.pth")
