@@ -800,9 +800,12 @@ def test_info_names_every_extra_and_how_to_get_it(monkeypatch: pytest.MonkeyPatc
         return versions[name]
 
     monkeypatch.setattr(metadata, "version", version)
-    others = "heic, web, hub, export, spandrel: pip install 'deblurgan[heic,web,hub,export,spandrel]'"
+    others = "heic, web, hub, export, spandrel, tensorboard: pip install "
+    others += "'deblurgan[heic,web,hub,export,spandrel,tensorboard]'"
     assert diagnosis.extras_line() == f"video (av 18.1.0); without {others}"
     versions.update(dict.fromkeys((name for names in extras.values() for name in names), "9"))
-    assert diagnosis.extras_line().endswith("export (onnx 9, onnxscript 9, onnxruntime 9), spandrel (spandrel 9)")
+    assert diagnosis.extras_line().endswith(
+        "export (onnx 9, onnxscript 9, onnxruntime 9), spandrel (spandrel 9), tensorboard (tensorboard 9)"
+    )
     versions.clear()
     assert diagnosis.extras_line().startswith("without video, heic")

@@ -138,7 +138,7 @@ def test_a_run_of_an_older_version_goes_on(photos: Path, tmp_path: Path) -> None
     checkpoint.save_tensors(tensors, run.folder.state, metadata={**older, "config": json.dumps(config)})
     again = trainer(photos, tmp_path / "run", steps=3)
     again.resume()
-    assert (again.steps_done, again.validated_at) == (2, 2)
+    assert (again.steps_done, again.saved.validated_at) == (2, 2)
     with pytest.raises(ValueError, match="a run with another blur_realism, ema:"):
         trainer(photos, tmp_path / "run", steps=3, ema=0.5, blur_realism="camera").resume()
 

@@ -227,7 +227,7 @@ def test_gamma_without_such_pictures_and_a_bad_folder_are_named(photos: Path, tm
         opened(tmp_path / "pairs", gamma=True)
     write_pairs(tmp_path / "gopro" / "train" / "S1", blurred="blur_gamma")
     assert len(opened(photos, gamma=True, mix=tmp_path / "gopro")[0].train.names()) == 6
-    with pytest.raises(FileNotFoundError, match=r"val: data must be a folder, got .*0\.png"):
+    with pytest.raises(FileNotFoundError, match=r"val must be a folder, got .*0\.png"):
         opened(photos, val=photos / "0.png")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"mix: data must hold pictures, found none in .*empty"):

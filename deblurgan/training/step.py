@@ -176,7 +176,7 @@ class Step:
         self.skipped_steps.add_(1).mul_(skip.long())
         if self.average is not None:
             self.average.update(self.networks.generator, skip)
-        return torch.cat([losses, torch.stack([values["critic_grad"], generator_grad])])
+        return torch.stack([*losses, values["critic_grad"], generator_grad])
 
     def _parts(self, blurred: Tensor, sharp: Tensor) -> list[_Part]:
         size = len(sharp) // self.config.accumulate

@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def killed(folder: Path, draws: random.Random, kills: int) -> str:
-    run, steps = RunFolder(folder / "killed"), 6 * kills + 10
+    run, steps = RunFolder(folder / "killed"), 60 * kills + 40  # more than a quiet machine makes in the waits
     in_saves, most_lost, left = 0, 0, 0
     # First, so that no child has to import what a training takes
     deblurgan.train(folder / "photos", out=folder / "whole", log=None, steps=steps, **OPTIONS)
