@@ -41,7 +41,7 @@ def test_the_first_lines_say_what_runs(photos: Path, tmp_path: Path) -> None:
     deblurgan.train(photos, out=tmp_path / "run", log=lines.append, **{**SMALL, "gan": "wgan-gp", "crop": 32})
     first = next(i for i, line in enumerate(lines) if line.startswith("step 1/6"))
     said = "\n".join(lines[:first])
-    assert "trains on 3 of 4 pictures, validates on 1" in said
+    assert "3 pictures to train on, 1 to validate on" in said
     assert f"cpu ({counted(torch.get_num_threads(), 'thread')}), fp32: as asked for" in said
     assert "each step in plain torch" in said
     assert "generator of 0.00874 million parameters, critic of 2.76 million" in said

@@ -77,7 +77,7 @@ def test_pictures_for_tests_are_not_trained_on(photos: Path, tmp_path: Path) -> 
     run = Trainer(train_config(tmp_path / "data", out=tmp_path / "run", **SMALL), log=lines.append)
     assert run.train_set.names() == [f"train/{i}.png" for i in range(4)]
     assert run.val_set.names() == [f"val/{i}.png" for i in range(4)]
-    assert any(line.startswith("trains on 4 of 12 pictures") for line in lines)
+    assert any(line.startswith("4 pictures to train on, ") for line in lines)
 
 
 def test_validation_pictures_among_the_photos_are_not_trained_on(photos: Path, tmp_path: Path) -> None:
@@ -156,14 +156,14 @@ def test_the_log_says_how_the_pictures_were_read(photos: Path, tmp_path: Path) -
     _, lines = opened(photos, mix=tmp_path / "pairs", blur_length=20.0)
     assert lines == [
         "data is read as 4 sharp photos, blurred as they are drawn by camera shake of 20 px (by the names of folders)",
-        "trains on 3 of 4 pictures, validates on 1: every twentieth",
+        "3 pictures to train on, 1 to validate on: every twentieth",
         "mix is read as 3 pairs, blur/ beside sharp/; 2 pictures of data are drawn for each",
     ]
     _, lines = opened(photos, layout="side-by-side", val=tmp_path / "pairs" / "sharp")
     assert lines[0] == (
         "data is read as 4 A|B pictures, blurred on the left and sharp on the right (layout side-by-side is given)"
     )
-    assert lines[1] == f"trains on 4 of 4 pictures, validates on 3: those of {tmp_path / 'pairs' / 'sharp'}"
+    assert lines[1] == f"4 pictures to train on, 3 to validate on: those of {tmp_path / 'pairs' / 'sharp'}"
 
 
 @pytest.mark.parametrize("n", [2, 3])
@@ -208,7 +208,7 @@ def test_sequences_stand_on_one_side(tmp_path: Path, above: str) -> None:
     assert val == {f"{above}S3/blur/{frame}.png" for frame in range(6)} and len(train) == 49
     first, second = (int(Path(name).stem) for name in sets.validation.names()[:2])
     assert abs(first - second) > 1, "a validation looks at neighbours first"
-    assert lines[1] == "trains on 49 of 55 pictures, validates on 6: whole sequences, which are not trained on"
+    assert lines[1] == "49 pictures to train on, 6 to validate on: whole sequences, which are not trained on"
 
 
 def test_two_sequences_of_gopro_are_divided_and_two_folders_of_pairs_are_not(tmp_path: Path) -> None:

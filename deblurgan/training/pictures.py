@@ -52,8 +52,7 @@ def open_picture_sets(
     _require_regime(pictures, config)
     log(f"data is read as {pictures.layout() if 'data' in given else _described(pictures, config)}")
     sets, which = _divide(pictures, config, options, given.get("val"))
-    counts = f"{len(sets.train)} of {len(pictures)} pictures, validates on {len(sets.validation)}"
-    log(f"trains on {counts}: {which}")
+    log(f"{len(sets.train)} pictures to train on, {len(sets.validation)} to validate on: {which}")
     _require_usable_validation(sets, config, log)
     if config.mix is None:
         _require_gamma(pictures, config)

@@ -152,7 +152,8 @@ class Trainer:
         self.device = pick_device(local_device(config.device))
         self.cache = PictureCache(config.cache, spill=spill_folder(), log=self.log)
         self.train_set, self.val_set = open_picture_sets(config, self.cache, self.log, pictures)
-        if len(set(self.processes.gathered([digest_of_names(self.train_set)]))) > 1:
+        names = digest_of_names(self.train_set)
+        if len(set(self.processes.gathered([names]))) > 1:
             raise ValueError(f"data must hold the same pictures for all processes, got others in {config.data}")
         self.batches = Batches(self.train_set, config.batch_size, seed=config.seed, rows=rows)
         self.schedule = Schedule(config, len(self.train_set))
@@ -163,7 +164,7 @@ class Trainer:
             self.folder,
             self.one_step,
             self.resolved(),
-            pictures=digest_of_names(self.train_set),
+            pictures=names,
             goes_on=config.resume,
             log=self.log,
         )

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from noise_photos import write_noise_photos
 
 from deblurgan import checkpoint, cli, images
 from deblurgan.images import files
@@ -39,10 +39,7 @@ def main() -> None:
     draws = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for i in range(4):
-            pixels = np.random.default_rng(i).integers(0, 256, (48, 64, 3), np.uint8)
-            (folder / "photos").mkdir(exist_ok=True)
-            images.write(images.Picture(pixels), folder / "photos" / f"{i}.png")
+        write_noise_photos(folder / "photos", 4)
         assert cli.main(words(folder, "before", 4)) == 0  # here, so that no child has to import what it takes
         for i in range(options.points):
             at_one_point(folder, draws, i)

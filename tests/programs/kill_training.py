@@ -16,12 +16,12 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import tyro  # noqa: F401  # once, for all children
+from noise_photos import write_noise_photos
 
 import deblurgan
-from deblurgan import checkpoint, cli, images
+from deblurgan import checkpoint, cli
 from deblurgan.training import Callback, Trainer
 from deblurgan.training.run_folder import RunFolder
 
@@ -45,10 +45,7 @@ def main() -> None:
     draws = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for i in range(4):
-            pixels = np.random.default_rng(i).integers(0, 256, (48, 64, 3), np.uint8)
-            (folder / "photos").mkdir(exist_ok=True)
-            images.write(images.Picture(pixels), folder / "photos" / f"{i}.png")
+        write_noise_photos(folder / "photos", 4)
         print(killed(folder, draws, options.kills))
         print(signalled(folder, draws, options.signals))
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from noise_photos import write_noise_photos
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deblurgan import images
 from deblurgan.config import train_config
 from deblurgan.limits import resident_memory
 from deblurgan.training import Callback, Trainer
@@ -54,11 +54,7 @@ def main() -> None:
 
 def run(folder: Path, steps: int, **options: Any) -> NDArray[np.float64]:
     """A training with rows, validations and saves, on pictures that lie in the cache after a few steps."""
-    photos, samples = folder / "photos", Samples(steps)
-    photos.mkdir()
-    for i in range(6):
-        pixels = np.random.default_rng(i).integers(0, 256, (160, 200, 3), np.uint8)
-        images.write(images.Picture(pixels), photos / f"{i}.png")
+    photos, samples = write_noise_photos(folder / "photos", 6, height=160, width=200), Samples(steps)
     shape = {
         "preset": "tiny",
         "device": "cpu",

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 import torch
+from noise_photos import write_noise_photos
 from torch import Tensor
 
-from deblurgan import checkpoint, images
+from deblurgan import checkpoint
 from deblurgan.config import train_config
 from deblurgan.training import Callback, DivergedError, Trainer
 
@@ -163,11 +163,7 @@ def main() -> None:
     options = parser.parse_args()
     draws, ends = random.Random(options.seed), Counter[str]()
     with tempfile.TemporaryDirectory() as folder:
-        photos = Path(folder) / "photos"
-        photos.mkdir()
-        for i in range(3):
-            pixels = np.random.default_rng(i).integers(0, 256, (48, 64, 3), np.uint8)
-            images.write(images.Picture(pixels), photos / f"{i}.png")
+        photos = write_noise_photos(Path(folder) / "photos", 3)
         for i in range(options.count):
             ends[train(photos, Path(folder) / f"{i}", draws, list(PLACES)[i % len(PLACES)])] += 1
     print(", ".join(f"{count} {end}" for end, count in sorted(ends.items())) + ", 0 bad files")

@@ -14,12 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from noise_photos import write_noise_photos
 from torch import Tensor
 
 import deblurgan
-from deblurgan import checkpoint, images
+from deblurgan import checkpoint
 from deblurgan.training import Callback, Trainer
 
 PICTURES = 4  # of which one is validated on
@@ -41,10 +41,7 @@ def main() -> None:
         within -= 1
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for i in range(PICTURES):
-            pixels = np.random.default_rng(i).integers(0, 256, (48, 64, 3), np.uint8)
-            (folder / "photos").mkdir(exist_ok=True)
-            images.write(images.Picture(pixels), folder / "photos" / f"{i}.png")
+        write_noise_photos(folder / "photos", PICTURES)
         ways = {
             "straight": digests(folder, "straight", steps, workers=0),
             "straight, 2 workers": digests(folder, "workers", steps, workers=2),
