@@ -135,7 +135,7 @@ class Pictures:
 
     def line(self, title: str, wanted: Callable[[dict[str, str]], bool] = lambda row: True) -> Row:
         """PSNR before and after, and the gains, of the rows that are wanted."""
-        pairs = [(float(row["blurred_psnr"]), float(row["psnr"])) for row in self.rows if wanted(row)]
+        pairs = [(float(row["blurred_psnr"]), float(row["restored_psnr"])) for row in self.rows if wanted(row)]
         before, after = (sum(side) / len(pairs) for side in zip(*pairs, strict=True))
         gains = [restored - blurred for blurred, restored in pairs]
         mean = sum(gains) / len(gains)

@@ -406,6 +406,7 @@ def _evaluate(options: EvaluateConfig) -> int:
         deblurrer,
         options.data,
         options.metrics,
+        protocol=options.protocol,
         layout=options.layout,
         gamma=options.gamma,
         kernels=options.kernels,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -41,6 +43,14 @@ def ssim(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
     if min(a.shape[2:]) < 11:
         raise ValueError(f"picture sides must be at least 11 for SSIM, got {tuple(a.shape[2:])}")
     return gaussian_ssim(a, b, data_range=data_range, size_average=False)
+
+
+def _of_bytes(metric: Callable[[Tensor, Tensor, float], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda a, b: metric(a, b, 255.0)
+
+
+METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr": _of_bytes(capped_psnr), "ssim": _of_bytes(ssim)}
+"""Of uint8 pictures, by the names that `evaluate` takes."""
 
 
 def _pair(a: Tensor, b: Tensor, data_range: float) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"_C", "arguments", "kernels", "config", "spec", "device", "display", "distributed"}
     | {"limits", "memory", "reference", "signals"},
-    {"ops", "metrics", "images"},
+    {"ops", "metrics", "images", "detection"},
     {"generator", "blur"},
     {"nn"},
     {"losses", "data", "checkpoint"},

@@ -5,10 +5,11 @@ and parsing reads them off a command line and YAML.
 """
 
 from deblurgan.config.data import DataConfig
+from deblurgan.config.evaluate import EvaluateConfig
 from deblurgan.config.fields import Layout, Precision, Preset
 from deblurgan.config.networks import ExportConfig, InfoConfig, TuneConfig
 from deblurgan.config.parsing import parse_words
-from deblurgan.config.pictures import BlurConfig, DeblurConfig, DemoConfig, EvaluateConfig, WebConfig
+from deblurgan.config.pictures import BlurConfig, DeblurConfig, DemoConfig, WebConfig
 from deblurgan.config.train import (
     NEEDS,
     REGIMES,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from deblurgan.config.fields import Layout, Positional, Precision, option
+from deblurgan.config.fields import Positional, Precision, option
 from deblurgan.config.values import Options, parsed_bytes
 
 
@@ -115,34 +115,6 @@ class BlurConfig(Options):
             raise ValueError(f"n must be at least 1, got {self.n}")
         if self.overwrite and self.skip_existing:
             raise ValueError("overwrite=True and skip_existing=True contradict each other")
-
-
-@dataclass(frozen=True)
-class EvaluateConfig(Options):
-    """Measure restored pictures against their sharp originals."""
-
-    data: Positional[Path]
-    """Pairs in any layout train takes, or sharp pictures, which are blurred by fixed kernels."""
-    weights: Annotated[Path | None, option("-m")] = None
-    """A .safetensors file, a released .pth, a run folder or a Hugging Face repository, OWNER/NAME; if not given, the
-    weights that ship with the package."""
-    layout: Layout = "auto"
-    """How data is laid out."""
-    gamma: bool = False
-    """Take GoPro's blur_gamma pictures rather than its blur."""
-    metrics: tuple[Literal["psnr", "ssim"], ...] = ("psnr", "ssim")
-    kernels: int = 4
-    """Kernels for each sharp picture and exposure."""
-    exposure: tuple[float, ...] = (0.5, 1.0)
-    """Shares of the path that are exposed; each sharp picture is blurred at every one of them."""
-    seed: int = 0
-    """Of the kernels."""
-    csv: Path | None = None
-    """A file for the figures of every picture."""
-    device: str = "auto"
-    """Where to compute: cpu, cuda, cuda:1, ...; auto is a GPU where there is one."""
-    dtype: Precision = "auto"
-    """To compute in; auto is 16 bits where the machine is faster with them."""
 
 
 @dataclass(frozen=True)

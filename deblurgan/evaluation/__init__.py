@@ -1,10 +1,12 @@
-"""How good restored pictures are: PSNR and SSIM against the sharp originals, before and after.
+"""How good restored pictures are: measured against sharp originals by named protocols, beside what they compare with.
 
-Restored pictures are rounded to 8 bits first. Each figure is the mean of the single pictures' values, over RGB and the
-whole picture. Blurred pictures of a data set are taken as they are; sharp photos are blurred by fixed kernels.
+Restored pictures are rounded to 8 bits first. Each figure is the mean of the single pictures' values, never of pooled
+errors.
 """
 
 from deblurgan.evaluation.measure import evaluate
-from deblurgan.evaluation.report import Report, Row
+from deblurgan.evaluation.records import Failure, Row
+from deblurgan.evaluation.report import Report
+from deblurgan.evaluation.scenes import Protocol, Scene
 
-__all__ = ["Report", "Row", "evaluate"]
+__all__ = ["Failure", "Protocol", "Report", "Row", "Scene", "evaluate"]

@@ -1,0 +1,55 @@
+"""Options of `deblurgan evaluate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from deblurgan.config.fields import Layout, Positional, Precision, option
+from deblurgan.config.values import Options
+
+ProtocolName = Literal["auto", "pairs", "synthetic", "gopro", "kohler", "realblur", "video", "detection"]
+Metric = Literal["psnr", "ssim", "psnr-y", "ssim-y", "ms-ssim", "lpips"]
+Baseline = Literal["unsharp", "richardson-lucy"]
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(Options):
+    """Measure restored pictures against their sharp originals."""
+
+    data: Positional[Path]
+    """Pairs in any layout train takes, sharp pictures, which are blurred by fixed kernels, or a protocol's own data."""
+    weights: Annotated[Path | None, option("-m")] = None
+    """A .safetensors file, a released .pth, a run folder or a Hugging Face repository, OWNER/NAME; if not given, the
+    weights that ship with the package."""
+    protocol: ProtocolName = "auto"
+    """How to judge; auto is synthetic for sharp pictures, gopro for GoPro's tree and pairs for others."""
+    metrics: tuple[Metric, ...] = ()
+    """If not given, the protocol's."""
+    layout: Layout = "auto"
+    """How data is laid out."""
+    gamma: bool = False
+    """Take GoPro's blur_gamma pictures rather than its blur."""
+    scale: float = 1.0
+    """Share of the pictures' size at which they are restored and measured: 0.5 halves blurred and sharp ones before."""
+    kernels: int = 4
+    """Kernels for each sharp picture and exposure."""
+    exposure: tuple[float, ...] = (0.5, 1.0)
+    """Shares of the path that are exposed; each sharp picture is blurred at every one of them."""
+    seed: int = 0
+    """Of the kernels."""
+    baselines: tuple[Baseline, ...] = ()
+    """Simple methods to measure too; richardson-lucy is given the true kernel."""
+    compare: tuple[str, ...] = ()
+    """NAME=FOLDER of other programs' outputs, named as the pictures are, to measure too."""
+    out: Annotated[Path | None, option("-o")] = None
+    """A folder for report.html, report.json and figures.csv, where the same command goes on if it was interrupted."""
+    save_pictures: bool = False
+    """Also write blurred and restored pictures to out."""
+    csv: Path | None = None
+    """A file for the figures of every picture."""
+    device: str = "auto"
+    """Where to compute: cpu, cuda, cuda:1, ...; auto is a GPU where there is one."""
+    dtype: Precision = "auto"
+    """To compute in; auto is 16 bits where the machine is faster with them."""

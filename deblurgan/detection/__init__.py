@@ -1,0 +1,1 @@
+"""Judging pictures by what a detector sees in them."""

@@ -1,0 +1,50 @@
+"""Sharp photos under fixed kernels: the same for everyone, by seed and version."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor
+
+from deblurgan.blur import apply_psf, random_trajectories, rasterize_psf
+from deblurgan.data import SharpFolder
+from deblurgan.evaluation.scenes import Protocol, Scene
+
+VERSION = 1  # of the kernels; another one where the same seed gives others
+
+
+class Synthetic(Protocol):
+    """Every photo is blurred by the first `kernels` kernels of `seed` at each exposure, centred, borders reflected.
+
+    The photos are restored without blur too, which should leave them as they are.
+    """
+
+    name = "synthetic"
+    lines_by = "exposure"
+
+    def __init__(
+        self, photos: SharpFolder, metrics: Sequence[str], *, kernels: int, exposures: Sequence[float], seed: int
+    ) -> None:
+        self.photos, self.metrics, self.seed, self.kernels = photos, tuple(metrics), seed, kernels
+        paths = random_trajectories(kernels, seed=seed)
+        self.psfs = {share: rasterize_psf(paths, exposure=share) for share in exposures}
+
+    def pictures(self) -> Sequence[str]:
+        return self.photos.names()
+
+    def scenes(self, index: int) -> Iterator[Scene]:
+        sharp = self.sharp(index)
+        for share, psfs in self.psfs.items():
+            for k, psf in enumerate(psfs):
+                yield Scene(apply_psf(sharp, psf), sharp, {"exposure": share, "kernel": k}, psf)
+
+    def sharp(self, index: int) -> Tensor:
+        return self.photos.whole(index).sharp
+
+    def conventions(self) -> dict[str, str]:
+        shares = ", ".join(f"{share:g}" for share in self.psfs)
+        return {
+            "data": f"{len(self.photos)} sharp photos",
+            "blur": f"kernels 0 ... {self.kernels - 1} of seed {self.seed} (version {VERSION}) at exposures {shares}, "
+            "centred, values averaged as they are, borders reflected",
+        }
