@@ -169,7 +169,7 @@ def test_what_the_preset_chose_may_be_without_effect() -> None:
 def test_every_command_checks_its_words_and_converts_paths() -> None:
     with pytest.raises(ValueError, match="format must be one of keep, png, jpg, webp, tiff, avif, got 'exe'"):
         config.DeblurConfig(("a.png",), "out", format="exe")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="metrics must be one of psnr, ssim, .*, got 'niqe'"):
+    with pytest.raises(ValueError, match=r"metrics must be one of psnr, ssim, .*, got 'niqe'"):
         config.EvaluateConfig("data", metrics=["niqe"])  # type: ignore[arg-type]
     assert TrainConfig("photos", out="runs/x").out == Path("runs/x")  # type: ignore[arg-type]
 
