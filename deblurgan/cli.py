@@ -412,6 +412,10 @@ def _evaluate(options: EvaluateConfig) -> int:
         kernels=options.kernels,
         exposure=options.exposure,
         seed=options.seed,
+        detector=options.detector,
+        detector_weights=options.detector_weights,
+        confidence=options.confidence,
+        iou=options.iou,
         log=_say,
     )
     _say(str(report))

@@ -31,14 +31,15 @@ class Detections(NamedTuple):
 
 
 class Detector(Protocol):
-    """What finds objects in pictures; any callable of this form does.
+    """What finds objects in pictures; any callable with these attributes does."""
 
-    name:    says which one it is, in reports.
-    classes: the names of its labels.
-    """
+    @property
+    def name(self) -> str:
+        """Says which one it is, in reports."""
 
-    name: str
-    classes: Sequence[str]
+    @property
+    def classes(self) -> Sequence[str]:
+        """The names of its labels."""
 
     def __call__(self, picture: Tensor) -> Detections:
         """Of a uint8 picture [3, h, w]: all objects down to a low score, from which thresholds pick.

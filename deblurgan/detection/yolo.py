@@ -15,19 +15,19 @@ from torch.nn import functional as F
 from deblurgan.arguments import require_tensor
 from deblurgan.checkpoint import CheckpointError
 from deblurgan.config import as_path
-from deblurgan.detection.boxes import Detections, suppressed
+from deblurgan.detection.boxes import Detections, Detector, suppressed
 from deblurgan.detection.darknet import Head, Network, read_network
 
 SHA256 = "dccea06f59b781ec1234ddf8d1e94b9519a97f4245748a7d4db75d5b7080a42c"  # of Darknet's yolov3-tiny.weights
 CFG = Path(__file__).parents[1] / "assets" / "yolov3-tiny.cfg"
 NAMES = (
     "person, bicycle, car, motorbike, aeroplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign, "
-    "parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella, handbag, "
-    "tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard, surfboard, "
-    "tennis racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange, broccoli, carrot, "
-    "hot dog, pizza, donut, cake, chair, sofa, pottedplant, bed, diningtable, toilet, tvmonitor, laptop, mouse, remote, "
-    "keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase, scissors, teddy bear, "
-    "hair drier, toothbrush"
+    "parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella, "
+    "handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard, "
+    "surfboard, tennis racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange, "
+    "broccoli, carrot, hot dog, pizza, donut, cake, chair, sofa, pottedplant, bed, diningtable, toilet, tvmonitor, "
+    "laptop, mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase, "
+    "scissors, teddy bear, hair drier, toothbrush"
 )
 CLASSES = tuple(NAMES.split(", "))
 GREY = 0.5  # of the borders that make a picture square
@@ -72,6 +72,15 @@ def yolov3_tiny(weights: Path | str | None = None) -> Yolo:
     if digest != SHA256:
         raise CheckpointError(f"{path}: not Darknet's yolov3-tiny.weights, its SHA-256 must be {SHA256}, got {digest}")
     return Yolo("yolov3-tiny", read_network(CFG.read_text(), path), CLASSES)
+
+
+def open_detector(detector: Detector | str | None, weights: Path | str | None) -> Detector | None:
+    """The detector, made where it is given by name. Raises what `yolov3_tiny` does, and ValueError for other names."""
+    if isinstance(detector, str) and detector != "yolov3-tiny":
+        raise ValueError(f"detector must be yolov3-tiny or a Detector, got {detector}")
+    if weights is not None and detector != "yolov3-tiny":
+        raise ValueError(f"detector_weights must come with detector yolov3-tiny, got it with {detector}")
+    return yolov3_tiny(weights) if isinstance(detector, str) else detector
 
 
 def installed_weights() -> Path:
