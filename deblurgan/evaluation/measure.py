@@ -26,6 +26,7 @@ def evaluate(
     protocol: str = "auto",
     layout: str = "auto",
     gamma: bool = False,
+    scale: float = 1.0,
     kernels: int = 4,
     exposure: float | Sequence[float] = (0.5, 1.0),
     seed: int = 0,
@@ -36,9 +37,11 @@ def evaluate(
     Args:
         data: a dataset, or a folder in any layout of `deblurgan.data`; of train/ and test/ folders only test/.
         metrics: names of `deblurgan.metrics.METRICS`; if not given, those of the protocol.
-        protocol: "pairs", "synthetic", ... or "auto", which is synthetic for sharp photos and pairs for all else.
+        protocol: "pairs", "synthetic", ... or "auto", which is synthetic for sharp photos, gopro for GoPro's tree and
+            pairs for all else.
         layout, gamma: how a folder is laid out, and whether to take GoPro's blur_gamma pictures; see
             `data.open_dataset`.
+        scale: of pairs, the share of their sides to which blurred and sharp pictures are reduced before all else.
         kernels, exposure, seed: of synthetic blur.
         log: takes a line a picture, and one where pictures of the folder are left out.
 
@@ -52,6 +55,7 @@ def evaluate(
         metrics,
         layout=layout,
         gamma=gamma,
+        scale=scale,
         kernels=kernels,
         exposure=tuple(exposure) if isinstance(exposure, Iterable) else (exposure,),
         seed=seed,
