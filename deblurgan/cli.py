@@ -409,6 +409,7 @@ def _evaluate(options: EvaluateConfig) -> int:
         protocol=options.protocol,
         layout=options.layout,
         gamma=options.gamma,
+        scale=options.scale,
         kernels=options.kernels,
         exposure=options.exposure,
         seed=options.seed,

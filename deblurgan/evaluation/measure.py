@@ -29,6 +29,7 @@ def evaluate(
     protocol: str = "auto",
     layout: str = "auto",
     gamma: bool = False,
+    scale: float = 1.0,
     kernels: int = 4,
     exposure: float | Sequence[float] = (0.5, 1.0),
     seed: int = 0,
@@ -43,10 +44,11 @@ def evaluate(
     Args:
         data: a dataset, or a folder in any layout of `deblurgan.data`; of train/ and test/ folders only test/.
         metrics: names of `deblurgan.metrics.METRICS`; if not given, those of the protocol.
-        protocol: "pairs", "synthetic", ... or "auto", which is synthetic for sharp photos and pairs for all else;
-            "detection" is auto with the detector yolov3-tiny unless another is given.
+        protocol: "pairs", "synthetic", ... or "auto", which is synthetic for sharp photos, gopro for GoPro's tree and
+            pairs for all else; "detection" is auto with the detector yolov3-tiny unless another is given.
         layout, gamma: how a folder is laid out, and whether to take GoPro's blur_gamma pictures; see
             `data.open_dataset`.
+        scale: of pairs, the share of their sides to which blurred and sharp pictures are reduced before all else.
         kernels, exposure, seed: of synthetic blur.
         detector: judges too, by what it finds of the objects that it finds in the sharp pictures; see
             `deblurgan.detection.boxes.Detector`. The built-in one computes on the CPU.
@@ -68,6 +70,7 @@ def evaluate(
         metrics,
         layout=layout,
         gamma=gamma,
+        scale=scale,
         kernels=kernels,
         exposure=tuple(exposure) if isinstance(exposure, Iterable) else (exposure,),
         seed=seed,
