@@ -54,6 +54,8 @@ class EvaluateConfig(Options):
     """Intersection over union from which two boxes are of one object."""
     out: Annotated[Path | None, option("-o")] = None
     """A folder for report.html, report.json and figures.csv, where the same command goes on if it was interrupted."""
+    overwrite: bool = False
+    """Start anew where out holds another evaluation or other reports."""
     save_pictures: bool = False
     """Also write blurred and restored pictures to out."""
     csv: Path | None = None

@@ -57,6 +57,10 @@ class Protocol(ABC):
     def scenes(self, index: int) -> Iterable[Scene]:
         """Those of one picture, in a fixed order. Raises ImageError for a bad file, here or when it is iterated."""
 
+    def files(self, index: int) -> Sequence[Path]:
+        """What one picture is made of, by which a picture that has changed is told."""
+        return ()
+
     @abstractmethod
     def conventions(self) -> dict[str, str]:
         """How was measured, in words, by subject; every report says it."""
@@ -102,6 +106,9 @@ class Pairs(Protocol):
             raise naming_file(error, self.dataset.path(index), self.dataset.root) from error
         blurred, sharp = (reduced(part, self.scale) for part in pair)
         return [Scene(blurred, sharp, self.parts(index))]
+
+    def files(self, index: int) -> Sequence[Path]:
+        return self.dataset.files(index) if index < len(self.dataset) else [self.lone[index - len(self.dataset)][0]]
 
     def parts(self, index: int) -> Parts:
         return {}

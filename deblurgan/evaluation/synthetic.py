@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from torch import Tensor
 
@@ -31,6 +32,9 @@ class Synthetic(Protocol):
 
     def pictures(self) -> Sequence[str]:
         return self.photos.names()
+
+    def files(self, index: int) -> list[Path]:
+        return self.photos.files(index)
 
     def scenes(self, index: int) -> Iterator[Scene]:
         sharp = self.sharp(index)
