@@ -412,12 +412,28 @@ def _evaluate(options: EvaluateConfig) -> int:
         kernels=options.kernels,
         exposure=options.exposure,
         seed=options.seed,
+        frames=options.frames,
+        baselines=options.baselines,
+        compare=_folders(options.compare),
+        out=options.out,
+        save_pictures=options.save_pictures,
         log=_say,
     )
     _say(str(report))
     if options.csv is not None:
         report.to_csv(options.csv)
     return 1 if report.failed else 0
+
+
+def _folders(compare: Sequence[str]) -> dict[str, Path]:
+    """The folders of NAME=FOLDER. Raises ValueError for other words, and for a name that is given twice."""
+    folders: dict[str, Path] = {}
+    for words in compare:
+        name, equals, folder = words.partition("=")
+        if not (name and equals and folder) or name in folders:
+            raise ValueError(f"compare must be NAME=FOLDER, each name once, got {words}")
+        folders[name] = Path(folder)
+    return folders
 
 
 def _demo(options: DemoConfig) -> int:
