@@ -428,8 +428,9 @@ def _evaluate_pictures(options: EvaluateConfig, remedy: str) -> int:
                 kernels=options.kernels,
                 exposure=options.exposure,
                 seed=options.seed,
+                frames=options.frames,
                 baselines=options.baselines,
-                compare=_folders_by_name(options.compare),
+                compare=_folders(options.compare),
                 detector=options.detector,
                 detector_weights=options.detector_weights,
                 confidence=options.confidence,
@@ -449,10 +450,10 @@ def _evaluate_pictures(options: EvaluateConfig, remedy: str) -> int:
     return 1 if report.failed else 0
 
 
-def _folders_by_name(words: Sequence[str]) -> dict[str, Path]:
-    """NAME=FOLDER words. Raises ValueError for another form and for a name that is given twice."""
+def _folders(compare: Sequence[str]) -> dict[str, Path]:
+    """The folders of NAME=FOLDER. Raises ValueError for other words, and for a name that is given twice."""
     folders: dict[str, Path] = {}
-    for word in words:
+    for word in compare:
         name, equals, folder = word.partition("=")
         if not (name and equals and folder) or name in folders:
             raise ValueError(f"compare must be NAME=FOLDER, each name once, got {word!r}")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from deblurgan import images
 from deblurgan.detection.boxes import Detections, Detector, detect
+from deblurgan.evaluation.baselines import BASELINES
 from deblurgan.evaluation.records import Failure, Record, Row
 from deblurgan.evaluation.scenes import Protocol, Scene
 from deblurgan.evaluation.store import StoreError, telling_of
@@ -65,6 +66,7 @@ class Judge:
         size = (scene.blurred.shape[1], scene.blurred.shape[2])
         row = Row(name, scene.parts, {BLURRED: self._figures(scene.blurred, scene)}, size=size)
         self._save(BLURRED, name, scene, scene.blurred)
+        self._save(SHARP, name, scene, scene.sharp)
         if self.detector is not None:
             row.detections[SHARP] = _detections(self.detector, scene.sharp)
             row.detections[BLURRED] = _detections(self.detector, scene.blurred)
@@ -93,12 +95,15 @@ class Judge:
         return {metric: round(value, DIGITS) for metric, value in figures.items()}
 
     def _save(self, system: str, name: str, scene: Scene, picture: Tensor) -> None:
-        if self.saved is not None:
+        if self.saved is not None and system in (BLURRED, SHARP, RESTORED, *BASELINES):  # others have their own
             with telling_of(self.saved):
                 save_picture(self.saved / system, name, scene.parts, picture)
 
 
 def _detections(detector: Detector, picture: Tensor) -> Detections:
     found = detect(detector, picture)
-    boxes = [tuple(round(end, BOX_DIGITS) for end in box) for box in found.boxes]
-    return found._replace(boxes=boxes, scores=[round(score, DIGITS) for score in found.scores])
+    boxes = [
+        (round(left, BOX_DIGITS), round(top, BOX_DIGITS), round(right, BOX_DIGITS), round(bottom, BOX_DIGITS))
+        for left, top, right, bottom in found.boxes
+    ]
+    return Detections(boxes, found.labels, [round(score, DIGITS) for score in found.scores])

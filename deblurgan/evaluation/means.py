@@ -13,10 +13,10 @@ ENDS = (2.5, 97.5)  # percent, of a 95 % interval
 
 
 class Mean(NamedTuple):
-    """Of `count` values: their mean, its 95 % interval, the lowest and the highest. NaN where there are none; no
+    """Of `number` values: their mean, its 95 % interval, the lowest and the highest. NaN where there are none; no
     interval where they are of one sample."""
 
-    count: int
+    number: int
     mean: float
     interval: tuple[float, float] | None
     lowest: float
@@ -24,11 +24,11 @@ class Mean(NamedTuple):
 
     def to_mapping(self) -> dict[str, Any]:
         """For JSON, which knows no NaN."""
-        if not self.count:
-            return {"count": 0, "mean": None, "interval": None, "lowest": None, "highest": None}
+        if not self.number:
+            return {"number": 0, "mean": None, "interval": None, "lowest": None, "highest": None}
         interval = None if self.interval is None else [round(end, 6) for end in self.interval]
         ends = {"lowest": round(self.lowest, 6), "highest": round(self.highest, 6)}
-        return {"count": self.count, "mean": round(self.mean, 6), "interval": interval, **ends}
+        return {"number": self.number, "mean": round(self.mean, 6), "interval": interval, **ends}
 
 
 def mean_of(values: Sequence[float], samples: Sequence[Hashable]) -> Mean:

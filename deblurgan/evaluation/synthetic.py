@@ -22,6 +22,7 @@ class Synthetic(Protocol):
 
     name = "synthetic"
     lines_by = "exposure"
+    knows_psf = True
 
     def __init__(
         self, photos: SharpFolder, metrics: Sequence[str], *, kernels: int, exposures: Sequence[float], seed: int
