@@ -235,11 +235,10 @@ def _scores_of(name: str, scenes: Sequence[Row], rules: Rules, samples_by: str) 
     classes = {title: scores for title, scores in of_labels.items() if scores != NOTHING}
     precisions = [scores.ap for scores in classes.values() if scores.ap is not None]
     mean = sum(precisions) / len(precisions) if precisions else None
-    tp, fp, fn = (int(count) for count in judged.counts.sum(0))
-    f1, was = (_f1(counts.sum(0)) for counts in (judged.counts, before.counts))
-    gain = None if f1 is None or was is None else f1 - was
+    overall, was = _total(judged.counts, mean), _total(before.counts, None)
+    gain = None if overall.f1 is None or was.f1 is None else overall.f1 - was.f1
     drawn, drawn_before = (_resampled_f1(counts) for counts in (judged.counts, before.counts))
-    return SystemScores(Scores(tp, fp, fn, mean), classes, _interval(drawn), gain, _interval(drawn - drawn_before))
+    return SystemScores(overall, classes, _interval(drawn), gain, _interval(drawn - drawn_before))
 
 
 def _class_scores(judged: _Judged, label: int, confidence: float) -> Scores:
@@ -251,19 +250,21 @@ def _class_scores(judged: _Judged, label: int, confidence: float) -> Scores:
     return Scores(tp, int(counted.sum()) - tp, objects - tp, average_precision(ranked, objects))
 
 
+def _total(counts: Array, ap: float | None) -> Scores:
+    tp, fp, fn = (int(count) for count in counts.sum(0))
+    return Scores(tp, fp, fn, ap)
+
+
 def _resampled_f1(counts: Array) -> Array:
     """F1 of samples drawn again with replacement, the same draws for all counts; NaN where it is not defined.
 
     Nothing of a single sample, which does not tell how others differ.
     """
-    draw, n = np.random.default_rng(SEED).integers, len(counts)
-    resamples = RESAMPLES if n > 1 else 0
-    return np.array([_f1(counts[draw(n, size=n)].sum(0)) for _ in range(resamples)], np.float64)
-
-
-def _f1(counts: Array) -> float | None:
-    tp, fp, fn = (float(count) for count in counts)
-    return _ratio(2 * tp, 2 * tp + fp + fn)
+    n = len(counts)
+    drawn = np.random.default_rng(SEED).integers(n, size=(RESAMPLES if n > 1 else 0, n))
+    tp, fp, fn = (column[drawn].sum(1) for column in counts.T)
+    with np.errstate(invalid="ignore"):
+        return 2 * tp / (2 * tp + fp + fn)
 
 
 def _interval(values: Array) -> Interval | None:
