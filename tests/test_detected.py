@@ -1,4 +1,4 @@
-"""Precision, recall, F1 and AP against a program that counts one detection after another; `evaluate` with a detector."""
+"""Precision, recall, F1 and AP against a program that counts one detection after another, and `evaluate`."""
 
 from __future__ import annotations
 
