@@ -14,6 +14,7 @@ import torch
 import plain_darknet as plain
 from conftest import texture
 from deblurgan import Deblurrer, Generator, evaluate, images
+from deblurgan.cli import main
 from deblurgan.detection.boxes import Detections
 from deblurgan.evaluation.detected import RESAMPLES, Rules, Scores, average_precision, matched, summarise
 from deblurgan.evaluation.records import Row
@@ -275,3 +276,13 @@ def test_wrong_options_of_the_detector_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         evaluate(deblurrer, photos, **options)
+
+
+def test_the_command_refuses_other_weights_before_it_works(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other.weights").write_bytes(bytes(100))
+    words = ["evaluate", str(photos), "--protocol", "detection", "--detector-weights", str(tmp_path / "other.weights")]
+    assert main(words) == 2
+    assert "not Darknet's yolov3-tiny.weights, its SHA-256 must be dccea06f" in capsys.readouterr().err
+    assert main(["evaluate", str(photos), "--detector", "yolov9"]) == 2
