@@ -1,4 +1,4 @@
-"""What Darknet's programs do, a value at a time: the truth for the detector's tests, written without looking at it."""
+"""What Darknet does, a value at a time: the truth for the tests of the detector."""
 
 from __future__ import annotations
 
