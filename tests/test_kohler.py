@@ -184,6 +184,11 @@ OPTIONS = {
 }
 
 
+def test_its_frames_are_not_taken_for_any_sharp_photos(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="say that the protocol is kohler"):
+        open_protocol("auto", small_set(tmp_path), [], **OPTIONS)
+
+
 @pytest.mark.parametrize(
     "metrics, options, words",
     [

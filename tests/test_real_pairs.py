@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,16 @@ def test_of_pairs_only_the_test_split_is_measured(tmp_path: Path) -> None:
     assert protocol.name == "pairs"
     assert list(protocol.pictures()) == [f"test/input/{n}.png" for n in (1, 3, 2)]
     assert failures(protocol) == {"test/input/2.png": "has no sharp picture"}
+
+
+def test_a_tar_file_without_a_partner_fails_alone(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as file:
+        for name in ("1.blur", "1.sharp", "2.blur", "3.sharp"):
+            write(tmp_path / "picture.png")
+            file.add(tmp_path / "picture.png", f"{name}.png")
+    protocol = opened("pairs", tmp_path / "a.tar")
+    assert list(protocol.pictures()) == ["1.blur.png", "2.blur.png", "3.sharp.png"]
+    assert list(failures(protocol).values()) == ["has no sharp picture", "has no blurred picture"]
 
 
 def test_data_that_do_not_fit_are_refused(gopro: Path, photos: Path) -> None:
