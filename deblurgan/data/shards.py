@@ -88,10 +88,10 @@ def match_members(
     others = set(pictures).difference(*pairs)
     if pairs and others:
         log(f"left out {len(others)} pictures that belong to no pair, such as {min(others)}")
-    for sample in samples.values() if pairs and lone is not None else ():
-        if len(sample) == 1:
-            ((kind, path),) = sample.items()
-            lone(path, f"has no {'sharp' if kind == 'blurred' else 'blurred'} picture")
+    if pairs and lone is not None:
+        for (kind, path), *partner in (sample.items() for sample in samples.values()):
+            if not partner:
+                lone(path, f"has no {'sharp' if kind == 'blurred' else 'blurred'} picture")
     return pairs
 
 
