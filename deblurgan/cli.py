@@ -409,9 +409,14 @@ def _evaluate(options: EvaluateConfig) -> int:
         protocol=options.protocol,
         layout=options.layout,
         gamma=options.gamma,
+        scale=options.scale,
         kernels=options.kernels,
         exposure=options.exposure,
         seed=options.seed,
+        detector=options.detector,
+        detector_weights=options.detector_weights,
+        confidence=options.confidence,
+        iou=options.iou,
         log=_say,
     )
     _say(str(report))

@@ -50,6 +50,13 @@ def test_a_sharp_picture_comes_back_nearly_as_it_was() -> None:
 def test_every_asset_is_accounted_for() -> None:
     notice = (Path(__file__).parent.parent / "NOTICE").read_text()
     names = {path.name for path in ASSETS.iterdir()}
-    assert names == {"demo.png", "tiny.md", "tiny.safetensors", "tiny.yaml", "vgg16_conv3_3.safetensors"}
+    assert names == {
+        "demo.png",
+        "tiny.md",
+        "tiny.safetensors",
+        "tiny.yaml",
+        "vgg16_conv3_3.safetensors",
+        "yolov3-tiny.cfg",
+    }
     for words in ("VGG16", "CC BY 4.0", "demo.png", "Rachel Michetti", "CC0", "tiny.safetensors"):
         assert words in notice

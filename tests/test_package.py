@@ -18,11 +18,11 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"_C", "arguments", "kernels", "config", "spec", "device", "display", "distributed"}
     | {"limits", "memory", "reference", "signals"},
-    {"ops", "metrics", "images", "detection"},
+    {"ops", "metrics", "images"},
     {"generator", "blur", "pages"},
     {"nn"},
     {"losses", "data", "checkpoint"},
-    {"training", "inference", "diagnosis", "tuning", "export", "integrations"},
+    {"training", "inference", "diagnosis", "tuning", "export", "integrations", "detection"},
     {"evaluation", "web"},
     {"cli"},
 ]

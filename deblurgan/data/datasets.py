@@ -33,7 +33,7 @@ from deblurgan.data.crops import (
     reduced_whole,
     to_tensor,
 )
-from deblurgan.data.folders import find_pictures, match_gopro, match_pairs, outside
+from deblurgan.data.folders import Lone, find_pictures, match_gopro, match_pairs, outside
 from deblurgan.data.layouts import detect_layout, splits
 from deblurgan.data.seeds import RngStream, derived_seed
 from deblurgan.data.shards import find_members, find_shards, is_shard, match_members, shard_of
@@ -273,7 +273,8 @@ class PairedFolder(PairDataset):
 class GoPro(PairedFolder):
     """GoPro's tree: root/{train,test}/SEQUENCE/{blur or blur_gamma,sharp}/. DeblurGAN used the linear `blur`.
 
-    `split` None takes both. `pictures` gives the files to take them from instead of all in the folder.
+    `split` None takes both. `pictures` gives the files to take them from instead of all in the folder; `lone` takes
+    those without their partner, which else are an error.
     """
 
     def __init__(
@@ -283,12 +284,13 @@ class GoPro(PairedFolder):
         split: str | None = "train",
         gamma: bool = False,
         pictures: Sequence[Path] | None = None,
+        lone: Lone | None = None,
         crops: Crops | None = None,
         seed: int = 0,
         cache: PictureCache | None = None,
     ) -> None:
         found = find_pictures(root) if pictures is None else pictures
-        pairs = match_gopro(Path(root), found, split, gamma=gamma)
+        pairs = match_gopro(Path(root), found, split, gamma=gamma, lone=lone)
         super().__init__(root, pairs=pairs, crops=crops, seed=seed, cache=cache)
 
     def layout(self) -> str:
@@ -388,6 +390,7 @@ def open_dataset(
     without: Iterable[Path] = (),
     cache: PictureCache | None = None,
     log: Callable[[str], object] = warnings.warn,
+    lone: Lone | None = None,
 ) -> PairDataset:
     """The dataset in a folder or a tar file: SharpFolder, PairedFolder, GoPro or SideBySide.
 
@@ -401,6 +404,7 @@ def open_dataset(
             all else is for training; a folder without such a division is taken whole.
         without: folders inside `root` whose pictures are no part of it.
         log: takes a line where pictures are left out.
+        lone: takes each picture of the split that has no partner, and what it lacks; if not given, one is an error.
 
     Raises FileNotFoundError for a missing folder, ValueError for one without pictures or of no known layout, and for
     one whose pictures look like pairs that nothing says to be pairs.
@@ -420,24 +424,40 @@ def open_dataset(
         if layout == "sharp":
             _require_no_pairs(pictures, cache)
     dataset: PairDataset
+    alone: list[tuple[Path, str]] = []
+    take = None if lone is None else lambda path, lack: alone.append((path, lack))
     if layout == "sharp":
         dataset = SharpFolder(root, pictures=pictures, blur=blur, **options)
     elif layout in ("paired", "tar"):
-        pairs = pairs or match_pairs(root, pictures, gamma=gamma, log=tell)
+        pairs = pairs or match_pairs(root, pictures, gamma=gamma, log=tell, lone=take)
         dataset = PairedFolder(root, pairs=pairs, **options)
     elif layout == "gopro":
-        return GoPro(root, split="test" if split == "val" else split, gamma=gamma, pictures=pictures, **options)
+        split = "test" if split == "val" else split
+        return GoPro(root, split=split, gamma=gamma, pictures=pictures, lone=lone, **options)
     elif layout == "side-by-side":
         dataset = SideBySide(root, pictures=pictures, **options)
     else:
         raise ValueError(f"layout must be auto, sharp, paired, gopro, side-by-side or tar, got {layout!r}")
     part = None if split is None else dataset.part(split)
-    if part is None:
-        return dataset
-    tell(
-        f"took {len(part)} of {len(dataset)} pictures in {root}: by their folders' names the others are not for {split}"
-    )
-    return part
+    if part is not None:
+        tell(
+            f"took {len(part)} of {len(dataset)} pictures in {root}: by their folders' names the others are not for "
+            f"{split}"
+        )
+        alone = _of_part(part, dataset, alone)
+    if lone is not None:
+        for path, lack in alone:
+            lone(path, lack)
+    return part or dataset
+
+
+def _of_part(part: PairDataset, dataset: PairDataset, alone: Sequence[tuple[Path, str]]) -> list[tuple[Path, str]]:
+    """Those of the pictures without partner that belong to the same split of the dataset as the part does."""
+    taken, others = ([of.path(i) for i in range(len(of))] for of in (part, dataset))
+    paths = [*others, *(path for path, _ in alone)]
+    split = dict(zip(paths, splits(dataset.root, paths), strict=True))
+    wanted = {split[path] for path in taken}
+    return [(path, lack) for path, lack in alone if split[path] in wanted]
 
 
 def _members(root: Path, without: Iterable[Path], log: Callable[[str], object]) -> list[Path]:

@@ -10,6 +10,7 @@ from deblurgan import images
 from deblurgan.data.layouts import BLURRED, LETTERS, SHARP, WORDS, Couple, find_couples, name_words
 
 OWN_PICTURES = ("psf.png", "deblurgan-demo.png")  # contact sheets of `deblurgan blur`, and what the demo writes
+Lone = Callable[[Path, str], object]  # takes a picture without its partner, and what it lacks
 RUN_FILES = ("history.csv", "state.safetensors", "last.safetensors", "best.safetensors")
 
 
@@ -46,11 +47,17 @@ def _is_samples(folder: Path) -> bool:
 
 
 def match_pairs(
-    root: Path, pictures: Sequence[Path], *, gamma: bool = False, log: Callable[[str], object] = warnings.warn
+    root: Path,
+    pictures: Sequence[Path],
+    *,
+    gamma: bool = False,
+    log: Callable[[str], object] = warnings.warn,
+    lone: Lone | None = None,
 ) -> list[tuple[Path, Path]]:
     """The pairs (blurred, sharp) among the pictures of `root`; of a GoPro sequence blur or, with `gamma`, blur_gamma.
 
-    `log` is told of pictures that belong to none. Raises ValueError where there are no pairs, or one lacks its partner.
+    `log` is told of pictures that belong to none. Raises ValueError where there are no pairs, or one lacks its partner,
+    unless `lone` takes those.
     """
     couples = find_couples(root, pictures, gamma=gamma) or find_couples(root, pictures, gamma=gamma, certain=False)
     if not couples:
@@ -58,7 +65,7 @@ def match_pairs(
             f"data must hold a folder of blurred pictures ({', '.join(BLURRED)} or A) beside one of sharp ones "
             f"({', '.join(SHARP)} or B), got {root}"
         )
-    pairs = _match_couples(couples, pictures)
+    pairs = _match_couples(couples, pictures, lone)
     for blurred, sharp in couples:
         if WORDS.keys().isdisjoint(name_words(blurred.name)):
             log(f"takes the pictures in {blurred} for blurred and those in {sharp} for sharp, by their names alone")
@@ -68,8 +75,13 @@ def match_pairs(
     return pairs
 
 
-def match_gopro(root: Path, pictures: Sequence[Path], split: str | None, *, gamma: bool) -> list[tuple[Path, Path]]:
-    """The pairs (blurred, sharp) of one split of GoPro's tree or, with None, of both, sequence after sequence."""
+def match_gopro(
+    root: Path, pictures: Sequence[Path], split: str | None, *, gamma: bool, lone: Lone | None = None
+) -> list[tuple[Path, Path]]:
+    """The pairs (blurred, sharp) of one split of GoPro's tree or, with None, of both, sequence after sequence.
+
+    `lone` is that of `match_pairs`.
+    """
     if split not in ("train", "test", None):
         raise ValueError(f"split must be 'train', 'test' or None, got {split!r}")
     needed = split or "train"
@@ -80,10 +92,12 @@ def match_gopro(root: Path, pictures: Sequence[Path], split: str | None, *, gamm
         raise ValueError(f"data must be a GoPro root with {needed}/SEQUENCE/sharp folders, got {root}")
     if split is None:
         sequences += sorted({folder.parent for folder in folders if folder.parent.parent == root / "test"})
-    return _match_couples([Couple(sequence / blurred, sequence / "sharp") for sequence in sequences], pictures)
+    return _match_couples([Couple(sequence / blurred, sequence / "sharp") for sequence in sequences], pictures, lone)
 
 
-def _match_couples(couples: Sequence[Couple], pictures: Sequence[Path]) -> list[tuple[Path, Path]]:
+def _match_couples(
+    couples: Sequence[Couple], pictures: Sequence[Path], lone: Lone | None = None
+) -> list[tuple[Path, Path]]:
     """The pairs of all couples of folders, one couple after the other."""
     below: dict[Path, list[Path]] = {folder: [] for couple in couples for folder in couple}
     direct: dict[Path, list[Path]] = {}
@@ -93,11 +107,13 @@ def _match_couples(couples: Sequence[Couple], pictures: Sequence[Path]) -> list[
         for folder in (leaf, *leaf.parents):
             if folder in below:
                 below[folder] += members
-    return [pair for couple in couples for pair in _match_by_name(couple, below)]
+    pairs = [pair for couple in couples for pair in _match_by_name(couple, below, lone)]
+    return pairs if pairs or lone is None else _match_couples(couples, pictures)
 
 
-def _match_by_name(couple: Couple, below: Mapping[Path, Sequence[Path]]) -> list[tuple[Path, Path]]:
-    """Pairs the two folders' pictures by their paths without suffix; a picture without its one partner is an error.
+def _match_by_name(couple: Couple, below: Mapping[Path, Sequence[Path]], lone: Lone | None) -> list[tuple[Path, Path]]:
+    """Pairs the two folders' pictures by their paths without suffix; a picture without its one partner is for `lone`
+    or an error.
 
     Where these differ, words for blurred and sharp in them do not count: blur_1.png goes with gt_1.png.
     """
@@ -105,12 +121,16 @@ def _match_by_name(couple: Couple, below: Mapping[Path, Sequence[Path]]) -> list
     alone = sorted(str(name) for name in originals.keys() ^ copies.keys())
     if alone:
         originals, copies = _without_words(originals, "sharp"), _without_words(copies, "blurred")
-    if originals.keys() != copies.keys():
+    if originals.keys() != copies.keys() and lone is None:
         raise ValueError(
             f"{couple.blurred} and {couple.sharp} must hold the same names; {len(alone)} differ, such as {alone[0]} "
             "(if these are no pairs, say that the layout is sharp)"
         )
-    return [(copies[name], originals[name]) for name in sorted(originals)]
+    if lone is not None:
+        for pictures, others, lack in ((copies, originals, "sharp"), (originals, copies, "blurred")):
+            for name in sorted(pictures.keys() - others.keys()):
+                lone(pictures[name], f"has no {lack} picture")
+    return [(copies[name], originals[name]) for name in sorted(originals.keys() & copies.keys())]
 
 
 def _by_name(folder: Path, pictures: Sequence[Path]) -> dict[Path, Path]:

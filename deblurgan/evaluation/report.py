@@ -11,6 +11,7 @@ from pathlib import Path
 
 from deblurgan import images
 from deblurgan.config import as_path
+from deblurgan.evaluation.detected import Rules, summarise
 from deblurgan.evaluation.records import Failure, Record, Row
 from deblurgan.evaluation.systems import BLURRED, RESTORED
 
@@ -22,6 +23,7 @@ class Report:
     """An evaluation.
 
     protocol, metrics, conventions, lines_by, samples_by: those of the protocol.
+    rules:  by which a detector judged; None without one.
     rows:   every scene that was measured.
     sharp:  PSNR of sharp pictures that were given to the network, by name; of synthetic blur only.
     failed: what was not measured, or by some systems only.
@@ -32,6 +34,7 @@ class Report:
     conventions: dict[str, str] = field(default_factory=dict)
     lines_by: str | None = None
     samples_by: str = "picture"
+    rules: Rules | None = None
     rows: list[Row] = field(default_factory=list)
     sharp: dict[str, float] = field(default_factory=dict)
     failed: list[Failure] = field(default_factory=list)
@@ -93,6 +96,8 @@ class Report:
             lines.append(f"PSNR gain: mean {_mean(gains):+.2f} dB, worst {min(gains):+.2f}, best {max(gains):+.2f}")
             if hard:
                 lines.append(f"PSNR gain of the {len(hard)} that start below {HARD:g} dB: mean {_mean(hard):+.2f} dB")
+        if self.rules is not None:
+            lines += summarise(self.rows, self.rules, self.samples_by).lines()
         if self.sharp:
             values = list(self.sharp.values())
             lines.append(f"sharp pictures come back at {_mean(values):.2f} dB, the worst at {min(values):.2f}")

@@ -5,9 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import numpy as np
+import torch
+from PIL import Image
 from torch import Tensor
 
+from deblurgan import images
 from deblurgan.data import PairDataset
 from deblurgan.metrics import METRICS
 
@@ -66,18 +71,59 @@ class Protocol(ABC):
 
 
 class Pairs(Protocol):
-    """The pairs of a data set, blurred as they are."""
+    """The pairs of a data set, blurred as they are.
+
+    scale: share of their sides to which blurred and sharp pictures are reduced before anything else, in (0, 1].
+    lone:  pictures without partner, each with what it lacks, which fail.
+    """
 
     name = "pairs"
 
-    def __init__(self, dataset: PairDataset, metrics: Sequence[str]) -> None:
-        self.dataset, self.metrics = dataset, tuple(metrics)
+    def __init__(
+        self,
+        dataset: PairDataset,
+        metrics: Sequence[str],
+        *,
+        scale: float = 1.0,
+        lone: Sequence[tuple[Path, str]] = (),
+    ) -> None:
+        self.dataset, self.metrics, self.scale, self.lone = dataset, tuple(metrics), scale, lone
 
     def pictures(self) -> Sequence[str]:
-        return self.dataset.names()
+        return self.dataset.names() + [self.dataset.below_root(path) for path, _ in self.lone]
 
     def scenes(self, index: int) -> list[Scene]:
-        return [Scene(*self.dataset.whole(index))]
+        names = self.dataset.names()
+        if index >= len(names):
+            raise images.ImageError(*self.lone[index - len(names)])
+        try:
+            pair = self.dataset.whole(index)
+        except images.ImageError as error:
+            raise naming_file(error, self.dataset.path(index), self.dataset.root) from error
+        blurred, sharp = (reduced(part, self.scale) for part in pair)
+        return [Scene(blurred, sharp, self.parts(index))]
+
+    def parts(self, index: int) -> Parts:
+        return {}
 
     def conventions(self) -> dict[str, str]:
-        return {"data": self.dataset.layout()}
+        how = f"blurred and sharp pictures reduced to {self.scale:g} of their sides first, by Pillow's bicubic filter"
+        return {"data": self.dataset.layout(), "scale": "that of the files" if self.scale == 1 else how}
+
+
+def reduced(picture: Tensor, scale: float) -> Tensor:
+    """A picture, uint8 [3, h, w], at `scale` of its sides, by the filter with which the released code reduces."""
+    if scale == 1:
+        return picture
+    width, height = (max(1, round(side * scale)) for side in (picture.shape[2], picture.shape[1]))
+    pixels = Image.fromarray(picture.permute(1, 2, 0).numpy()).resize((width, height), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).contiguous()
+
+
+def naming_file(error: images.ImageError, picture: Path, root: Path) -> images.ImageError:
+    """The error as one of `picture`, which says the bad file's path below `root` where that is another file."""
+    bad = Path(error.path)
+    if bad == picture:
+        return error
+    name = bad.relative_to(root) if bad.is_relative_to(root) else bad
+    return images.ImageError(picture, f"{name.as_posix()}: {error.reason}")

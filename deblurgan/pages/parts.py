@@ -111,8 +111,9 @@ figcaption span { font-variant-numeric: tabular-nums; }
 svg { display: block; width: 100%; margin-top: .4rem; } svg text { font-size: 11px; fill: var(--soft); }
 .grid { stroke: var(--rule); } polyline { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
 polyline.main { stroke: var(--main); } polyline.base { stroke: var(--base); stroke-dasharray: 5 4; }
-circle.main { fill: var(--main); } circle.base { fill: var(--base); } span.main { color: var(--main); }
-span.base { color: var(--base); }
+circle.main { fill: var(--main); } circle.base { fill: var(--base); }
+circle.loss { fill: var(--loss); } span.main { color: var(--main); }
+span.base { color: var(--soft); }
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 0 2rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; }
 th { text-align: left; font-weight: 500; color: var(--soft); } th, td { padding: .25rem 1.2rem .25rem 0; }
