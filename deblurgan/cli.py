@@ -393,36 +393,72 @@ def _where(written: list[Path]) -> str:
 
 
 def _evaluate(options: EvaluateConfig) -> int:
-    from deblurgan import images
+    goes_on = options.out is not None
+    try:
+        with signals.interrupting_signals():
+            return _evaluate_pictures(options, "the same command goes on from here" if goes_on else "")
+    except KeyboardInterrupt as interruption:
+        kept = ": what is measured is kept, and the same command goes on from there" if goes_on else ""
+        _say(f"interrupted{kept}", sys.stderr)
+        return 128 + (interruption.number if isinstance(interruption, signals.Interrupted) else SIGINT)
+
+
+def _evaluate_pictures(options: EvaluateConfig, remedy: str) -> int:
+    from deblurgan import distributed, images
     from deblurgan.evaluation import evaluate
     from deblurgan.inference import Deblurrer
 
     if options.csv is not None:  # what is in its way shows before the work
         images.require_absent(options.csv, overwrite=True)
         options.csv.parent.mkdir(parents=True, exist_ok=True)
-    deblurrer = Deblurrer.from_pretrained(options.weights, device=options.device, dtype=options.dtype, scale=1.0)
-    _say_weights(deblurrer, options.weights)
-    report = evaluate(
-        deblurrer,
-        options.data,
-        options.metrics,
-        protocol=options.protocol,
-        layout=options.layout,
-        gamma=options.gamma,
-        scale=options.scale,
-        kernels=options.kernels,
-        exposure=options.exposure,
-        seed=options.seed,
-        detector=options.detector,
-        detector_weights=options.detector_weights,
-        confidence=options.confidence,
-        iou=options.iou,
-        log=_say,
-    )
-    _say(str(report))
-    if options.csv is not None:
-        report.to_csv(options.csv)
+    device = distributed.local_device(options.device)
+    with distributed.joined(remedy) as together:
+        deblurrer = Deblurrer.from_pretrained(options.weights, device=device, dtype=options.dtype, scale=1.0)
+        if together.leads:
+            _say_weights(deblurrer, options.weights)
+        with _display(together.count) as display:
+            report = evaluate(
+                deblurrer,
+                options.data,
+                options.metrics,
+                protocol=options.protocol,
+                layout=options.layout,
+                gamma=options.gamma,
+                scale=options.scale,
+                kernels=options.kernels,
+                exposure=options.exposure,
+                seed=options.seed,
+                frames=options.frames,
+                baselines=options.baselines,
+                compare=_folders(options.compare),
+                detector=options.detector,
+                detector_weights=options.detector_weights,
+                confidence=options.confidence,
+                iou=options.iou,
+                out=options.out,
+                overwrite=options.overwrite,
+                save_pictures=options.save_pictures,
+                warn=lambda line: _above(display, partial(_warn(options), line)),
+                progress=display,
+                processes=together,
+            )
+        if together.leads:
+            _say(str(report))
+            if options.csv is not None:
+                report.to_csv(options.csv)
+        together.wait()
     return 1 if report.failed else 0
+
+
+def _folders(compare: Sequence[str]) -> dict[str, Path]:
+    """The folders of NAME=FOLDER. Raises ValueError for other words, and for a name that is given twice."""
+    folders: dict[str, Path] = {}
+    for word in compare:
+        name, equals, folder = word.partition("=")
+        if not (name and equals and folder) or name in folders:
+            raise ValueError(f"compare must be NAME=FOLDER, each name once, got {word!r}")
+        folders[name] = config.as_path("compare", folder)
+    return folders
 
 
 def _demo(options: DemoConfig) -> int:

@@ -24,8 +24,8 @@ class EvaluateConfig(Options):
     """A .safetensors file, a released .pth, a run folder or a Hugging Face repository, OWNER/NAME; if not given, the
     weights that ship with the package."""
     protocol: ProtocolName = "auto"
-    """How to judge; auto is synthetic for sharp pictures, gopro for GoPro's tree and pairs for others, and detection is
-    auto with a detector."""
+    """How to judge; auto is synthetic for sharp pictures, video for a video file, gopro for GoPro's tree and pairs for
+    others, and detection is auto with a detector."""
     metrics: tuple[Metric, ...] = ()
     """If not given, the protocol's."""
     layout: Layout = "auto"
@@ -39,7 +39,9 @@ class EvaluateConfig(Options):
     exposure: tuple[float, ...] = (0.5, 1.0)
     """Shares of the path that are exposed; each sharp picture is blurred at every one of them."""
     seed: int = 0
-    """Of the kernels."""
+    """Of the kernels, and of a video's windows."""
+    frames: tuple[int, int] = (5, 25)
+    """The fewest and the most consecutive frames of a video that are averaged to one picture."""
     baselines: tuple[Baseline, ...] = ()
     """Simple methods to measure too; richardson-lucy is given the true kernel."""
     compare: tuple[str, ...] = ()
@@ -54,6 +56,8 @@ class EvaluateConfig(Options):
     """Intersection over union from which two boxes are of one object."""
     out: Annotated[Path | None, option("-o")] = None
     """A folder for report.html, report.json and figures.csv, where the same command goes on if it was interrupted."""
+    overwrite: bool = False
+    """Start anew where out holds another evaluation or other reports."""
     save_pictures: bool = False
     """Also write blurred and restored pictures to out."""
     csv: Path | None = None

@@ -103,6 +103,10 @@ class PairDataset(Dataset[Pair]):
         """The file after which the picture is called: of a pair, the blurred one."""
         raise NotImplementedError
 
+    def files(self, index: int) -> list[Path]:
+        """All files that the picture is read from."""
+        return [self.path(index)]
+
     def name(self, index: int, *, epoch: int = 0) -> str:
         """The picture's path below the root."""
         return self.below_root(self.path(index, epoch=epoch))
@@ -231,6 +235,9 @@ class PairedFolder(PairDataset):
 
     def path(self, index: int, *, epoch: int = 0) -> Path:
         return self.entries[index][0]
+
+    def files(self, index: int) -> list[Path]:
+        return list(self.entries[index])
 
     def layout(self) -> str:
         if _in_shards(self.entries[0]):

@@ -81,6 +81,10 @@ class Kohler(Protocol):
     def pictures(self) -> list[str]:
         return [self._name(key) for key in KEYS]
 
+    def files(self, index: int) -> list[Path]:
+        key = KEYS[index]
+        return [path for path in (self.blurred.get(key), *self.frames.get(key, {}).values()) if path is not None]
+
     def scenes(self, index: int) -> list[Scene]:
         key = KEYS[index]
         numbers = sorted(self.frames.get(key, ()))

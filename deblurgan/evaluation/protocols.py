@@ -12,6 +12,8 @@ from deblurgan.evaluation.kohler import Kohler
 from deblurgan.evaluation.realblur import RealBlur, open_realblur
 from deblurgan.evaluation.scenes import Pairs, Protocol
 from deblurgan.evaluation.synthetic import Synthetic
+from deblurgan.evaluation.video import Video
+from deblurgan.images.batch import is_video
 from deblurgan.metrics import METRICS
 
 DEFAULT_METRICS = ("psnr", "ssim")
@@ -28,11 +30,12 @@ def open_protocol(
     kernels: int,
     exposure: Sequence[float],
     seed: int,
+    frames: tuple[int, int],
     log: Callable[[str], object],
 ) -> Protocol:
     """The protocol over the data. `metrics` are its own where none are given. Errors are those of `evaluate`."""
-    given = {"protocol": name, "scale": scale, "kernels": kernels, "exposure": exposure, "seed": seed}
-    name, scale, kernels, exposures, seed = converted(EvaluateConfig, given).values()
+    given = {"protocol": name, "scale": scale, "kernels": kernels, "exposure": exposure, "seed": seed, "frames": frames}
+    name, scale, kernels, exposures, seed, frames = converted(EvaluateConfig, given).values()
     if not 0 < scale <= 1:
         raise ValueError(f"scale must be in (0, 1], got {scale:g}")
     if kernels < 1:
@@ -43,6 +46,10 @@ def open_protocol(
         metrics = _chosen(metrics, Kohler.AVAILABLE, Kohler.AVAILABLE)
         _require_default(name, layout=(layout, "auto"), gamma=(gamma, False), scale=(scale, 1.0))
         return Kohler(_folder(name, data), metrics, log=log)
+    if name == "video" or (name == "auto" and not isinstance(data, PairDataset) and is_video(as_path("data", data))):
+        metrics = _chosen(metrics, DEFAULT_METRICS, tuple(METRICS))
+        _require_default("video", layout=(layout, "auto"), gamma=(gamma, False), scale=(scale, 1.0))
+        return Video(_folder("video", data), metrics, frames=frames, seed=seed)
     lone: list[tuple[Path, str]] = []
 
     def take(path: Path, lack: str) -> None:

@@ -42,12 +42,14 @@ class Protocol(ABC):
     metrics:    the figures of each scene; pictures are ordered by the first.
     lines_by:   the part whose values have lines of their own in the table; None for none.
     samples_by: what the confidence interval takes for one independent sample: "picture" or a part.
+    knows_psf:  whether all scenes have their kernel.
     """
 
     name: str
     metrics: tuple[str, ...]
     lines_by: str | None = None
     samples_by = "picture"
+    knows_psf = False
 
     @abstractmethod
     def pictures(self) -> Sequence[str]:
@@ -56,6 +58,10 @@ class Protocol(ABC):
     @abstractmethod
     def scenes(self, index: int) -> Iterable[Scene]:
         """Those of one picture, in a fixed order. Raises ImageError for a bad file, here or when it is iterated."""
+
+    def files(self, index: int) -> Sequence[Path]:
+        """What one picture is made of, by which a picture that has changed is told."""
+        return ()
 
     @abstractmethod
     def conventions(self) -> dict[str, str]:
@@ -102,6 +108,9 @@ class Pairs(Protocol):
             raise naming_file(error, self.dataset.path(index), self.dataset.root) from error
         blurred, sharp = (reduced(part, self.scale) for part in pair)
         return [Scene(blurred, sharp, self.parts(index))]
+
+    def files(self, index: int) -> Sequence[Path]:
+        return self.dataset.files(index) if index < len(self.dataset) else [self.lone[index - len(self.dataset)][0]]
 
     def parts(self, index: int) -> Parts:
         return {}

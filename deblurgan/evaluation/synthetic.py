@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from torch import Tensor
 
@@ -21,6 +22,7 @@ class Synthetic(Protocol):
 
     name = "synthetic"
     lines_by = "exposure"
+    knows_psf = True
 
     def __init__(
         self, photos: SharpFolder, metrics: Sequence[str], *, kernels: int, exposures: Sequence[float], seed: int
@@ -31,6 +33,9 @@ class Synthetic(Protocol):
 
     def pictures(self) -> Sequence[str]:
         return self.photos.names()
+
+    def files(self, index: int) -> list[Path]:
+        return self.photos.files(index)
 
     def scenes(self, index: int) -> Iterator[Scene]:
         sharp = self.sharp(index)

@@ -62,7 +62,7 @@ def restore_video(
     VideoError tells of it. Raises FileExistsError where target exists, unless `overwrite`; OSError for a source that
     cannot be opened; ImportError without PyAV.
     """
-    _require_pyav()
+    require_pyav()
     source, target = as_path("source", source), as_path("target", target)
     if target.suffix.lower() not in CONTAINERS:
         raise VideoError(target, f"unknown suffix {target.suffix!r}: use one of {', '.join(CONTAINERS)}")
@@ -93,7 +93,7 @@ def restore_video(
     return report
 
 
-def _require_pyav() -> None:
+def require_pyav() -> None:
     try:
         import av
     except ImportError as error:
