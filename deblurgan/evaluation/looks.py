@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from deblurgan.detection.boxes import Detections, overlaps
+from deblurgan.display import counted
 from deblurgan.evaluation.detected import Rules
 from deblurgan.evaluation.records import Row
 from deblurgan.evaluation.systems import BLURRED, SHARP
@@ -85,7 +86,9 @@ def _wholes(row: Row, pixels: Mapping[str, Pixels], rules: Rules) -> str:
             "false": objects.count(None),
         }
         words = (
-            f"{counts['found']} objects" if name == SHARP else ", ".join(f"{n} {kind}" for kind, n in counts.items())
+            counted(counts["found"], "object")
+            if name == SHARP
+            else ", ".join(f"{n} {kind}" for kind, n in counts.items())
         )
         width = one.shape[1]
         boxes = [_box("missed", truth, i, rules, width) for i in missed]
@@ -170,10 +173,10 @@ article > div { min-width: 0; }
 .whole { position: relative; max-width: var(--wide); } .whole img { width: 100%; height: auto; }
 .whole svg { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; overflow: hidden; }
 .whole rect { fill: none; stroke-width: 2; vector-effect: non-scaling-stroke; }
-.frame { stroke: #fff; outline: 1px solid #000; } .whole rect.halo { stroke: #000; stroke-width: 4; opacity: .55; }
+.frame { stroke: #fff; outline: 1px solid #000; } .whole rect.halo { stroke: #000; stroke-width: 4; opacity: .45; }
 .whole text { fill: #fff; paint-order: stroke; stroke: #000; stroke-width: .25em; stroke-linejoin: round; }
 .found rect { stroke: #4be08a; } .missed rect { stroke: #ffd23f; stroke-dasharray: 9 6; }
-.false rect { stroke: #ff8a80; stroke-dasharray: 2 4; }
+.false rect { stroke: #ff8a80; stroke-dasharray: 3 3; }
 .whole .missed .halo, .whole .false .halo { stroke-dasharray: none; }
 .legend span { display: inline-block; margin-right: 1.2em; } .legend span::before { content: ""; display: inline-block;
   width: 1.8em; height: .9em; margin: 0 .45em -.1em .3em; background: #333; border: 2px solid #4be08a; }

@@ -117,7 +117,7 @@ def _by_part(report: Report) -> str:
         part = {name: value}
         for system in systems:
             means = [_mean_cell(report.summary(each, system, **part), each) for each in report.metrics]
-            gain = _gain_cells(report.gain(system, **part), metric)[0] if system != BLURRED else "<td></td>"
+            gain = _gain_cells(report.gain(system, below=math.inf, **part), metric)[0] if system != BLURRED else "<td></td>"
             first = (
                 f'<th scope="rowgroup" rowspan="{len(systems)}">{_value(value)}</th>' if system == systems[0] else ""
             )
@@ -198,8 +198,8 @@ def _scenes(report: Report, judged: Sequence[Row], pictures_of: Callable[[Row], 
     ]
     room = ROOM // max(1, sum(len(rows) for _, rows, _ in groups))
     how = (
-        "In the pixels of the original, where blurred and sharp differ most: the frame in the whole picture. Beside the "
-        f"names: {' and '.join(_title(metric).replace(', ', ' in ') for metric in report.metrics[:2])}."
+        "In the pixels of the original, where blurred and sharp differ most: the frame in the whole picture. "
+        f"Beside the names: {' and '.join(_title(metric).replace(', ', ' in ') for metric in report.metrics[:2])}."
     )
     legend = LEGEND if report.rules is not None else ""
     return [

@@ -63,7 +63,8 @@ def scatter(title: str, note: str, dots: Sequence[Dot], base: Sequence[tuple[flo
     """
     if not dots:
         return ""
-    xs, ys = ([dot[i] for dot in dots] + [point[i] for point in base] for i in (0, 1))
+    xs = [dot.x for dot in dots] + [x for x, _ in base]
+    ys = [dot.y for dot in dots] + [y for _, y in base]
     ticks = _ticks(min(ys), max(ys))
     across = [min(xs), max(xs)] if steps else _ticks(min(xs), max(xs))
     x, y = _scale(across[0], across[-1], LEFT + 6, WIDTH - RIGHT - 6), _scale_of(ticks, is_log=False)
