@@ -19,7 +19,7 @@ FLOORS = [
     {"_C", "arguments", "kernels", "config", "spec", "device", "display", "distributed"}
     | {"limits", "memory", "reference", "signals"},
     {"ops", "metrics", "images"},
-    {"generator", "blur"},
+    {"generator", "blur", "pages"},
     {"nn"},
     {"losses", "data", "checkpoint"},
     {"training", "inference", "diagnosis", "tuning", "export", "integrations", "detection"},

@@ -14,7 +14,7 @@ import torch
 
 from conftest import texture
 from deblurgan import images, metrics
-from deblurgan.training.charts import HEIGHT, POINTS, Line, chart
+from deblurgan.pages.charts import HEIGHT, POINTS, Line, chart
 from deblurgan.training.report import HtmlReport
 from deblurgan.training.validation import validate
 from small_training import history, trainer

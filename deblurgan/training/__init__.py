@@ -5,7 +5,7 @@ Everything random in a step comes from (seed, step), so a run that was stopped g
 
 trainer runs the whole; step is one step on the device, made of critic, objective, optimizers, average and graph;
 pictures, networks and schedule set a run up; validation, history, skipped_steps and saving, in the run_folder, do what
-comes between steps, and stopping ends them early; opening, progress, tensorboard and report, which draws charts, tell
+comes between steps, and stopping ends them early; opening, progress, tensorboard and report tell
 of it. own and own_optimizer take what Python gives beside the options.
 """
 

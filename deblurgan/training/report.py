@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import csv
-import html
-import io
 import math
 import platform
 import time
@@ -14,17 +11,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from deblurgan import __version__, images
 from deblurgan.config import TrainConfig, to_mapping
 from deblurgan.display import counted, duration
+from deblurgan.pages.charts import Line, chart
+from deblurgan.pages.parts import embedded, encoded, escaped, page, pairs, section, table, tiles
 from deblurgan.training.callbacks import Callback
-from deblurgan.training.charts import Line, chart
 from deblurgan.training.objective import LOSSES
 from deblurgan.training.validation import SAMPLES, Sample, Score, Validation
 
@@ -86,8 +82,8 @@ class HtmlReport(Callback):
         if self.found is None:  # nothing was left to do: the page stands
             return
         try:
-            page = self._page(trainer, self.found, is_done=is_done)
-            images.replace_file(trainer.folder.report, page.encode("utf-8", "replace"))
+            text = self._page(trainer, self.found, is_done=is_done)
+            images.replace_file(trainer.folder.report, text.encode("utf-8", "replace"))
         except OSError as error:
             trainer.log(f"{trainer.folder.report} is not written: {error}")
 
@@ -95,7 +91,7 @@ class HtmlReport(Callback):
         rows = _rows(trainer.folder.history)
         total = trainer.schedule.total_steps
         state = "finished" if is_done and trainer.steps_done == total else "stopped" if is_done else "running"
-        preset, name = trainer.config.preset, html.escape(images.printable(trainer.folder.path.resolve().name))
+        preset, name = trainer.config.preset, escaped(trainer.folder.path.resolve().name)
         sections = [
             f"<header><h1>{name}</h1><p>{preset}, {state} at step {trainer.steps_done:,} of {total:,} "
             f"<time>{time.strftime('%Y-%m-%d %H:%M')}</time></p></header>",
@@ -104,9 +100,9 @@ class HtmlReport(Callback):
             self._over_time(trainer, found),
             _worst(found),
             _left_out(trainer),
-            f'<div class="two">{_options(trainer)}{_section("Machine", _table(_pairs(_machine(trainer))))}</div>',
+            f'<div class="two">{_options(trainer)}{section("Machine", table(pairs(_machine(trainer))))}</div>',
         ]
-        return PAGE.format(title=name, style=STYLE, body="\n".join(part for part in sections if part))
+        return page(f"{name}: training", "\n".join(part for part in sections if part))
 
     def _over_time(self, trainer: Trainer, found: Validation) -> str:
         """The first pictures after several steps, between the blurred and the sharp one."""
@@ -122,7 +118,7 @@ class HtmlReport(Callback):
         heads = ["blurred", *(f"step {step:,}" for step in steps), "sharp"]
         lines = ["".join(f"<th>{head}</th>" for head in heads)]
         lines += ["".join(f"<td>{look}</td>" for look in row) for row in zip(*columns, strict=True)]
-        return _section("Samples", _table(lines, "film"), "Where blur and original differ most, pixel for pixel.")
+        return section("Samples", table(lines, "film"), "Where blur and original differ most, pixel for pixel.")
 
 
 def _tiles(rows: Sequence[Mapping[str, float]], found: Validation, trainer: Trainer) -> str:
@@ -130,7 +126,7 @@ def _tiles(rows: Sequence[Mapping[str, float]], found: Validation, trainer: Trai
     best = max(trainer.saved.best_psnr, found.psnr)
     seconds = sum(row.get("seconds", 0.0) for row in rows)
     skipped = sum(row.get("skipped", 0.0) for row in rows)
-    tiles = {
+    figures = {
         "PSNR now": (f"{found.psnr:.2f} dB", f"{found.psnr - found.blurred_psnr:+.2f} dB by restoring"),
         "Best PSNR": (
             f"{best:.2f} dB",
@@ -140,8 +136,7 @@ def _tiles(rows: Sequence[Mapping[str, float]], found: Validation, trainer: Trai
         "Pictures": (f"{len(trainer.train_set):,}", f"to train on, {len(trainer.val_set):,} to validate on"),
         "Time": (duration(seconds), f"steps left out as not finite: {skipped:.0f}"),
     }
-    parts = (f"<div><h3>{name}</h3><b>{value}</b><p>{note}</p></div>" for name, (value, note) in tiles.items())
-    return f'<section class="tiles">{"".join(parts)}</section>'
+    return tiles(figures)
 
 
 def _curves(rows: Sequence[Mapping[str, float]]) -> str:
@@ -153,7 +148,7 @@ def _curves(rows: Sequence[Mapping[str, float]]) -> str:
     used = [name for name in (*LOSSES, *own, *TITLES) if any(row.get(name) for row in rows)]
     charts = [chart("PSNR, dB", [line("blurred", "blurred_psnr", "base"), line("restored", "val_psnr")])]
     charts += [chart(TITLES.get(name, f"loss: {name}"), [line(name, name)]) for name in used if name not in NOT_DRAWN]
-    return _section("Curves", f'<div class="charts">{"".join(charts)}</div>', "Over the steps; the number is the last.")
+    return section("Curves", f'<div class="charts">{"".join(charts)}</div>', "Over the steps; the number is the last.")
 
 
 def _worst(found: Validation) -> str:
@@ -171,10 +166,10 @@ def _worst(found: Validation) -> str:
         lines.append(
             f'{looks}<td class="about"><b class="{"loss" if gain < 0 else "gain"}">{gain:+.2f} dB</b><br>'
             f"{score.blurred_psnr:.2f} blurred<br>{score.psnr:.2f} restored<br>"
-            f"<code>{html.escape(images.printable(score.name))}</code></td>"
+            f"<code>{escaped(score.name)}</code></td>"
         )
     note = "Of the validation pictures those that gain least, where they are furthest from the original."
-    return _section("Worst pictures", _table(lines, "film"), note)
+    return section("Worst pictures", table(lines, "film"), note)
 
 
 def _left_out(trainer: Trainer) -> str:
@@ -182,12 +177,9 @@ def _left_out(trainer: Trainer) -> str:
     if not files:
         return ""
     listed = list(files.items())[:LISTED]
-    lines = [
-        f"<td><code>{html.escape(images.printable(name))}</code></td><td>{html.escape(images.printable(reason))}</td>"
-        for name, reason in listed
-    ]
+    lines = [f"<td><code>{escaped(name)}</code></td><td>{escaped(reason)}</td>" for name, reason in listed]
     rest = f" The first {LISTED} of them." if len(files) > LISTED else ""
-    return _section("Pictures left out", _table(lines), f"{len(files)} in all, since this process began.{rest}")
+    return section("Pictures left out", table(lines), f"{len(files)} in all, since this process began.{rest}")
 
 
 def _options(trainer: Trainer) -> str:
@@ -197,8 +189,8 @@ def _options(trainer: Trainer) -> str:
     names = [field.name for field in fields(TrainConfig)]
     always = ["data", "preset"]
     chosen = [name for name in names if name not in always and trainer.config.chosen(name)]
-    tables = [_table(_pairs({name: values[name] for name in some})) for some in ([*always, *chosen], names)]
-    return _section(
+    tables = [table(pairs({name: values[name] for name in some})) for some in ([*always, *chosen], names)]
+    return section(
         "Options",
         f"{tables[0]}<details><summary>all {len(names)} options</summary>{tables[1]}</details>",
         "Those that differ from the preset.",
@@ -278,76 +270,5 @@ def _cut(picture: Tensor, corner: tuple[int, int]) -> Tensor:
 
 def _image(picture: Tensor) -> str:
     """An <img> that holds a JPEG of the picture, uint8 [3, h, w]."""
-    file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture.permute(1, 2, 0).numpy())).save(file, "JPEG", quality=88)
-    data = base64.b64encode(file.getvalue()).decode()
-    return f'<img alt="" width="{picture.shape[2]}" height="{picture.shape[1]}" src="data:image/jpeg;base64,{data}">'
-
-
-def _pairs(values: Mapping[str, object]) -> list[str]:
-    return [
-        f"<th>{html.escape(name)}</th><td>{html.escape(images.printable(_text(value)))}</td>"
-        for name, value in values.items()
-    ]
-
-
-def _text(value: object) -> str:
-    """As a person would write it."""
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_text, value)) or "none"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return {"None": "none", "True": "yes", "False": "no"}.get(str(value), str(value))
-
-
-def _table(lines: Iterable[str], kind: str = "") -> str:
-    rows = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<div class="wide"><table class="{kind}">{rows}</table></div>'
-
-
-def _section(title: str, body: str, note: str = "") -> str:
-    return f"<section><h2>{title}</h2>{f'<p>{note}</p>' if note else ''}{body}</section>"
-
-
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}: training</title><style>{style}</style></head>
-<body>{body}</body></html>
-"""
-
-STYLE = """
-:root { --ground: #fff; --card: #f6f7f8; --ink: #1b1f24; --soft: #667079; --rule: #e2e5e8; --main: #00796b;
-  --base: #98a1a9; --loss: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --ground: #14171a; --card: #1d2125; --ink: #e6e9ec; --soft: #98a1a9;
-  --rule: #30363c; --main: #4db6ac; --base: #7b858e; --loss: #f2877f; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 76rem; background: var(--ground); color: var(--ink);
-  font: 15px/1.5 system-ui, sans-serif; }
-h1 { margin: 0; font-size: 1.7rem; } h2 { margin: 2.4rem 0 0; font-size: 1.15rem; }
-h3 { margin: 0; font-size: .8rem; font-weight: 500; color: var(--soft); }
-p { margin: 0 0 .8rem; color: var(--soft); } time { margin-left: .8em; white-space: nowrap; }
-code { font-size: .85em; overflow-wrap: anywhere; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(12rem, 1fr)); gap: .8rem; }
-.tiles div, figure { background: var(--card); border-radius: 8px; padding: .8rem 1rem; }
-.tiles b { font-size: 1.5rem; font-weight: 600; } .tiles p { margin: 0; font-size: .82rem; }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(21rem, 100%), 1fr)); gap: .8rem; }
-figure { margin: 0; } figcaption { font-size: .85rem; display: flex; gap: .6em; align-items: baseline; }
-figcaption i { color: var(--soft); font-style: normal; flex: 1; }
-figcaption b, figcaption span { white-space: nowrap; }
-figcaption span { font-variant-numeric: tabular-nums; }
-svg { display: block; width: 100%; margin-top: .4rem; } svg text { font-size: 11px; fill: var(--soft); }
-.grid { stroke: var(--rule); } polyline { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
-polyline.main { stroke: var(--main); } polyline.base { stroke: var(--base); stroke-dasharray: 5 4; }
-circle.main { fill: var(--main); } circle.base { fill: var(--base); } span.main { color: var(--main); }
-span.base { color: var(--base); }
-.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 0 2rem; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; }
-th { text-align: left; font-weight: 500; color: var(--soft); } th, td { padding: .25rem 1.2rem .25rem 0; }
-.film th, .film td { padding: 0 .4rem .4rem 0; font-size: .82rem; vertical-align: top; }
-.film img { border-radius: 4px; }
-img { display: block; } .about { padding-left: .6rem !important; min-width: 11rem; }
-.gain { color: var(--main); } .loss { color: var(--loss); } .about b { font-size: 1.1rem; }
-summary { cursor: pointer; margin-top: .6rem; color: var(--main); }
-"""
+    file = encoded(picture.permute(1, 2, 0).numpy(), "JPEG", quality=88)
+    return embedded(file, "jpeg", (picture.shape[2], picture.shape[1]))

@@ -1,4 +1,4 @@
-"""Line charts as SVG, for pages in light and dark."""
+"""Charts of lines and of dots as SVG, for pages in light and dark."""
 
 from __future__ import annotations
 
@@ -23,6 +23,15 @@ class Line(NamedTuple):
     kind: str = "main"
 
 
+class Dot(NamedTuple):
+    """A value of a scatter chart: its place, the class that its colour is given by, and what it is."""
+
+    x: float
+    y: float
+    kind: str
+    title: str
+
+
 def chart(title: str, lines: Sequence[Line]) -> str:
     """A figure with the lines over the steps, or nothing where no line has a point.
 
@@ -38,21 +47,57 @@ def chart(title: str, lines: Sequence[Line]) -> str:
     ticks = _log_ticks(min(values), max(values)) if is_log else _ticks(min(values), max(values))
     x, y = _scale(min(steps), max(steps), LEFT, WIDTH - RIGHT), _scale_of(ticks, is_log=is_log)
     digits = None if is_log else _digits(ticks)
-    parts = [
-        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>'
-        f'<text x="{LEFT - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{_text(tick, digits)}</text>'
-        for tick in ticks
-    ]
+    parts = _grid(ticks, y, digits)
     for step, anchor in ((min(steps), "start"), (max(steps), "end")):
         parts.append(f'<text x="{x(step):.1f}" y="{HEIGHT - 6}" text-anchor="{anchor}">{step:,.0f}</text>')
     for line in lines:
         parts.append(_drawn(line, digits, [(x(step), y(value)) for step, value in line.points]))
     labels = "".join(_label(line, digits, named=len(lines) > 1) for line in lines)
+    return _figure(title, "logarithmic" if is_log else "", labels, parts)
+
+
+def scatter(title: str, note: str, dots: Sequence[Dot], base: Sequence[tuple[float, float]], *, steps: bool) -> str:
+    """A figure with the dots, which must be finite, and a line to compare them with, or nothing without dots.
+
+    note: says what stands across. steps: the numbers across are whole and only the first and the last is written.
+    """
+    if not dots:
+        return ""
+    xs = [dot.x for dot in dots] + [x for x, _ in base]
+    ys = [dot.y for dot in dots] + [y for _, y in base]
+    ticks = _ticks(min(ys), max(ys))
+    across = [min(xs), max(xs)] if steps else _ticks(min(xs), max(xs))
+    x, y = _scale(across[0], across[-1], LEFT + 6, WIDTH - RIGHT - 6), _scale_of(ticks, is_log=False)
+    digits = 0 if steps else _digits(across)
+    parts = _grid(ticks, y, _digits(ticks))
+    parts += [
+        f'<text x="{x(tick):.1f}" y="{HEIGHT - 6}" text-anchor="middle">{_text(tick, digits)}</text>' for tick in across
+    ]
+    path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in base)
+    parts.append(f'<polyline class="base" points="{path}"/>')
+    parts += [
+        f'<circle class="{dot.kind}" cx="{x(dot.x):.1f}" cy="{y(dot.y):.1f}" r="3">'
+        f"<title>{html.escape(dot.title)}</title></circle>"
+        for dot in dots
+    ]
+    return _figure(title, note, "", parts)
+
+
+def _figure(title: str, note: str, labels: str, parts: Sequence[str]) -> str:
+    title, note = html.escape(title), html.escape(note)
     return (
-        f"<figure><figcaption><b>{html.escape(title)}</b> <i>{'logarithmic' if is_log else ''}</i>{labels}</figcaption>"
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}">{"".join(parts)}</svg>'
-        "</figure>"
+        f"<figure><figcaption><b>{title}</b> <i>{note}</i>{labels}</figcaption>"
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">{"".join(parts)}</svg></figure>'
     )
+
+
+def _grid(ticks: Sequence[float], y: Scale, digits: int | None) -> list[str]:
+    """Lines across at the ticks, with their values."""
+    return [
+        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>'
+        f'<text x="{LEFT - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{_text(tick, digits)}</text>'
+        for tick in ticks
+    ]
 
 
 def _label(line: Line, digits: int | None, *, named: bool) -> str:
