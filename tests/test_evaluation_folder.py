@@ -22,7 +22,7 @@ from deblurgan.evaluation.records import Record
 from deblurgan.evaluation.report import Report
 from deblurgan.evaluation.store import Store, StoreError
 
-FILES = ("report.json", "figures.csv")
+FILES = ("report.json", "figures.csv", "report.html")
 FEW: dict[str, Any] = {"metrics": "psnr", "kernels": 1, "exposure": 1.0}
 
 
@@ -186,7 +186,7 @@ def test_a_full_disk_is_named_and_loses_nothing(
             fsync(handle)
 
         patch.setattr(os, "fsync", third)
-        with pytest.raises(StoreError, match="out cannot be written: No space left on device; its disk has .* MB"):
+        with pytest.raises(StoreError, match=r"out cannot be written: No space left on device; its disk has .* MB"):
             evaluate(deblurrer, photos, out=tmp_path / "out", **FEW)
     with monkeypatch.context() as patch:
         patch.setattr("deblurgan.evaluation.judge.save_picture", full)

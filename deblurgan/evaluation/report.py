@@ -19,9 +19,9 @@ from deblurgan.evaluation.means import RESAMPLES, Mean, mean_of
 from deblurgan.evaluation.records import Failure, Record, Row
 from deblurgan.evaluation.systems import BLURRED, RESTORED
 from deblurgan.evaluation.table import paragraphs, table
+from deblurgan.metrics import LOWER_IS_BETTER
 
 HARD = 30.0  # dB: pictures that start below count as visibly blurred
-LOWER_IS_BETTER = ("lpips",)
 FORMAT, VERSION = "deblurgan evaluation", 1  # of the JSON
 SHOWN = 20  # failures in the text; JSON has all
 
