@@ -718,7 +718,7 @@ def test_blur_train_deblur_and_evaluate_in_a_row(
     restored, sharp = (pixels(tmp_path / folder / Path(name).name) for folder in ("restored", "pairs/sharp"))
     assert float(after) == pytest.approx(float(metrics.psnr(restored, sharp, 255.0)), abs=1e-4)
     assert "restored" in said
-    assert "PSNR gain: mean" in said
+    assert "gain in psnr, dB" in said
 
 
 def test_the_config_of_a_run_repeats_it(photos: Path, tmp_path: Path) -> None:
@@ -742,7 +742,9 @@ def test_evaluate_lists_bad_files_and_exits_with_1(
 ) -> None:
     (photos / "bad.png").write_bytes(b"not a picture")
     assert run("evaluate", photos, "-m", weights, "--kernels", 1, "--exposure", 1.0, "--metrics", "psnr") == 1
-    assert "left out bad.png : " in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "failed: bad.png: damaged" in said.out
+    assert "[5/5] bad.png failed: damaged" in said.err
 
 
 def test_evaluate_options_reach_the_work(photos: Path, weights: Path, tmp_path: Path) -> None:

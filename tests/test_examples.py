@@ -40,7 +40,7 @@ def test_train_and_evaluate(
     run(monkeypatch, "train_and_evaluate", photos, photos, out, "--steps", "2", "--crop", "32", "--width", "8")
     text = capsys.readouterr().out
     assert "after 2 steps" in text
-    assert "PSNR gain: mean" in text
+    assert "gain in psnr, dB" in text
     assert len((out / "evaluation.csv").read_text().splitlines()) == 1 + 4 * 2 * 2
 
 
