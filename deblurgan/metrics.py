@@ -1,7 +1,7 @@
 """Picture quality, one value a picture. Pictures [n, c, h, w] or [c, h, w] in [0, data_range]; no gradients.
 
-All but LPIPS give the same bits on any number of threads and with any instruction set: they are made of single sums,
-products and quotients in fp64, added in a fixed order.
+All but LPIPS are computed on the CPU and give the same bits on any number of threads and with any instruction set:
+they are made of single sums, products and quotients in fp64, added in a fixed order.
 """
 
 from __future__ import annotations
@@ -9,12 +9,16 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
 from deblurgan.arguments import require_number, require_pair
+
+Array = npt.NDArray[Any]
 
 IDENTICAL = 100.0  # dB
 SIGMA, RADIUS = 1.5, 5  # px, of SSIM's window
@@ -72,8 +76,8 @@ def luminance(x: Tensor) -> Tensor:
     """
     if x.dim() not in (3, 4) or x.shape[-3] != 3:
         raise ValueError(f"pictures must be RGB [n, 3, h, w] or [3, h, w] for their luminance, got {tuple(x.shape)}")
-    r, g, b = (channel.double() for channel in x.split(1, -3))
-    return (299 * r).add_(587 * g).add_(114 * b).div_(1000)
+    r, g, b = x.split(1, -3)
+    return r.double().mul(299).add_(g.double().mul(587)).add_(b.double().mul(114)).div_(1000)
 
 
 def psnr_y(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
@@ -192,26 +196,36 @@ def _require_side(x: Tensor, least: int, metric: str) -> None:
         raise ValueError(f"picture sides must be at least {least} for {metric}, got {tuple(x.shape)}")
 
 
-def _each(value: Callable[[Tensor, Tensor], float], a: Tensor, b: Tensor) -> Tensor:
-    """The value of each picture [c, h, w]: fp64 [n]."""
-    return torch.tensor([value(p, q) for p, q in zip(a, b, strict=True)], dtype=torch.float64, device=a.device)
+def _each(value: Callable[[Array, Array], float], a: Tensor, b: Tensor) -> Tensor:
+    """The value of each picture [c, h, w]: fp64 [n].
+
+    NumPy computes it: torch's threads would meet after each of many short steps, and wait long on a busy machine.
+    """
+    one, other = (x.cpu().float() if x.dtype == torch.bfloat16 else x.cpu() for x in (a, b))
+    values = [value(p.numpy(), q.numpy()) for p, q in zip(one, other, strict=True)]
+    return torch.tensor(values, dtype=torch.float64, device=a.device)
 
 
-def _over_channels(value: Callable[[Tensor, Tensor], float]) -> Callable[[Tensor, Tensor], float]:
+def _over_channels(value: Callable[[Array, Array], float]) -> Callable[[Array, Array], float]:
     """The mean over a picture's channels of what `value` gives of planes [h, w]."""
     return lambda a, b: math.fsum(value(p, q) for p, q in zip(a, b, strict=True)) / len(a)
 
 
-def _mean_square(a: Tensor, b: Tensor) -> float:
-    blocks = zip(a.flatten().split(BLOCK), b.flatten().split(BLOCK), strict=True)
-    return math.fsum(_total((p.double() - q.double()).square_()) for p, q in blocks) / a.numel()
+def _mean_square(a: Array, b: Array) -> float:
+    a, b = a.reshape(-1), b.reshape(-1)
+    sums = list[float]()
+    for start in range(0, a.size, BLOCK):
+        error = np.subtract(a[start : start + BLOCK], b[start : start + BLOCK], dtype=np.float64)
+        error *= error
+        sums.append(_total(error))
+    return math.fsum(sums) / a.size
 
 
 def _decibels(mean_square: float, data_range: float) -> float:
     return 10 * math.log10(data_range**2 / mean_square) if mean_square else math.inf
 
 
-def _multi_scale(a: Tensor, b: Tensor, data_range: float) -> float:
+def _multi_scale(a: Array, b: Array, data_range: float) -> float:
     value = 1.0
     for scale, weight in enumerate(SCALES):
         if scale:
@@ -221,7 +235,7 @@ def _multi_scale(a: Tensor, b: Tensor, data_range: float) -> float:
     return value
 
 
-def _similarity(a: Tensor, b: Tensor, data_range: float) -> tuple[float, float]:
+def _similarity(a: Array, b: Array, data_range: float) -> tuple[float, float]:
     """Means of SSIM and of its factor for contrast and structure, of planes [h, w].
 
     With s = a + b and d = a - b, SSIM's factors are (E[s]^2 - E[d]^2 + 2 C1) / (E[s]^2 + E[d]^2 + 2 C1) and the same of
@@ -232,30 +246,40 @@ def _similarity(a: Tensor, b: Tensor, data_range: float) -> tuple[float, float]:
     rows = max(1, BLOCK // width)
     similarities, contrasts = list[float](), list[float]()
     for top in range(0, height - 2 * RADIUS, rows):
-        p, q = (plane[top : top + rows + 2 * RADIUS].double() for plane in (a, b))
+        p, q = (plane[top : top + rows + 2 * RADIUS].astype(np.float64) for plane in (a, b))
         s, d = p + q, p - q
-        means_s, means_d, squares_s, squares_d = _windowed(_windowed(torch.stack([s, d, s * s, d * d]), 1), 2)
-        means_s.square_()
-        means_d.square_()
-        contrast = _ratio(squares_s.sub_(means_s), squares_d.sub_(means_d), c2)
-        similarities.append(_total(_ratio(means_s, means_d, c1).mul_(contrast)))
-        contrasts.append(_total(contrast))
+        means_s, means_d, squares_s, squares_d = _windowed(_windowed(np.stack([s, d, s * s, d * d]), 1), 2)
+        means_s *= means_s
+        means_d *= means_d
+        squares_s -= means_s
+        squares_d -= means_d
+        contrast = _ratio(squares_s, squares_d, c2)
+        contrasts.append(_total(contrast.copy()))
+        contrast *= _ratio(means_s, means_d, c1)
+        similarities.append(_total(contrast))
     count = (height - 2 * RADIUS) * (width - 2 * RADIUS)
     return math.fsum(similarities) / count, math.fsum(contrasts) / count
 
 
-def _ratio(s: Tensor, d: Tensor, c: float) -> Tensor:
-    return (s - d).add_(c).div_((s + d).add_(c))
+def _ratio(s: Array, d: Array, c: float) -> Array:
+    ratio = s - d
+    ratio += c
+    ratio /= s + d + c
+    return ratio
 
 
-def _windowed(x: Tensor, dim: int) -> Tensor:
-    """Means under SSIM's window along one dimension, which gets shorter by twice the radius."""
-    size = x.shape[dim] - 2 * RADIUS
+def _windowed(x: Array, axis: int) -> Array:
+    """Means under SSIM's window along one axis, which gets shorter by twice the radius."""
+    size = x.shape[axis] - 2 * RADIUS
+    x = np.moveaxis(x, axis, 0)
     centre, *others = _window()
-    out = x.narrow(dim, RADIUS, size) * centre
+    out = x[RADIUS : RADIUS + size] * centre
+    pair = np.empty_like(out)
     for offset, weight in enumerate(others, 1):
-        out += (x.narrow(dim, RADIUS - offset, size) + x.narrow(dim, RADIUS + offset, size)).mul_(weight)
-    return out
+        np.add(x[RADIUS - offset :][:size], x[RADIUS + offset :][:size], out=pair)
+        pair *= weight
+        out += pair
+    return np.moveaxis(out, 0, axis)
 
 
 @functools.cache
@@ -266,17 +290,18 @@ def _window() -> Sequence[float]:
     return [weight / total for weight in weights]
 
 
-def _halved(plane: Tensor) -> Tensor:
-    return avg_pool2d(plane.double()[None], 2, ceil_mode=True, count_include_pad=False)[0]
+def _halved(plane: Array) -> Array:
+    plane = np.pad(plane, [(0, side % 2) for side in plane.shape], mode="edge").astype(np.float64)
+    return (plane[::2, ::2] + plane[1::2, ::2] + plane[::2, 1::2] + plane[1::2, 1::2]) / 4
 
 
-def _total(values: Tensor) -> float:
-    """The sum, by adding the second half to the first until one is left: torch's own order depends on the machine.
+def _total(values: Array) -> float:
+    """The sum, by adding the second half to the first until one is left: libraries' own order depends on the machine.
 
     Overwrites the values.
     """
-    values = values.flatten()
+    values = values.reshape(-1)
     while (count := len(values)) > 1:
         values[: count // 2] += values[(count + 1) // 2 :]
         values = values[: (count + 1) // 2]
-    return values.item()
+    return float(values[0])

@@ -33,8 +33,8 @@ from deblurgan.data.crops import (
     reduced_whole,
     to_tensor,
 )
-from deblurgan.data.folders import Lone, find_pictures, match_gopro, match_pairs, outside
-from deblurgan.data.layouts import detect_layout, splits
+from deblurgan.data.folders import find_pictures, match_gopro, match_pairs, outside
+from deblurgan.data.layouts import Lone, detect_layout, splits
 from deblurgan.data.seeds import RngStream, derived_seed
 from deblurgan.data.shards import find_members, find_shards, is_shard, match_members, shard_of
 from deblurgan.data.sharpness import halves_agree, look_like_pair
@@ -425,14 +425,15 @@ def open_dataset(
     in_shards = layout == "tar" or is_shard(root)
     pictures = [] if in_shards else find_pictures(root, without=without, log=tell)
     members = [] if pictures else _members(root, without, tell)
-    pictures, pairs = pictures or members, match_members(members, log=tell) if layout in ("auto", "tar") else []
+    alone: list[tuple[Path, str]] = []
+    take = None if lone is None else lambda path, lack: alone.append((path, lack))
+    pairs = match_members(members, log=tell, lone=take) if layout in ("auto", "tar") else []
+    pictures = pictures or members
     if layout in ("auto", "tar"):
         layout = "tar" if pairs else detect_layout(root, pictures, gamma=gamma)
         if layout == "sharp":
             _require_no_pairs(pictures, cache)
     dataset: PairDataset
-    alone: list[tuple[Path, str]] = []
-    take = None if lone is None else lambda path, lack: alone.append((path, lack))
     if layout == "sharp":
         dataset = SharpFolder(root, pictures=pictures, blur=blur, **options)
     elif layout in ("paired", "tar"):

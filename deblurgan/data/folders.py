@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from deblurgan import images
-from deblurgan.data.layouts import BLURRED, LETTERS, SHARP, WORDS, Couple, find_couples, name_words
+from deblurgan.data.layouts import BLURRED, LETTERS, SHARP, WORDS, Couple, Lone, find_couples, name_words
 
 OWN_PICTURES = ("psf.png", "deblurgan-demo.png")  # contact sheets of `deblurgan blur`, and what the demo writes
-Lone = Callable[[Path, str], object]  # takes a picture without its partner, and what it lacks
 RUN_FILES = ("history.csv", "state.safetensors", "last.safetensors", "best.safetensors")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +23,7 @@ SPLITS = {
     **dict.fromkeys(("test", "testing", "testset", "eval", "evaluation"), "test"),
 }
 NEVER_SHARP = {"blur", "blurred", "blurry", "deblurred"}  # whatever else the folder's name says
+Lone = Callable[[Path, str], object]  # takes a picture without its partner, and what it lacks
 FILLERS = {"image", "images", "img", "picture", "pictures", "photo", "photos", "crops", "patches", *SPLITS}
 
 

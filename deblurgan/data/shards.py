@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from deblurgan import images
-from deblurgan.data.layouts import WORDS
+from deblurgan.data.layouts import WORDS, Lone
 from deblurgan.images.files import PICTURE_SUFFIXES, scan, sort_files
 
 SUFFIX = ".tar"
@@ -72,10 +72,12 @@ def find_members(shards: Iterable[Path], *, log: Callable[[str], object]) -> lis
     return sorted_by_kind.pictures
 
 
-def match_members(pictures: Sequence[Path], *, log: Callable[[str], object]) -> list[tuple[Path, Path]]:
+def match_members(
+    pictures: Sequence[Path], *, log: Callable[[str], object], lone: Lone | None = None
+) -> list[tuple[Path, Path]]:
     """The pairs (blurred, sharp) NAME.blur.png and NAME.sharp.png, or by other such words; none where there are none.
 
-    `log` is told of pictures that belong to no pair.
+    `log` is told of pictures that belong to no pair, `lone` takes those that lack their partner.
     """
     samples: dict[Path, dict[str, Path]] = {}
     for path in pictures:
@@ -86,6 +88,10 @@ def match_members(pictures: Sequence[Path], *, log: Callable[[str], object]) -> 
     others = set(pictures).difference(*pairs)
     if pairs and others:
         log(f"left out {len(others)} pictures that belong to no pair, such as {min(others)}")
+    if pairs and lone is not None:
+        for (kind, path), *partner in (sample.items() for sample in samples.values()):
+            if not partner:
+                lone(path, f"has no {'sharp' if kind == 'blurred' else 'blurred'} picture")
     return pairs
 
 

@@ -141,9 +141,7 @@ class Values:
         version = struct.unpack_from("<3i", data) if len(data) >= 12 else None
         if version is None or version[:2] not in ((0, 1), (0, 2)):
             found = f"of {len(data)} bytes" if version is None else "that says " + ".".join(map(str, version))
-            raise CheckpointError(
-                f"{path}: not Darknet weights, which begin with a version 0.1 or 0.2, but a file {found}"
-            )
+            raise CheckpointError(f"{path}: a file {found}, not Darknet weights of version 0.1 or 0.2")
         start = 12 + (8 if version[1] == 2 else 4)  # the number of pictures it was trained on
         if len(data) < start or (len(data) - start) % 4:
             raise CheckpointError(f"{path}: cut short, {len(data)} bytes are no whole number of values")

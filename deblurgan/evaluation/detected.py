@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +39,8 @@ class Rules:
         for name, value in (("confidence", self.confidence), ("iou", self.iou)):
             if not 0 < value <= 1:
                 raise ValueError(f"{name} must be above 0 and at most 1, got {value}")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"detector {self.detector} must name its classes differently, got {self.classes}")
 
     def __str__(self) -> str:
         return (
@@ -50,34 +53,44 @@ class Rules:
 
 @dataclass(frozen=True)
 class Scores:
-    """How many objects there are, how many were seen and how many of these are there; all classes or one.
+    """True and false positives and false negatives, of all classes or of one.
 
     ap: average precision, or its mean over the classes that occur; None where no object is there.
     """
 
-    objects: int
-    seen: int
-    right: int
+    tp: int
+    fp: int
+    fn: int
     ap: float | None
 
     @property
+    def objects(self) -> int:
+        """How many are there."""
+        return self.tp + self.fn
+
+    @property
+    def found(self) -> int:
+        """How many detections count."""
+        return self.tp + self.fp
+
+    @property
     def precision(self) -> float | None:
-        """None where nothing is seen."""
-        return _ratio(self.right, self.seen)
+        """None where nothing is found."""
+        return _ratio(self.tp, self.found)
 
     @property
     def recall(self) -> float | None:
         """None where no object is there."""
-        return _ratio(self.right, self.objects)
+        return _ratio(self.tp, self.objects)
 
     @property
     def f1(self) -> float | None:
-        """None where no object is there and nothing is seen."""
-        return _ratio(2 * self.right, self.objects + self.seen)
+        """None where no object is there and nothing is found."""
+        return _ratio(2 * self.tp, self.objects + self.found)
 
     def to_mapping(self) -> dict[str, Any]:
-        counts = {"objects": self.objects, "seen": self.seen, "right": self.right}
-        return {**counts, "precision": self.precision, "recall": self.recall, "f1": self.f1, "ap": self.ap}
+        """Plain values for JSON; None where one is not defined."""
+        return {**asdict(self), "precision": self.precision, "recall": self.recall, "f1": self.f1}
 
 
 NOTHING = Scores(0, 0, 0, None)
@@ -89,7 +102,7 @@ class SystemScores:
 
     classes: of each class that occurs, in the detector's order.
     f1_interval: of 95%, by resampling; None of fewer than two samples.
-    gain, gain_interval: F1 won over the blurred pictures of the same scenes.
+    gain, gain_interval: F1 won over the blurred pictures of the same scenes, which are drawn together.
     """
 
     overall: Scores
@@ -113,24 +126,23 @@ class Summary:
 
     def lines(self) -> list[str]:
         """A table of the systems and one of the classes; "-" where a value is not defined."""
-        heads = ("objects", "seen", "precision", "recall", "F1", "95% of F1", "mAP", "F1 gain", "95% of gain")
-        lines = [_line("detections", heads)]
-        for name, system in self.systems.items():
-            of = system.overall
-            gain = (
-                ("", "") if name in (SHARP, BLURRED) else (_said(system.gain, "+"), _range(system.gain_interval, "+"))
-            )
-            quality = (_said(of.precision), _said(of.recall), _said(of.f1), _range(system.f1_interval), _said(of.ap))
-            lines.append(_line(name, (f"{of.objects}", f"{of.seen}", *quality, *gain)))
+        heads = ["objects", "found", "precision", "recall", "F1", "95% of F1", "mAP", "F1 gain", "95% of gain"]
+        table = [["detections", *heads]]
+        for name, of in self.systems.items():
+            all_ = of.overall
+            counts = [f"{all_.objects}", f"{all_.found}", _said(all_.precision), _said(all_.recall), _said(all_.f1)]
+            gain = [] if name in (SHARP, BLURRED) else [_said(of.gain, "+"), _range(of.gain_interval, "+")]
+            table.append([name, *counts, _range(of.f1_interval), _said(all_.ap), *gain])
         judged = [name for name in self.systems if name != SHARP]
-        lines.append(_line("class", ("objects", *(word for name in judged for word in (f"F1 {name}", "AP")))))
+        by_class = [["class", "objects", *(word for name in judged for word in (f"F1 {name}", "AP"))]]
         for label in self.rules.classes:
             scores = [self.systems[name].classes.get(label, NOTHING) for name in judged]
-            if any(of != NOTHING for of in scores):
-                cells = [cell for of in scores for cell in (_said(of.f1), _said(of.ap))]
-                lines.append(_line(label, [f"{max(of.objects for of in scores)}", *cells]))
-        if any("-" in line.split() for line in lines):
-            lines.append("- is not defined: no object is there, or nothing is seen")
+            if any(of_class != NOTHING for of_class in scores):
+                cells = [cell for of_class in scores for cell in (_said(of_class.f1), _said(of_class.ap))]
+                by_class.append([label, f"{max(of_class.objects for of_class in scores)}", *cells])
+        lines = [*_aligned(table), *_aligned(by_class)]
+        if any("-" in row for row in table + by_class):
+            lines.append("- is not defined: no object is there, or nothing is found")
         return lines
 
     def to_mapping(self) -> dict[str, Any]:
@@ -181,10 +193,10 @@ def average_precision(right: Flags, objects: int) -> float | None:
     return float(reached[right].sum() / objects)
 
 
-class _Found(NamedTuple):
-    """What a system's pictures show: all detections, and all objects by their labels.
+class _Judged(NamedTuple):
+    """All detections of a system, and all objects by their labels.
 
-    counts: how many objects, detections that count and right ones each sample has.
+    counts: true positives, false positives and false negatives of each sample, fp64 [samples, 3].
     """
 
     labels: Numbers
@@ -194,72 +206,71 @@ class _Found(NamedTuple):
     counts: Array
 
 
-def _found(name: str, scenes: Sequence[Row], rules: Rules, samples_by: str) -> _Found:
+def _judged(name: str, scenes: Sequence[Row], rules: Rules, samples_by: str) -> _Judged:
     labels, scores, right, objects = list[int](), list[float](), list[bool](), list[int]()
     counts: dict[str | float, Array] = {}
     for row in scenes:
         found, truth = row.detections[name], row.detections[SHARP].above(rules.confidence)
-        hits, seen = matched(found, truth, rules.iou), len(found.above(rules.confidence).labels)
+        hits, counted = matched(found, truth, rules.iou), len(found.above(rules.confidence).labels)
+        tp = sum(hits[:counted])
         sample = row.picture if samples_by == "picture" else row.parts[samples_by]
-        counts[sample] = counts.get(sample, 0) + np.array([len(truth.labels), seen, sum(hits[:seen])], np.float64)
+        counts[sample] = counts.get(sample, 0) + np.array([tp, counted - tp, len(truth.labels) - tp], np.float64)
         labels += found.labels
         scores += found.scores
         right += hits
         objects += truth.labels
-    return _Found(
-        np.asarray(labels, np.int64),
-        np.asarray(scores, np.float64),
-        np.asarray(right, np.bool_),
-        np.asarray(objects, np.int64),
+    return _Judged(
+        np.array(labels, np.int64),
+        np.array(scores, np.float64),
+        np.array(right, np.bool_),
+        np.array(objects, np.int64),
         np.stack([*counts.values()]),
     )
 
 
-def _scores_of(name: str, judged: Sequence[Row], rules: Rules, samples_by: str) -> SystemScores:
-    scenes = [row for row in judged if name in row.detections]
-    found = _found(name, scenes, rules, samples_by)
-    classes = {
-        title: scores
-        for label, title in enumerate(rules.classes)
-        if (scores := _class_scores(found, label, rules.confidence)).objects or scores.seen
-    }
+def _scores_of(name: str, scenes: Sequence[Row], rules: Rules, samples_by: str) -> SystemScores:
+    scenes = [row for row in scenes if name in row.detections]
+    judged, before = (_judged(system, scenes, rules, samples_by) for system in (name, BLURRED))
+    of_labels = {title: _class_scores(judged, label, rules.confidence) for label, title in enumerate(rules.classes)}
+    classes = {title: scores for title, scores in of_labels.items() if scores != NOTHING}
     precisions = [scores.ap for scores in classes.values() if scores.ap is not None]
     mean = sum(precisions) / len(precisions) if precisions else None
-    objects, seen, right = (int(count) for count in found.counts.sum(0))
-    overall = Scores(objects, seen, right, mean)
-    before = _found(BLURRED, scenes, rules, samples_by).counts
-    was = _f1(before.sum(0))
-    gain = None if was is None or overall.f1 is None else overall.f1 - was
-    drawn, drawn_before = _resampled_f1(found.counts), _resampled_f1(before)
-    return SystemScores(
-        overall, classes, _interval(drawn, len(before)), gain, _interval(drawn - drawn_before, len(before))
-    )
+    overall, was = _total(judged.counts, mean), _total(before.counts, None)
+    gain = None if overall.f1 is None or was.f1 is None else overall.f1 - was.f1
+    drawn, drawn_before = (_resampled_f1(counts) for counts in (judged.counts, before.counts))
+    return SystemScores(overall, classes, _interval(drawn), gain, _interval(drawn - drawn_before))
 
 
-def _class_scores(found: _Found, label: int, confidence: float) -> Scores:
-    of_class = found.labels == label
-    scores, right = found.scores[of_class], found.right[of_class]
-    objects, counted = int((found.objects == label).sum()), scores >= confidence
+def _class_scores(judged: _Judged, label: int, confidence: float) -> Scores:
+    of_class = judged.labels == label
+    scores, right = judged.scores[of_class], judged.right[of_class]
+    objects, counted = int((judged.objects == label).sum()), scores >= confidence
     ranked = right[np.argsort(-scores, kind="stable")]
-    return Scores(objects, int(counted.sum()), int(right[counted].sum()), average_precision(ranked, objects))
+    tp = int(right[counted].sum())
+    return Scores(tp, int(counted.sum()) - tp, objects - tp, average_precision(ranked, objects))
+
+
+def _total(counts: Array, ap: float | None) -> Scores:
+    tp, fp, fn = (int(count) for count in counts.sum(0))
+    return Scores(tp, fp, fn, ap)
 
 
 def _resampled_f1(counts: Array) -> Array:
-    """F1 of samples drawn again with replacement, the same draws for all counts; NaN where it is not defined."""
-    draw = np.random.default_rng(SEED).integers
+    """F1 of samples drawn again with replacement, the same draws for all counts; NaN where it is not defined.
+
+    Nothing of a single sample, which does not tell how others differ.
+    """
     n = len(counts)
-    return np.array([_f1(counts[draw(n, size=n)].sum(0)) for _ in range(RESAMPLES)], np.float64)
+    drawn = np.random.default_rng(SEED).integers(n, size=(RESAMPLES if n > 1 else 0, n))
+    tp, fp, fn = (column[drawn].sum(1) for column in counts.T)
+    with np.errstate(invalid="ignore"):
+        return 2 * tp / (2 * tp + fp + fn)
 
 
-def _f1(counts: Array) -> float | None:
-    objects, seen, right = (float(count) for count in counts)
-    return _ratio(2 * right, objects + seen)
-
-
-def _interval(values: Array, samples: int) -> Interval | None:
-    """Of the middle 95% of those that are defined; None of a single sample, which tells nothing of others."""
+def _interval(values: Array) -> Interval | None:
+    """Of the middle 95% of those that are defined."""
     values = values[~np.isnan(values)]
-    if samples < 2 or not len(values):
+    if not len(values):
         return None
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
@@ -277,6 +288,10 @@ def _range(interval: Interval | None, sign: str = "") -> str:
     return "-" if interval is None else " ... ".join(_said(end, sign) for end in interval)
 
 
-def _line(title: str, cells: Iterable[str]) -> str:
-    """A line of a table; ends of an interval take more room than a figure."""
-    return (f"{title:24}" + "".join(f"{cell:>{max(11, len(cell) + 2)}}" for cell in cells)).rstrip()
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) + 2 for column in zip_longest(*rows, fillvalue="")]
+    return [
+        f"{title:24}" + "".join(f"{cell:>{w}}" for cell, w in zip(cells, widths[1:], strict=False))
+        for title, *cells in rows
+    ]

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from deblurgan import images
 from deblurgan.config import as_path
-from deblurgan.data.cache import PictureCache, Pixels
+from deblurgan.data.cache import Pixels
 from deblurgan.data.crops import to_tensor
 from deblurgan.data.folders import find_pictures
 from deblurgan.evaluation.alignment import Array, matching_gain, shifted, whole_pixel_shift
@@ -31,6 +31,9 @@ from deblurgan.evaluation.windows import correlated
 from deblurgan.metrics import IDENTICAL
 
 Key = tuple[int, int]  # motif and trajectory
+
+BLURRED = re.compile(r"blurry(\d+)_(\d+)", re.IGNORECASE)
+FRAME = re.compile(r"groundtruth(\d+)_(\d+)_(\d+)", re.IGNORECASE)
 
 KEYS = [(motif, trajectory) for motif in range(1, 5) for trajectory in range(1, 13)]
 COUNTS = {(2, 11): 200, **dict.fromkeys([(1, 3), (1, 10), (1, 12), (2, 10), (3, 7), (3, 12), (4, 12)], 198)}
@@ -66,10 +69,10 @@ class Kohler(Protocol):
         self.blurred: dict[Key, Path] = {}
         self.frames: dict[Key, dict[int, Path]] = {}
         for path in find_pictures(self.root, log=log):
-            if found := re.fullmatch(r"blurry(\d+)_(\d+)", path.stem, re.IGNORECASE):
+            if found := BLURRED.fullmatch(path.stem):
                 motif, trajectory = map(int, found.groups())
                 _take(self.blurred, (motif, trajectory), path)
-            elif found := re.fullmatch(r"groundtruth(\d+)_(\d+)_(\d+)", path.stem, re.IGNORECASE):
+            elif found := FRAME.fullmatch(path.stem):
                 motif, trajectory, number = map(int, found.groups())
                 if number not in LEFT_OUT.get((motif, trajectory), ()):
                     _take(self.frames.setdefault((motif, trajectory), {}), number, path)
@@ -92,13 +95,13 @@ class Kohler(Protocol):
             raise images.ImageError(self._name(key), "is missing")
         if not numbers:
             raise images.ImageError(self._name(key), "has no sharp frames GroundTruth{}_{}_1.png ...".format(*key))
-        cache = PictureCache()  # each system is compared with all frames
-        blurred = to_tensor(cache.read(self.blurred[key]))
+        blurred = to_tensor(images.read(self.blurred[key]).in_8_bits().pixels)
 
+        @cache  # each system is compared with all frames
         def frame(number: int) -> Tensor:
             path = self.frames[key][number]
             try:
-                sharp = to_tensor(cache.read(path))
+                sharp = to_tensor(images.read(path).in_8_bits().pixels)
                 if sharp.shape != blurred.shape:
                     sizes = ("{2}x{1}".format(*part.shape) for part in (blurred, sharp))
                     raise images.ImageError(path, "{} blurred but {} sharp".format(*sizes))

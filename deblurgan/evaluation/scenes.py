@@ -94,14 +94,14 @@ class Pairs(Protocol):
         lone: Sequence[tuple[Path, str]] = (),
     ) -> None:
         self.dataset, self.metrics, self.scale, self.lone = dataset, tuple(metrics), scale, lone
+        self.names = [*dataset.names(), *(dataset.below_root(path) for path, _ in lone)]
 
     def pictures(self) -> Sequence[str]:
-        return self.dataset.names() + [self.dataset.below_root(path) for path, _ in self.lone]
+        return self.names
 
     def scenes(self, index: int) -> list[Scene]:
-        names = self.dataset.names()
-        if index >= len(names):
-            raise images.ImageError(*self.lone[index - len(names)])
+        if index >= (pairs := len(self.names) - len(self.lone)):
+            raise images.ImageError(*self.lone[index - pairs])
         try:
             pair = self.dataset.whole(index)
         except images.ImageError as error:

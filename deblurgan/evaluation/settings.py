@@ -38,7 +38,7 @@ def settings_of(deblurrer: Deblurrer) -> dict[str, Any]:
 def in_words(settings: Mapping[str, Any]) -> dict[str, str]:
     """The settings as a report's conventions."""
     shape = settings["generator"]
-    network = settings["preset"] or f"width {shape['width']}, {shape['blocks']} blocks of {shape['convs']} convolutions"
+    network = settings["preset"] or f"width {shape['width']}, blocks {shape['blocks']}, convs {shape['convs']}"
     seed, scale = settings["dropout_seed"], settings["network_scale"]
     how = [
         f"in {settings['quantize'] or settings['dtype']} on {settings['device']}",

@@ -1,4 +1,8 @@
-"""Sharp photos under fixed kernels: the same for everyone, by seed and version."""
+"""Sharp photos under fixed kernels: the same for everyone, by seed and version.
+
+The kernels have the same bits on every CPU. Pictures that they blur have the same bytes on all CPUs with fused
+multiply-add; without it (sse2) 4 values in a million are one of 255 levels away.
+"""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ from deblurgan.inference import Deblurrer
 
 BLURRED, RESTORED, SHARP = "blurred", "restored", "sharp"  # names of the input, the network's output and the truth
 TELLING = ("exposure", "kernel")  # the parts that tell apart scenes of one picture
+_SCENE = re.compile("(.+?)" + "".join(f"_{name}[^_/]*" for name in TELLING))  # a picture and such parts
 
 
 class System(Protocol):
@@ -101,7 +102,7 @@ def folder_system(folder: Path, protocol: scenes.Protocol) -> System:
     shared = Counter(stem for name in protocol.pictures() for stem in _own_stems(name))
 
     def stems(picture: str, parts: Parts) -> list[str]:
-        own = [] if any(name in parts for name in TELLING) else _own_stems(picture)
+        own = [] if _tells_scenes(parts) else _own_stems(picture)
         return [_stem(output_name(picture, parts).as_posix()), *(stem for stem in own if shared[stem] == 1)]
 
     def restored(picture: str, scene: Scene) -> Tensor:
@@ -116,10 +117,11 @@ def folder_system(folder: Path, protocol: scenes.Protocol) -> System:
             raise images.ImageError(paths[0], "{}, but the scene is {}".format(*sizes))
         return pixels
 
-    plain = {_without_parts(stem) for stem in found} | set(found)
-    if not any(stem in plain for name in protocol.pictures() for stem in stems(name, {})):
-        first = output_name(protocol.pictures()[0], _first_parts(protocol))
-        raise ValueError(f"compare must name folders with the protocol's pictures, {folder} holds none: lacks {first}")
+    first = _first_parts(protocol)
+    held = {match[1] for stem in found if (match := _SCENE.fullmatch(stem))} if _tells_scenes(first) else set(found)
+    if not any(held.intersection(stems(name, {})) for name in protocol.pictures()):
+        wanted = output_name(protocol.pictures()[0], first)
+        raise ValueError(f"compare must name folders with the protocol's pictures, {folder} holds none: lacks {wanted}")
     return restored
 
 
@@ -130,8 +132,8 @@ def _first_parts(protocol: scenes.Protocol) -> Parts:
     return {}
 
 
-def _without_parts(stem: str) -> str:
-    return re.sub("".join(f"(_{name}[^_/]*)?" for name in TELLING) + "$", "", stem)
+def _tells_scenes(parts: Parts) -> bool:
+    return any(name in parts for name in TELLING)
 
 
 def _own_stems(picture: str) -> list[str]:

@@ -97,7 +97,7 @@ class Video(Protocol):
             "videos have 240)",
             "blur": f"the mean of {self.frames[0]} to {self.frames[1]} consecutive frames, an odd number of them drawn "
             f"by seed {self.seed} (version {VERSION}), in linear light (values^{GAMMA:g}), rounded to 8 bits; windows "
-            "do not overlap, and the truth is the middle frame",
+            "do not overlap, the truth is the middle frame, and cuts between shots are not looked for",
         }
 
     def _name(self, frame: int) -> str:
