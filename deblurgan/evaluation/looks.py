@@ -197,7 +197,8 @@ dialog::backdrop { background: #000b; } dialog p { margin: .6rem 0 0; font-size:
 .pane img { position: absolute; max-width: none; image-rendering: pixelated; user-select: none; }
 .pane i { position: absolute; width: 16px; height: 16px; margin: -8px; border: 2px solid #fff; border-radius: 50%;
   outline: 1px solid #000; pointer-events: none; }
-@media (max-width: 46rem) { article { grid-template-columns: minmax(0, 1fr); }
+@media (max-width: 46rem) { .tiles { grid-template-columns: 1fr 1fr; }
+  article { grid-template-columns: minmax(0, 1fr); }
   .crops { grid-template-columns: repeat(2, minmax(0, var(--side))); }
   .about { display: grid; grid-template-columns: minmax(0, 9rem) 1fr; gap: 0 .9rem; align-items: start; } }
 """

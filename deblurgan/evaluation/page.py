@@ -117,7 +117,8 @@ def _by_part(report: Report) -> str:
         part = {name: value}
         for system in systems:
             means = [_mean_cell(report.summary(each, system, **part), each) for each in report.metrics]
-            gain = _gain_cells(report.gain(system, below=math.inf, **part), metric)[0] if system != BLURRED else "<td></td>"
+            won = report.gain(system, below=math.inf, **part)
+            gain = "<td></td>" if system == BLURRED else _gain_cells(won, metric)[0]
             first = (
                 f'<th scope="rowgroup" rowspan="{len(systems)}">{_value(value)}</th>' if system == systems[0] else ""
             )
