@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kohler_transcription import eval_image
+from kohler_transcription import dftregistration, eval_image, mssim_index
 
 from conftest import texture
 from deblurgan import Deblurrer, Generator, ImageError, evaluate, images
 from deblurgan.evaluation.alignment import matching_gain, shifted, whole_pixel_shift
-from deblurgan.evaluation.kohler import KEYS, Kohler
+from deblurgan.evaluation.kohler import KEYS, Kohler, _levels, _ms_ssim
 from deblurgan.evaluation.protocols import open_protocol
 
 
@@ -55,10 +55,16 @@ def test_figures_are_those_of_the_official_code(tmp_path: Path) -> None:
     (scene,) = protocol.scenes(0)
     frames = {i + 1: frame.permute(1, 2, 0).numpy() for i, frame in enumerate(scene.frames())}
     assert len(frames) == len(MOVES)
-    for restored in (scene.blurred, tensor(moved(frames[2], 4, 9, 0.7)), tensor(255 - frames[1])):
-        scores = eval_image(restored.permute(1, 2, 0).numpy(), frames, list(frames))
-        wanted = {"psnr": max(scores["PSNR"]), "ms-ssim": max(scores["MSSIM"])}
-        assert protocol.measure(restored, scene) == pytest.approx(wanted, rel=1e-10)
+    restored = moved(frames[2], 4, 9, 0.7)
+    scores = eval_image(restored, frames, list(frames))
+    wanted = {"psnr": max(scores["PSNR"]), "ms-ssim": max(scores["MSSIM"])}
+    assert protocol.measure(tensor(restored), scene) == pytest.approx(wanted, rel=1e-10)
+
+
+def test_of_the_opposite_structure_the_absolute_value_counts() -> None:
+    truth = texture(161, 180).mean(2)
+    negative, positive = (list(_levels(picture)) for picture in (255 - truth, truth))
+    assert _ms_ssim(negative, 1.0, positive) == pytest.approx(mssim_index(truth, 255 - truth), rel=1e-10)
 
 
 def test_known_gains_and_shifts_are_recovered() -> None:
@@ -71,6 +77,16 @@ def test_known_gains_and_shifts_are_recovered() -> None:
         mask = shifted(np.ones((61, 70)), shift)
         assert matching_gain(np.array(over), truth * mask) == pytest.approx(gain, rel=1e-12)
         np.testing.assert_allclose(np.array(over) * gain, truth * mask, atol=1e-9)
+
+
+def test_shifts_of_half_a_side_have_the_official_sign() -> None:
+    truth = texture(9, 10).mean(2)
+    for down in range(9):
+        for right in (4, 5, 6):
+            picture = np.roll(truth, (-down, -right), (0, 1))
+            wanted = dftregistration(np.fft.fft2(truth), np.fft.fft2(picture))
+            assert whole_pixel_shift(truth, np.fft.rfft2(picture)) == wanted
+            assert (wanted[0] - down) % 9 == (wanted[1] - right) % 10 == 0
 
 
 def test_equal_pictures_have_100_db_and_a_similarity_of_1(tmp_path: Path) -> None:
