@@ -27,18 +27,18 @@ def unsharp(picture: str, scene: Scene) -> Tensor:
 def richardson_lucy(picture: str, scene: Scene) -> Tensor:
     """scikit-image's Richardson-Lucy deconvolution of each channel by the true kernel.
 
-    The border is mirrored by as much as the kernel is wide, as the blur did, and cut off afterwards: past it the
-    method takes the picture for black. Raises ImportError without scikit-image.
+    The border is mirrored by twice the kernel's width, and cut off afterwards: the method takes what lies beyond for
+    black, which shows from there on inwards. Raises ImportError without scikit-image.
     """
     deconvolve = _deconvolution()
     if scene.psf is None:
         raise ValueError("the kernel of this scene is not known")
-    psf, margin = scene.psf.numpy(), scene.psf.shape[-1]
+    psf, margin = scene.psf.numpy(), 2 * scene.psf.shape[-1]
     channels = []
     for channel in scene.blurred.numpy():
-        mirrored = np.pad(np.float32(channel) / 255, margin, mode="reflect")
+        mirrored = np.pad(channel / np.float32(255), margin, mode="reflect")
         channels.append(deconvolve(mirrored, psf, num_iter=ITERATIONS)[margin:-margin, margin:-margin])
-    return torch.from_numpy(np.rint(255 * np.stack(channels)).astype(np.uint8))
+    return torch.from_numpy(np.rint(255 * np.clip(channels, 0, 1)).astype(np.uint8))
 
 
 BASELINES: dict[str, Callable[[str, Scene], Tensor]] = {"unsharp": unsharp, "richardson-lucy": richardson_lucy}
@@ -47,7 +47,7 @@ BASELINES: dict[str, Callable[[str, Scene], Tensor]] = {"unsharp": unsharp, "ric
 CONVENTIONS = {
     "unsharp": f"Pillow's unsharp mask of radius {RADIUS:g} and {PERCENT} %, without a threshold",
     "richardson-lucy": f"scikit-image's, {ITERATIONS} iterations with the true kernel on each channel, the border "
-    "mirrored by the kernel's width; an upper reference, as no kernel is known of a real picture",
+    "mirrored by twice the kernel's width; an upper reference, as no kernel is known of a real picture",
 }
 """What each one is, in words, for reports."""
 
