@@ -30,6 +30,9 @@ EXTRAS = {
     "export": ("onnx", "onnxscript", "onnxruntime"),
     "spandrel": ("spandrel",),
     "tensorboard": ("tensorboard",),
+    "baselines": ("scikit-image",),
+    "realblur": ("opencv-python-headless",),
+    "lpips": ("lpips",),
 }
 
 
