@@ -13,7 +13,7 @@ from torch import Tensor
 from deblurgan.evaluation.scenes import Scene
 
 RADIUS, PERCENT = 2.0, 150  # of the unsharp mask
-ITERATIONS = 30  # of Richardson-Lucy
+ITERATIONS = 50  # of Richardson-Lucy; twice as many gain 1 dB more, in twice the time
 NEEDS_PSF = frozenset({"richardson-lucy"})
 
 

@@ -125,7 +125,13 @@ def evaluate(
         settings=settings,
     )
     others = {"compare": {name: digest_of_files(path) for name, path in folders.items()}, "saved": save_pictures}
-    decides = {**settings, **others, "metrics": report.metrics, "systems": [*compared], **report.conventions}
+    decides = {
+        **settings,
+        **others,
+        "metrics": report.metrics,
+        "systems": [*compared],
+        "conventions": report.conventions,
+    }
     store = Store(folder, processes.rank)
     with ExitStack() as stack:
         processes.first(lambda: stack.enter_context(store.held()))
@@ -183,7 +189,8 @@ def _conventions(judge: Judge, settings: Mapping[str, Any], rules: Rules | None)
     own = judge.protocol.conventions()
     of_metrics = {name: CONVENTIONS[name] for name in judge.protocol.metrics if name not in own}
     detection = {} if rules is None else {"detection": str(rules)}
-    return {**own, **of_metrics, **detection, **systems.conventions(judge.systems), **in_words(settings)}
+    others = systems.conventions(judge.systems)  # first, as another program may have any name
+    return {**others, **own, **of_metrics, **detection, **in_words(settings)}
 
 
 def _write_reports(folder: Path, report: Report, judge: Judge) -> None:
