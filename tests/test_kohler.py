@@ -150,7 +150,7 @@ def test_a_report_has_a_line_a_motif_and_names_what_is_missing(small_generator: 
     assert reasons["Blurry2_7.png"] == "has no sharp frames GroundTruth2_7_1.png ..."
     assert reasons["Blurry2_8.png"] == "GroundTruth2_8_1.png: 48x40 blurred but 48x41 sharp"
     assert reasons["Blurry2_9.png"] == "GroundTruth2_9_2.png: empty file"
-    assert "motif 1, restored" in str(report)
+    assert "psnr, dB by motif" in str(report)
     assert report.conventions["data"].startswith("5 of 48 blurred pictures, 15 sharp frames of 9545;")
     missing = report.conventions["missing frames"].split("; ")
     assert missing[:3] == ["5-199 of 1_1", "1-199 of 1_2", "5-29, 31-198 of 1_3"]
@@ -190,6 +190,7 @@ def test_what_cannot_be_measured_is_said(tmp_path: Path) -> None:
 
 
 OPTIONS = {
+    "frames": (5, 25),
     "layout": "auto",
     "gamma": False,
     "scale": 1.0,

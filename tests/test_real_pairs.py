@@ -15,7 +15,7 @@ from skimage.metrics import structural_similarity
 from conftest import texture
 from deblurgan import images
 from deblurgan.data import PairedFolder, open_dataset
-from deblurgan.evaluation.measure import judge
+from deblurgan.evaluation.judge import Judge
 from deblurgan.evaluation.protocols import open_protocol
 from deblurgan.evaluation.records import Failure
 from deblurgan.evaluation.scenes import Protocol, Scene
@@ -23,6 +23,7 @@ from deblurgan.evaluation.systems import RESTORED
 from deblurgan.metrics import METRICS
 
 OPTIONS = {
+    "frames": (5, 25),
     "layout": "auto",
     "gamma": False,
     "scale": 1.0,
@@ -47,7 +48,7 @@ def write(path: Path, *, seed: int = 0, size: tuple[int, int] = (24, 32)) -> np.
 def failures(protocol: Protocol) -> dict[str, str]:
     """By picture, of all that a system which changes nothing meets; the others have a row each."""
     systems = {RESTORED: lambda picture, scene: scene.blurred}
-    records = [judge(protocol, index, systems) for index in range(len(protocol.pictures()))]
+    records = [Judge(protocol, systems).record(index) for index in range(len(protocol.pictures()))]
     failed = [failure for record in records for failure in record.failed]
     assert len(failed) + sum(len(record.rows) for record in records) == len(records)
     assert all(failure == Failure(failure.picture, {}, "", failure.reason) for failure in failed)
