@@ -30,6 +30,15 @@ def test_readme_quotes_figures() -> None:
     assert len(re.findall(MEASURED, (ROOT / "README.md").read_text())) >= 5
 
 
+def test_readme_s_table_of_systems_is_the_page_s() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("| system |"))
+    page = numbers.markdown().splitlines()
+    table = lines[start : lines.index("", start)]
+    assert len(table) == 6
+    assert set(table) <= set(page)
+
+
 def test_floors_in_the_table_of_kernels_are_the_roofline_s() -> None:
     spec = PRESETS["paper"]
     half = roofline.generator_kernels(spec, 720, 1280)
