@@ -58,6 +58,7 @@ def test_only_doubles_of_one_class_are_suppressed(threshold: float) -> None:
     assert 3 <= len(wanted) < 120
 
 
+@pytest.mark.any_cpu
 def test_a_network_computes_what_its_file_says(weights: Path) -> None:
     network = darknet.read_network(plain.CFG, weights)
     assert network.size == (24, 32)
@@ -179,6 +180,7 @@ def test_detections_are_those_of_a_program_that_goes_value_by_value(
     assert pickle.loads(pickle.dumps(detector))(torch.from_numpy(picture).permute(2, 0, 1)) == got
 
 
+@pytest.mark.any_cpu
 def test_the_number_of_threads_changes_no_bit(tmp_path: Path) -> None:
     cfg = "[net]\nwidth=13\nheight=13\nchannels=1024\n[convolutional]\nfilters=24\nsize=1\nactivation=linear\n"
     cfg += "[yolo]\nmask=0,1,2\nanchors=1,1,2,2,3,3\nnum=3\nclasses=3\n"
@@ -320,6 +322,7 @@ OF_OPENCV = [
 ]
 
 
+@pytest.mark.any_cpu
 def test_darknets_weights_find_what_opencv_finds_with_them() -> None:
     try:
         detector = yolov3_tiny()

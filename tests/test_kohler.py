@@ -50,6 +50,7 @@ def opened(root: Path, *metrics: str) -> Kohler:
     return Kohler(root, metrics or ("psnr",), log=lambda line: None)
 
 
+@pytest.mark.any_cpu
 def test_figures_are_those_of_the_official_code(tmp_path: Path) -> None:
     protocol = opened(small_set(tmp_path, size=(161, 180)), "psnr", "ms-ssim")
     (scene,) = protocol.scenes(0)

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from scipy.signal import convolve2d
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
 from conftest import texture
@@ -57,15 +56,16 @@ def drawn(h: int, w: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")  # scikit-image's, of equal pictures
 @pytest.mark.parametrize("first", range(0, 100, 10))
 def test_metrics_are_scikit_image_s(first: int) -> None:
+    skimage = pytest.importorskip("skimage.metrics", reason="the extra baselines")
     window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
     for seed in range(first, first + 10):
         a, b = both(seed)
         ya, yb = a @ LUMINANCE, b @ LUMINANCE
         wanted = {
-            "psnr": peak_signal_noise_ratio(a, b),
-            "ssim": structural_similarity(a, b, channel_axis=2, **window),
-            "psnr-y": peak_signal_noise_ratio(ya, yb, data_range=255),
-            "ssim-y": structural_similarity(ya, yb, **window),
+            "psnr": skimage.peak_signal_noise_ratio(a, b),
+            "ssim": skimage.structural_similarity(a, b, channel_axis=2, **window),
+            "psnr-y": skimage.peak_signal_noise_ratio(ya, yb, data_range=255),
+            "ssim-y": skimage.structural_similarity(ya, yb, **window),
         }
         got = {name: float(metrics.METRICS[name](chw(a), chw(b))) for name in wanted}
         assert got == pytest.approx({name: min(value, 100.0) for name, value in wanted.items()}, rel=0, abs=1e-9)
@@ -165,11 +165,12 @@ def test_equal_pictures() -> None:
 
 def test_matlab_s_luminance_is_brighter_by_a_constant() -> None:
     """MATLAB: 16 + 65.481 R + 128.553 G + 24.966 B of R, G, B in 0 ... 1."""
+    skimage = pytest.importorskip("skimage.metrics", reason="the extra baselines")
     pair = [both(0)[i] for i in (0, 1)]
     matlab = [16 + pixels / 255 @ np.array([65.481, 128.553, 24.966]) for pixels in pair]
     ours = [metrics.luminance(chw(pixels)) for pixels in pair]
     assert [float(y.max()) for y in ours] == pytest.approx([(y.max() - 16) * 255 / 219 for y in matlab])
-    higher = peak_signal_noise_ratio(*matlab, data_range=255) - float(metrics.psnr_y(*map(chw, pair), 255.0))
+    higher = skimage.peak_signal_noise_ratio(*matlab, data_range=255) - float(metrics.psnr_y(*map(chw, pair), 255.0))
     assert higher == pytest.approx(20 * np.log10(255 / 219))
 
 

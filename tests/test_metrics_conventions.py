@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from skimage.metrics import structural_similarity
 
-from benchmarks import conventions
 from conftest import texture
 from deblurgan import images
+
+skimage = pytest.importorskip("skimage.metrics", reason="the extra baselines")
+from benchmarks import conventions  # noqa: E402
 
 
 def test_definitions_differ_as_they_should(tmp_path: Path) -> None:
@@ -26,7 +27,7 @@ def test_definitions_differ_as_they_should(tmp_path: Path) -> None:
 def test_a_grey_picture_s_volume_is_the_picture() -> None:
     """Inside flat borders, where it does not matter how they go on."""
     grey = [np.pad(texture(40, 50, seed=seed)[..., 0], 12, constant_values=128) for seed in (0, 1)]
-    _, wanted = structural_similarity(
+    _, wanted = skimage.structural_similarity(
         *grey, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255, full=True
     )
     volumes = [torch.from_numpy(plane).expand(3, -1, -1).float() for plane in grey]

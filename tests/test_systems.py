@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from skimage.restoration import richardson_lucy as skimages
 from torch import Tensor
 
 from conftest import texture
@@ -50,6 +49,7 @@ def shaken(sharp: Tensor, size: int = 21) -> Scene:
     return Scene(apply_psf(sharp, psf), sharp, {}, psf)
 
 
+@pytest.mark.any_cpu
 def test_kernels_of_a_seed_are_those_of_the_version() -> None:
     i = torch.arange(65.0, dtype=torch.float64)
     wave = torch.cos(0.31 * i[:, None] + 0.17 * i + 0.05)
@@ -61,7 +61,9 @@ def test_kernels_of_a_seed_are_those_of_the_version() -> None:
             pytest.fail(f"seed {seed} gives other kernels than version 1: raise VERSION, and state these here: {found}")
 
 
+@pytest.mark.any_cpu
 def test_richardson_lucy_undoes_the_blur_of_a_known_kernel() -> None:
+    skimage = pytest.importorskip("skimage.restoration", reason="the extra baselines")
     smooth = np.asarray(Image.fromarray(texture(24, 30)).resize((120, 96), Image.Resampling.BICUBIC))
     scene = shaken(tensor(smooth))
     restored = baselines.richardson_lucy("", scene)
@@ -70,7 +72,7 @@ def test_richardson_lucy_undoes_the_blur_of_a_known_kernel() -> None:
     assert gain > 5
     white = torch.full((3, 40, 50), 255, dtype=torch.uint8)
     assert psnr(baselines.richardson_lucy("", Scene(white, white, {}, scene.psf)), white, 255.0) > 50
-    one = skimages(
+    one = skimage.richardson_lucy(
         np.pad(scene.blurred[1].numpy() / 255, 42, "reflect"), scene.psf.numpy(), num_iter=baselines.ITERATIONS
     )  # type: ignore[union-attr]
     assert np.abs(restored[1].numpy() - 255 * one[42:-42, 42:-42]).max() <= 0.5 + 1e-2
@@ -86,6 +88,7 @@ def test_unsharp_is_pillows_and_sharpens() -> None:
 
 
 def test_baselines_stand_in_the_report(deblurrer: Deblurrer, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("skimage", reason="the extra baselines")
     monkeypatch.setattr(baselines, "ITERATIONS", 1)
     report = evaluate(deblurrer, photos, "psnr", kernels=1, exposure=1.0, baselines=["unsharp", "richardson-lucy"])
     assert report.systems() == ["blurred", "restored", "unsharp", "richardson-lucy"]
@@ -138,6 +141,7 @@ def test_nothing_is_saved_out_of_the_folder(picture: str, tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.any_cpu
 def test_what_is_saved_compares_as_what_was_measured(deblurrer: Deblurrer, photos: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"kernels": 2, "exposure": 0.5, "metrics": "psnr"}
     first = evaluate(deblurrer, photos, **options, baselines=["unsharp"], out=tmp_path / "out", save_pictures=True)
