@@ -260,6 +260,18 @@ def test_what_are_no_detections_is_an_error(found: tuple, words: str) -> None:
         detect(Given(found), torch.zeros(3, 4, 4))
 
 
+def test_what_a_detector_does_harms_nothing_but_its_own_picture() -> None:
+    def broken(picture: torch.Tensor) -> Detections:
+        picture.zero_()
+        return {}["boxes"]
+
+    picture = torch.ones(3, 4, 4)
+    broken.name, broken.classes = "broken", ()
+    with pytest.raises(RuntimeError, match="detector broken failed: KeyError: 'boxes'"):
+        detect(broken, picture)
+    assert picture.all()
+
+
 def test_the_cfg_that_ships_has_the_networks_8_858_734_values(tmp_path: Path) -> None:
     path = tmp_path / "zeros.weights"
     path.write_bytes(struct.pack("<5i", 0, 2, 0, 0, 0) + bytes(4 * 8_858_734))

@@ -238,7 +238,7 @@ def test_data_without_a_readable_picture_is_refused(deblurrer: Deblurrer, tmp_pa
     with pytest.raises(ValueError, match="data must hold pictures, found none"):
         evaluate(deblurrer, tmp_path)
     (tmp_path / "bad.png").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"data must hold a readable picture, got bad.png: empty file"):
+    with pytest.raises(ValueError, match=r"data must hold a picture that can be measured, got bad.png: empty file"):
         evaluate(deblurrer, tmp_path)
 
 

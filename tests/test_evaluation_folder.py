@@ -104,7 +104,9 @@ def test_what_is_cut_short_damaged_changed_or_failed_is_measured_again(
     records = tmp_path / "out" / "records" / "0.jsonl"
     first, second, third, fourth, bad = records.read_bytes().splitlines(keepends=True)
     assert json.loads(bad)["failed"]
-    records.write_bytes(first + second.replace(b"psnr", b"\0\0\0\0") + third + bad + fourth[:-30])
+    other = second.replace(b'"psnr": ', b'"psnr": 1', 1)
+    assert json.loads(other)["rows"][0]["figures"] != json.loads(second)["rows"][0]["figures"]
+    records.write_bytes(first + other + third + bad + fourth[:-30])
     os.utime(photos / "2.png", ns=(1, 1))
     images.write(images.Picture(texture(30, 40)), photos / "bad.png")
     judged.clear()
@@ -148,6 +150,59 @@ def test_other_weights_and_pictures_are_another_evaluation(
     (photos / "3.png").rename(photos / "4.png")
     with pytest.raises(ValueError, match="another pictures"):
         evaluate(deblurrer, photos, out=tmp_path / "out", **FEW)
+
+
+def test_records_without_their_settings_count_for_nothing(
+    deblurrer: Deblurrer, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judged: list[str]
+) -> None:
+    evaluate(deblurrer, photos, out=tmp_path / "out", **FEW)
+
+    def interrupted(path: Path, data: bytes) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "replace_file", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(deblurrer, photos, out=tmp_path / "out", overwrite=True, seed=1, **FEW)
+    judged.clear()
+    report = evaluate(deblurrer, photos, out=tmp_path / "out", seed=1, **FEW)
+    assert len(judged) == 4
+    assert report == evaluate(deblurrer, photos, seed=1, **FEW)
+
+
+def test_pictures_that_were_saved_inside_the_data_are_not_measured(
+    deblurrer: Deblurrer, photos: Path, judged: list[str]
+) -> None:
+    report = evaluate(deblurrer, photos, out=photos / "out", save_pictures=True, **FEW)
+    judged.clear()
+    lines: list[str] = []
+    assert evaluate(deblurrer, photos, out=photos / "out", save_pictures=True, log=lines.append, **FEW) == report
+    assert judged == []
+    assert lines[0].startswith("left out 12 pictures that deblurgan made to be looked at, such as ")
+    saved = evaluate(deblurrer, photos / "out" / "pictures", protocol="pairs", metrics="psnr", log=lines.append)
+    assert len(saved.rows) == 4
+
+
+def test_a_name_too_long_for_a_saved_picture_fails_that_picture(
+    deblurrer: Deblurrer, photos: Path, tmp_path: Path
+) -> None:
+    (photos / "3.png").rename(photos / f"{'x' * 250}.png")
+    report = evaluate(deblurrer, photos, out=tmp_path / "out", save_pictures=True, **FEW)
+    assert len(report.rows) == 3
+    assert [failure.picture[:3] for failure in report.failed] == ["xxx"]
+    assert (tmp_path / "out" / "report.json").exists()
+
+
+def test_names_that_are_no_utf_8_do_not_stop_the_reports(deblurrer: Deblurrer, tmp_path: Path) -> None:
+    name = b"\xff".decode("utf-8", "surrogateescape")
+    for folder in ("blur", "sharp"):
+        (tmp_path / "data" / "test" / name / folder).mkdir(parents=True)
+        images.write(images.Picture(texture(20, 24)), tmp_path / "data" / "test" / name / folder / "1.png")
+    compare = {name: tmp_path / "data" / "test" / name / "sharp"}
+    evaluate(deblurrer, tmp_path / "data", "psnr", compare=compare, out=tmp_path / "out")
+    head, row = (tmp_path / "out" / "figures.csv").read_text("utf-8").splitlines()
+    assert head == r"picture,sequence,blurred_psnr,restored_psnr,\xff_psnr"
+    assert row.startswith(r"test/\xff/blur/1.png,\xff,100.000000,")
 
 
 def test_reports_of_something_else_and_no_folder_are_refused(

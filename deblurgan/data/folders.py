@@ -24,12 +24,15 @@ def find_pictures(
     if not Path(root).is_dir():
         raise FileNotFoundError(f"data must be a folder, got {root}")
     found = images.find(root, log=log)
-    samples = {folder for folder in {path.parent for path in found} if _is_samples(folder)}
+    root = Path(root)
+    samples = {
+        folder for folder in {path.parent for path in found} if _is_samples(folder) or _is_of_report(folder, root)
+    }
     photos = [path for path in found if path.parent not in samples and path.name not in OWN_PICTURES]
     if len(photos) < len(found):
         own = sorted(set(found).difference(photos))
         log(f"left out {len(own)} pictures that deblurgan made to be looked at, such as {own[0]}")
-    return outside(Path(root), without, photos)
+    return outside(root, without, photos)
 
 
 def outside(root: Path, folders: Iterable[Path], pictures: list[Path]) -> list[Path]:
@@ -43,6 +46,12 @@ def _is_samples(folder: Path) -> bool:
     """Whether a training wrote the folder's pictures: samples/ in a run folder."""
     run = folder.parent
     return folder.name == "samples" and (run / "config.yaml").exists() and any((run / n).exists() for n in RUN_FILES)
+
+
+def _is_of_report(folder: Path, root: Path) -> bool:
+    """Whether an evaluation whose folder lies in `root` saved the folder's pictures: pictures/ and all below it."""
+    between = [part for part in (folder, *folder.parents) if part != root and part.is_relative_to(root)]
+    return any(part.name == "pictures" and (part.parent / "records" / "settings.json").exists() for part in between)
 
 
 def match_pairs(

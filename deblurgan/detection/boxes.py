@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from deblurgan import images
+
 Array = npt.NDArray[np.float64]
 
 
@@ -52,14 +54,20 @@ def detect(detector: Detector, picture: Tensor) -> Detections:
     """What the detector finds in a uint8 picture [3, h, w], as plain lists, the surest first.
 
     Raises ValueError, which names the detector, for what are no detections: lists of different lengths, values that are
-    not finite, boxes without an area, unknown labels, scores outside 0 ... 1.
+    not finite, boxes without an area, unknown labels, scores outside 0 ... 1. An error of its own that is none of
+    images.FAILURES becomes a RuntimeError.
     """
-    boxes, labels, scores = detector(picture)
-    found = Detections(
-        [_box(detector.name, box) for box in boxes],
-        [int(label) for label in labels],
-        [float(score) for score in scores],
-    )
+    try:
+        boxes, labels, scores = detector(picture.clone())  # which may work in it
+        found = Detections(
+            [_box(detector.name, box) for box in boxes],
+            [int(label) for label in labels],
+            [float(score) for score in scores],
+        )
+    except images.FAILURES:
+        raise
+    except Exception as error:
+        raise RuntimeError(f"detector {detector.name} failed: {type(error).__name__}: {error}") from error
     if not len(found.boxes) == len(found.labels) == len(found.scores):
         counts = ", ".join(f"{len(values)} {field}" for field, values in found._asdict().items())
         raise ValueError(f"detector {detector.name} must give a label and a score for each box, got {counts}")

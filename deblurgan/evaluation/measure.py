@@ -124,7 +124,8 @@ def evaluate(
         rules,
         settings=settings,
     )
-    others = {"compare": {name: digest_of_files(path) for name, path in folders.items()}, "saved": save_pictures}
+    compares = {f"pictures of {name}": digest_of_files(path) for name, path in folders.items()}
+    others = {"compare": compares, "saved": save_pictures}
     decides = {
         **settings,
         **others,
@@ -142,7 +143,7 @@ def evaluate(
             report.add(name, record)
         if not report.rows:
             first = report.failed[0]
-            raise ValueError(f"data must hold a readable picture, got {first.picture}: {first.reason}")
+            raise ValueError(f"data must hold a picture that can be measured, got {first.picture}: {first.reason}")
         if folder is not None:
             processes.first(lambda: _write_reports(folder, report, judge))
     return report

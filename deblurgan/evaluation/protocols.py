@@ -85,7 +85,7 @@ def _chosen(metrics: Sequence[str], default: tuple[str, ...], available: tuple[s
     unknown = sorted(set(metrics).difference(available))
     if unknown:
         raise ValueError(f"metrics must be of {', '.join(available)}, got {', '.join(unknown)}")
-    return tuple(metrics) or default
+    return tuple(dict.fromkeys(metrics)) or default
 
 
 def _require_default(protocol: str, **options: tuple[object, object]) -> None:

@@ -88,10 +88,11 @@ class Report:
         writer = csv.writer(text)
         parts = list(dict.fromkeys(name for row in self.rows for name in row.parts))
         heads = [(system, metric) for system in self.systems() for metric in self.metrics]
-        writer.writerow(["picture", *parts, *(f"{system}_{metric}" for system, metric in heads)])
+        writer.writerow(["picture", *parts, *(images.printable(f"{system}_{metric}") for system, metric in heads)])
         for row in self.rows:
             figures = [_figure(row, system, metric) for system, metric in heads]
-            writer.writerow([images.printable(row.picture), *(row.parts.get(name, "") for name in parts), *figures])
+            told = [row.picture, *(str(row.parts.get(name, "")) for name in parts)]
+            writer.writerow([*map(images.printable, told), *figures])
         _write(path, text.getvalue())
 
     def to_json(self, path: Path | str) -> None:

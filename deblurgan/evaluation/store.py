@@ -7,10 +7,12 @@ the disk as soon as the picture is measured; other processes have 1.jsonl, ...
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,24 +77,25 @@ class Store:
             return {}
         told = json.loads(json.dumps(settings))
         file = self._records / "settings.json"
+        found: dict[str, Record] = {}
         if overwrite:
-            shutil.rmtree(self._records, ignore_errors=True)
-            for name in REPORTS:
-                (self.out / name).unlink(missing_ok=True)
+            with telling_of(self.out):
+                for path in (file, *(self.out / name for name in REPORTS)):
+                    path.unlink(missing_ok=True)
         elif not file.exists():
             for name in REPORTS:
                 images.require_absent(self.out / name, overwrite=False)
         else:
             self._require_same(_loaded(file), told)
-        found = {} if overwrite else self._whole(stamps)
+            found = self._whole(stamps)
         with telling_of(self.out):
             self._records.mkdir(exist_ok=True)
-            images.replace_file(file, json.dumps(told, indent=1).encode())
             lines = [_line(name, stamps[name], record) for name, record in found.items()]
             images.replace_file(self._records / "0.jsonl", b"".join(lines))
             for path in self._files():
                 if path.stem != "0":
                     path.unlink()
+            images.replace_file(file, json.dumps(told, indent=1).encode())  # last: no settings but those of all records
         return found
 
     def add(self, name: str, stamp: str, record: Record) -> None:
@@ -115,6 +118,8 @@ class Store:
             for line in path.read_bytes().splitlines():
                 with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):  # cut short, or damaged
                     values = json.loads(line)
+                    if values.pop("crc32") != _crc32(values):
+                        continue
                     record = Record.from_mapping(values)
                     if not record.failed and stamps.get(values["picture"]) == values["files"]:
                         found[values["picture"]] = record
@@ -131,10 +136,13 @@ class Store:
 
 @contextmanager
 def telling_of(folder: Path) -> Iterator[None]:
-    """An OSError of a file in the folder becomes a StoreError, which says how much space is left."""
+    """An OSError of a file in the folder becomes a StoreError, which says how much space is left; but for one of a name
+    that is too long, which is the fault of one picture."""
     try:
         yield
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise
         free = ""
         with contextlib.suppress(OSError):
             free = f"; its disk has {shutil.disk_usage(folder).free / 1e6:.1f} MB left"
@@ -166,7 +174,12 @@ def digest_of_files(folder: Path) -> str:
 
 def _line(name: str, stamp: str, record: Record) -> bytes:
     values = {"picture": name, "files": stamp, **record.to_mapping()}
-    return json.dumps(values, allow_nan=False).encode() + b"\n"
+    return json.dumps({**values, "crc32": _crc32(values)}, allow_nan=False).encode() + b"\n"
+
+
+def _crc32(values: Mapping[str, Any]) -> int:
+    """Of values that JSON keeps as they are, by which damage is told that leaves a line readable."""
+    return zlib.crc32(json.dumps(values).encode())
 
 
 def _loaded(path: Path) -> Any:
