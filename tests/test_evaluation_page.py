@@ -6,6 +6,7 @@ import base64
 import io
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,11 +78,13 @@ def test_every_figure_of_the_table_is_the_reports(tmp_path: Path) -> None:
     page = written(of, tmp_path)
     for system in ("blurred", "restored"):
         for metric, digits in (("psnr", 2), ("ssim", 4)):
-            for part in ({}, {"exposure": 0.5}, {"exposure": 1.0}):
-                found = of.summary(metric, system, **part)
-                assert f"{found.mean:.{digits}f}" in page.words
-                assert found.interval is not None
-                assert " … ".join(f"{end:.{digits}f}" for end in found.interval) in page.words
+            found = of.summary(metric, system)
+            assert f"{found.mean:.{digits}f}" in page.words
+            assert found.interval is not None
+            assert " … ".join(f"{end:.{digits}f}" for end in found.interval) in page.words
+        for exposure in (0.5, 1.0):
+            assert f"{of.mean('psnr', system, exposure=exposure):.2f}" in page.words
+            assert f"{of.gain(exposure=exposure).mean:+.2f}" in page.words
     gain = of.gain()
     assert f"{gain.mean:+.2f}" in page.words and "-0.50" in page.words and "+2.00" in page.words
     assert {"data", "photos", "blur", "shaken"} <= set(page.words)
@@ -114,10 +117,25 @@ def test_the_worst_stand_first_then_the_best_then_the_middle_and_none_twice(tmp_
         return pictures_of(row)
 
     page = written(report(gains), tmp_path, counting)
-    assert shown(page) == asked == order[:MOST] + order[::-1][:MOST] + order[13 : 13 + TYPICAL] and TYPICAL == 3
+    assert shown(page) == asked == order[:MOST] + order[::-1][:MOST] + order[14 : 14 + TYPICAL] and TYPICAL == 2
     for count in (1, 2, 3, 5):
         few = shown(written(report(gains[:count]), tmp_path))
         assert sorted(few) == sorted(f"{i}.png" for i in range(count))
+
+
+def test_scenes_of_one_picture_stand_for_it_once_while_others_are_left(tmp_path: Path) -> None:
+    of = report([float(i) for i in range(24)])
+    of.rows = [replace(row, picture=f"{i // 8}.png") for i, row in enumerate(of.rows)]
+    page = written(of, tmp_path)
+    assert shown(page) == ["0.png", "0.png", "1.png", "2.png", "2.png", "2.png", "1.png", "0.png", "1.png", "1.png"]
+
+
+def test_a_system_that_knows_the_kernel_is_not_the_best(tmp_path: Path) -> None:
+    of = report([1.0, 2.0])
+    for row in of.rows:
+        row.figures["richardson-lucy"] = {"psnr": 50.0, "ssim": 0.99}
+    text = write_and_read(of, tmp_path)
+    assert "knows the true kernel" in text and "<td>50.00" in text and "<b>50.00" not in text
 
 
 def test_crops_are_the_pictures_own_pixels_where_they_differ(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -23,6 +24,7 @@ CROP = 320  # px, at most: the side of what is shown in original pixels
 LEAST = 64  # px of it, however little may be stored
 SMALL = 240  # px, the longer side of a whole picture
 BOXED = 640  # px of one with boxes
+ACROSS = 5  # pictures side by side, at most
 
 
 def looks(
@@ -49,7 +51,9 @@ def looks(
         f"{embedded(file, 'webp', (width, height), f'{row.picture}, {name}, pixels from {where}')}</figure>"
         for name, file in files.items()
     ]
-    return small, f'<div class="crops" style="--side: {width}px">{"".join(crops)}</div>{wholes}'
+    across = len(crops) if len(crops) <= ACROSS else math.ceil(len(crops) / 2)
+    style = f"--side: {width}px; --across: {across}"
+    return small, f'<div class="crops" style="{style}">{"".join(crops)}</div>{wholes}'
 
 
 def _crops(pixels: Mapping[str, Pixels], room: int) -> tuple[int, tuple[int, int], dict[str, bytes]]:
@@ -73,6 +77,8 @@ def _crops(pixels: Mapping[str, Pixels], room: int) -> tuple[int, tuple[int, int
 def _wholes(row: Row, pixels: Mapping[str, Pixels], rules: Rules) -> str:
     """The whole pictures in which a detector looked, with what it found."""
     truth = row.detections.get(SHARP, Detections([], [], [])).above(rules.confidence)
+    if not any(found.above(rules.confidence).labels for found in row.detections.values()):
+        return '<p class="nothing">The detector finds nothing in any of them.</p>'
     figures = []
     for name, one in pixels.items():
         if name not in row.detections:
@@ -135,7 +141,7 @@ def _whole(pixels: Pixels, longest: int, alt: str, drawn: str) -> str:
     size = max(1, round(w * share)), max(1, round(h * share))
     reduced = Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.BOX, reducing_gap=2.0)
     image = embedded(encoded(np.asarray(reduced), "WebP", quality=80, method=2), "webp", size, alt)
-    overlay = f'<svg viewBox="0 0 {w} {h}" preserveAspectRatio="none" aria-hidden="true">{drawn}</svg>'
+    overlay = f'<svg class="over" viewBox="0 0 {w} {h}" preserveAspectRatio="none" aria-hidden="true">{drawn}</svg>'
     return f'<div class="whole" style="--wide: {size[0]}px">{image}{overlay}</div>'
 
 
@@ -165,19 +171,22 @@ article > div { min-width: 0; }
 .crops figure, .wholes figure { background: none; border-radius: 0; padding: 0; min-width: 0; }
 .crops figcaption, .wholes figcaption { justify-content: space-between; flex-wrap: wrap; gap: 0 .6em;
   padding-bottom: .2rem; }
+.crops figcaption b { white-space: normal; overflow-wrap: anywhere; }
 .crops figcaption span, .wholes figcaption span { color: var(--soft); }
-.crops { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(8.5rem, 100%), var(--side))); gap: .7rem; }
-.crops img { max-width: 100%; height: auto; } .live .crops img { cursor: zoom-in; }
-.wholes { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(17rem, 100%), 1fr)); gap: .7rem;
-  margin-top: .9rem; }
+.crops, .wholes { display: grid; gap: .7rem; align-items: end; }
+.crops { grid-template-columns: repeat(var(--across), minmax(0, var(--side))); }
+.nothing { margin-top: .5rem; }
+.crops img { max-width: 100%; height: auto; } .live .crops img, .live .wholes .whole { cursor: zoom-in; }
+.wholes { grid-template-columns: repeat(auto-fill, minmax(min(17rem, 100%), 1fr)); margin-top: .9rem; }
 .whole { position: relative; max-width: var(--wide); } .whole img { width: 100%; height: auto; }
-.whole svg { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; overflow: hidden; }
-.whole rect { fill: none; stroke-width: 2; vector-effect: non-scaling-stroke; }
-.frame { stroke: #fff; outline: 1px solid #000; } .whole rect.halo { stroke: #000; stroke-width: 4; opacity: .45; }
-.whole text { fill: #fff; paint-order: stroke; stroke: #000; stroke-width: .25em; stroke-linejoin: round; }
+.over { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; overflow: hidden; }
+.over rect { fill: none; stroke-width: 2; vector-effect: non-scaling-stroke; }
+.frame { stroke: #fff; outline: 1px solid #000; }
+.over .halo { stroke: #000 !important; stroke-width: 4; opacity: .45;
+  stroke-dasharray: none !important; }
+.over text { fill: #fff; paint-order: stroke; stroke: #000; stroke-width: .25em; stroke-linejoin: round; }
 .found rect { stroke: #4be08a; } .missed rect { stroke: #ffd23f; stroke-dasharray: 9 6; }
 .false rect { stroke: #ff8a80; stroke-dasharray: 3 3; }
-.whole .missed .halo, .whole .false .halo { stroke-dasharray: none; }
 .legend span { display: inline-block; margin-right: 1.2em; } .legend span::before { content: ""; display: inline-block;
   width: 1.8em; height: .9em; margin: 0 .45em -.1em .3em; background: #333; border: 2px solid #4be08a; }
 .legend .missed::before { border: 2px dashed #ffd23f; } .legend .false::before { border: 2px dotted #ff8a80; }
@@ -194,12 +203,12 @@ dialog::backdrop { background: #000b; } dialog p { margin: .6rem 0 0; font-size:
 .panes > div { min-width: 0; } .panes figcaption { flex-wrap: wrap; gap: 0 .6em; }
 .pane { position: relative; overflow: hidden; aspect-ratio: 1; max-height: 74vh; width: 100%; background: var(--card);
   cursor: crosshair; touch-action: none; }
-.pane img { position: absolute; max-width: none; image-rendering: pixelated; user-select: none; }
+.pane img, .pane svg { position: absolute; max-width: none; image-rendering: pixelated; user-select: none; }
 .pane i { position: absolute; width: 16px; height: 16px; margin: -8px; border: 2px solid #fff; border-radius: 50%;
   outline: 1px solid #000; pointer-events: none; }
 @media (max-width: 46rem) { .tiles { grid-template-columns: 1fr 1fr; }
   article { grid-template-columns: minmax(0, 1fr); }
-  .crops { grid-template-columns: repeat(2, minmax(0, var(--side))); }
+  .crops, .wholes { grid-template-columns: repeat(2, minmax(0, 1fr)); }
   .about { display: grid; grid-template-columns: minmax(0, 9rem) 1fr; gap: 0 .9rem; align-items: start; } }
 """
 
@@ -213,10 +222,11 @@ const start = (pane, size, share) => size > pane ? (pane - size) * share : (pane
 
 function draw() {
   for (const pane of panes.querySelectorAll(".pane")) {
-    const [image, spot] = pane.children, w = image.naturalWidth * zoom, h = image.naturalHeight * zoom;
+    const image = pane.firstChild, w = image.naturalWidth * zoom, h = image.naturalHeight * zoom;
     const left = start(pane.clientWidth, w, x), top = start(pane.clientHeight, h, y);
-    Object.assign(image.style, {width: w + "px", height: h + "px", left: left + "px", top: top + "px"});
-    Object.assign(spot.style, {left: left + x * w + "px", top: top + y * h + "px"});
+    for (const shown of pane.querySelectorAll("img, svg"))
+      Object.assign(shown.style, {width: w + "px", height: h + "px", left: left + "px", top: top + "px"});
+    Object.assign(pane.lastChild.style, {left: left + x * w + "px", top: top + y * h + "px"});
   }
   for (const button of dialog.querySelectorAll("[aria-pressed]"))
     button.setAttribute("aria-pressed", String(+button.value === zoom));
@@ -241,18 +251,20 @@ function point(event) {
 
 const titleOf = article => [...article.querySelectorAll("h3, h3 + p")].map(part => part.textContent).join(" ");
 
-function open(article) {
-  dialog.querySelector("#closer").textContent = titleOf(article);
-  panes.replaceChildren(...[...article.querySelectorAll(".crops figure")].map(figure => {
+function open(figures) {
+  dialog.querySelector("#closer").textContent = titleOf(figures.closest("article"));
+  panes.replaceChildren(...[...figures.children].map(figure => {
     const whole = document.createElement("div"), pane = document.createElement("div");
     pane.className = "pane";
-    pane.append(figure.querySelector("img").cloneNode(), document.createElement("i"));
+    pane.append(...[...figure.querySelectorAll("img, svg")].map(shown => shown.cloneNode(true)),
+      document.createElement("i"));
     pane.addEventListener("pointermove", point);
     pane.addEventListener("pointerdown", point);
     whole.append(figure.querySelector("figcaption").cloneNode(true), pane);
     return whole;
   }));
   dialog.showModal();
+  zoom = figures.className === "crops" ? 2 : 1;
   look(0.5, 0.5);
   dialog.querySelector("[aria-pressed=true]").focus();
 }
@@ -264,13 +276,14 @@ for (const value of ZOOMS) {
   button.addEventListener("click", () => zoomTo(value));
   dialog.querySelector(".zooms").append(button);
 }
-for (const article of document.querySelectorAll("article")) {
-  const button = document.createElement("button");
-  Object.assign(button, {type: "button", textContent: "Look closer"});
-  button.setAttribute("aria-label", "Look closer at " + titleOf(article));
-  button.addEventListener("click", () => open(article));
-  article.querySelector(".about > div:last-child").append(button);
-  for (const image of article.querySelectorAll(".crops img")) image.addEventListener("click", () => open(article));
+for (const figures of document.querySelectorAll(".crops, .wholes")) {
+  const button = document.createElement("button"), article = figures.closest("article");
+  const words = figures.className === "crops" ? "Look closer" : "Look at the boxes";
+  Object.assign(button, {type: "button", textContent: words});
+  button.setAttribute("aria-label", words + ": " + titleOf(article));
+  button.addEventListener("click", () => open(figures));
+  article.querySelector(".about > div:last-child").append(button, " ");
+  for (const image of figures.querySelectorAll("img")) image.parentNode.addEventListener("click", () => open(figures));
 }
 dialog.querySelector(".close").addEventListener("click", () => dialog.close());
 dialog.addEventListener("click", event => { if (event.target === dialog) dialog.close(); });

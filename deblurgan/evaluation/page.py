@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from deblurgan import images
 from deblurgan.display import counted
+from deblurgan.evaluation.baselines import NEEDS_PSF
 from deblurgan.evaluation.detected import summarise
 from deblurgan.evaluation.looks import DIALOG, LEGEND, SCRIPT, STYLE, looks
 from deblurgan.evaluation.means import Mean
@@ -21,14 +23,15 @@ from deblurgan.metrics import LOWER_IS_BETTER
 from deblurgan.pages.charts import Dot, scatter
 from deblurgan.pages.parts import escaped, page, pairs, section, table, tiles
 
-MOST, TYPICAL = 6, 3  # scenes that are shown: of the worst and of the best, of those between
+MOST, TYPICAL = 4, 2  # scenes that are shown: of the worst and of the best, of those between
 ROOM = 5_000_000  # bytes of the page, for all pictures
 NONE = "\N{EN DASH}"  # for a value that is not defined
+FEW = 20  # failures that are listed without being asked for
 DOTS = 2000  # of a chart; of more scenes every second, third, ... is drawn
 
 
 def write_page(path: Path, report: Report, pictures_of: Callable[[Row], dict[str, Tensor]]) -> None:
-    """Writes the report as one HTML file of less than about 6 MB, which shows at most 15 scenes.
+    """Writes the report as one HTML file of less than about 6 MB, which shows at most ten scenes.
 
     The same report gives the same bytes. An older file is replaced whole or, after an error, not at all.
 
@@ -37,48 +40,51 @@ def write_page(path: Path, report: Report, pictures_of: Callable[[Row], dict[str
             It is called for the scenes that are shown, one after the other. Where it raises one of images.FAILURES, the
             page says so.
     """
-    title = f"Evaluation: {escaped(report.protocol)}"
+    title = f"Evaluation: {escaped(report.protocol)}{' with detection' if report.rules is not None else ''}"
+    found = None if report.rules is None else summarise(report.rows, report.rules, report.samples_by).to_mapping()
     judged = [row for row in report.rows if RESTORED in row.figures]
     parts = [
-        _head(report, title),
+        _head(report, title, found),
         _systems(report),
+        _detected(found) if found is not None else "",
         _by_part(report),
-        _detected(report),
         _charts(report, judged),
         *_scenes(report, judged, pictures_of),
         _failed(report),
-        section("How this was measured", table(pairs(report.conventions), "words")),
-        section("Settings", table(pairs(_flat(report.settings)), "words")) if report.settings else "",
+        section("How this was measured", table(pairs(report.conventions), "words") + _settings(report)),
         DIALOG,
     ]
     text = page(title, "\n".join(part for part in parts if part), style=STYLE, script=SCRIPT)
     images.replace_file(path, text.encode())
 
 
-def _head(report: Report, title: str) -> str:
+def _head(report: Report, title: str, found: dict[str, Any] | None) -> str:
     """What was measured, and the figures that one looks for first."""
     words = [escaped(report.conventions[name]) for name in ("data", "weights") if name in report.conventions]
-    head = f"<header><h1>{title}</h1>{''.join(f'<p>{line}</p>' for line in words)}</header>"
+    head = f"<header><h1>{title}</h1><p>{'; restored by '.join(words)}</p></header>"
     if not report.rows:
         return head
     metric, gain = report.metrics[0], report.gain()
-    worst, best = _ends(gain, metric)
-    failed = counted(len(report.failed), "failure") if report.failed else "none failed"
+    failed = f'<a href="#failures">{counted(len(report.failed), "failure")}</a>' if report.failed else "none failed"
     figures = {
         f"{_title(metric)}, restored": (
             _number(report.mean(metric), metric),
             f"{_number(report.mean(metric, BLURRED), metric)} blurred",
         ),
-        "Gain": (_number(gain.mean, metric, "+"), f"{_number(worst, metric, '+')} to {_number(best, metric, '+')}"),
-        "Scenes": (
-            f"{len(report.rows):,}",
-            f"of {counted(len({row.picture for row in report.rows}), 'picture')}, {failed}",
+        f"Gain in {_title(metric)}": (
+            _number(gain.mean, metric, "+"),
+            "no interval" if gain.interval is None else f"95 %: {_ends(gain.interval, metric, '+')}",
         ),
     }
+    if found is not None and RESTORED in found["systems"]:
+        after, before = (found["systems"][name]["f1"] for name in (RESTORED, BLURRED))
+        figures["F1 of objects, restored"] = (_share(after), f"{_share(before)} blurred")
     if report.sharp:
         values = list(report.sharp.values())
-        note = f"PSNR, the worst {_number(min(values), 'psnr')}"
-        figures["Sharp pictures come back at"] = (f"{_number(sum(values) / len(values), 'psnr')} dB", note)
+        note = f"to itself; the worst {_number(min(values), 'psnr')}"
+        figures["PSNR, dB, of sharp input"] = (_number(sum(values) / len(values), "psnr"), note)
+    pictures = counted(len({row.picture for row in report.rows}), "picture")
+    figures["Scenes"] = (f"{len(report.rows):,}", f"of {pictures}, {failed}")
     return head + tiles(figures)
 
 
@@ -86,61 +92,69 @@ def _systems(report: Report) -> str:
     """The table of systems: means, their intervals, and what was won over the blurred pictures."""
     if not report.rows:
         return section("Systems", "<p>No picture was measured.</p>")
-    names, metric = report.systems(), report.metrics[0]
+    metric, *others = report.metrics
     best = {name: _best(report, name) for name in report.metrics}
-    heads = ["system", "scenes", *map(_title, report.metrics), f"gain in {_title(metric)}", "worst", "best"]
+    heads = [
+        "system",
+        _title(metric),
+        f"gain in {_title(metric)}",
+        *map(_title, others),
+        "worst gain",
+        "best",
+        "scenes",
+    ]
     lines = []
-    for system in names:
-        cells = [f"<td>{_count(report, system)}</td>"]
-        cells += [
+    for system in report.systems():
+        first, *rest = (
             _mean_cell(report.summary(name, system), name, is_best=best[name] == system) for name in report.metrics
-        ]
-        cells += _gain_cells(report.gain(system), metric) if system != BLURRED else ["<td></td>"] * 3
-        lines.append(f'<th scope="row">{escaped(system)}</th>{"".join(cells)}')
-    samples = "picture" if report.samples_by == "picture" else report.samples_by
+        )
+        gain, *ends = _gain_cells(report.gain(system), metric) if system != BLURRED else ["<td></td>"] * 3
+        note = "<small>knows the true kernel</small>" if system in NEEDS_PSF else ""
+        cells = [first, gain, *rest, *ends, f"<td>{_count(report, system)}</td>"]
+        lines.append(f'<th scope="row">{escaped(system)}{note}</th>{"".join(cells)}')
     note = (
-        f"Means of the single scenes' figures; below them the 95 % interval over {escaped(samples)}s where there are "
-        "several. The best mean of the systems that have every scene is bold."
+        f"Means of the single scenes' figures; below them the 95 % interval over {escaped(report.samples_by)}s where "
+        "there are several. Bold: the best that knows no kernel, of those that have every scene."
     )
     return section("Systems", _figures_table(heads, lines), note)
 
 
 def _by_part(report: Report) -> str:
-    """A line for each value of the part that the protocol tells apart."""
+    """The first metric of each system for each value of the part that the protocol tells apart."""
     name = report.lines_by
     if name is None or not report.rows:
         return ""
     systems, metric = report.systems(), report.metrics[0]
-    heads = [escaped(name), "system", "scenes", *map(_title, report.metrics), f"gain in {_title(metric)}"]
     lines = []
     for value in dict.fromkeys(row.parts[name] for row in report.rows):
-        part = {name: value}
-        for system in systems:
-            means = [_mean_cell(report.summary(each, system, **part), each) for each in report.metrics]
-            won = report.gain(system, below=math.inf, **part)
-            gain = "<td></td>" if system == BLURRED else _gain_cells(won, metric)[0]
-            first = (
-                f'<th scope="rowgroup" rowspan="{len(systems)}">{_value(value)}</th>' if system == systems[0] else ""
-            )
-            lines.append(
-                f'{first}<th scope="row">{escaped(system)}</th><td>{_count(report, system, part)}</td>'
-                f"{''.join(means)}{gain}"
-            )
-    return section(f"By {escaped(name)}", _figures_table(heads, lines))
+        cells = "".join(_part_cell(report, system, {name: value}) for system in systems)
+        count = len(report.values(metric, BLURRED, **{name: value}))
+        lines.append(f'<th scope="row">{_value(value)}</th>{cells}<td>{count:,}</td>')
+    heads = [escaped(name), *map(escaped, systems), "scenes"]
+    note = "Below the means what is won over the blurred pictures, and of how many scenes where some lack."
+    return section(f"{_title(metric)} by {escaped(name)}", _figures_table(heads, lines), note)
 
 
-def _detected(report: Report) -> str:
+def _part_cell(report: Report, system: str, part: dict[str, Any]) -> str:
+    """The mean, what was won, and of how many scenes where some lack."""
+    metric, won = report.metrics[0], report.gain(system, **part)
+    count, total = (len(report.values(metric, name, **part)) for name in (system, BLURRED))
+    notes = [] if system == BLURRED or not won.number else [_signed(won.mean, metric)]
+    notes += [f"of {count:,}"] if count < total else []
+    below = f"<small>{', '.join(notes)}</small>" if notes else ""
+    return f"<td>{_number(report.mean(metric, system, **part), metric)}{below}</td>"
+
+
+def _detected(found: dict[str, Any]) -> str:
     """What a detector finds again, and of which classes."""
-    if report.rules is None:
-        return ""
-    found = summarise(report.rows, report.rules, report.samples_by).to_mapping()
     systems = found["systems"]
-    heads = ["system", "precision", "recall", "F1", "mean AP", "gain in F1"]
+    heads = ["system", "F1", "gain in F1", "precision", "recall", "mAP"]
     lines = []
     for name, of in systems.items():
         is_judged = name not in (SHARP, BLURRED)
-        cells = [_share(of["precision"]), _share(of["recall"]), _share(of["f1"]) + _range(of["f1_interval"])]
-        cells += [_share(of["ap"]), _share(of["gain"], "+") + _range(of["gain_interval"], "+") if is_judged else ""]
+        cells = [_share(of["f1"]) + _range(of["f1_interval"])]
+        cells += [_share(of["gain"], "+") + _range(of["gain_interval"], "+") if is_judged else ""]
+        cells += [_share(of[key]) for key in ("precision", "recall", "ap")]
         lines.append(f'<th scope="row">{escaped(name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}')
     judged = [name for name in systems if name != SHARP]
     by_class = []
@@ -150,8 +164,12 @@ def _detected(report: Report) -> str:
             shares = [_share(of and of[key]) for of in of_class for key in ("f1", "ap")]
             by_class.append(f'<th scope="row">{escaped(label)}</th>{"".join(f"<td>{share}</td>" for share in shares)}')
     class_heads = ["class", *(f"{escaped(name)}, {key}" for name in judged for key in ("F1", "AP"))]
-    note = f"By {escaped(found['detector'])}, scores from {found['confidence']:g}, IoU from {found['iou']:g}."
     classes = f"<details><summary>by class</summary>{_figures_table(class_heads, by_class)}</details>"
+    objects = sum(systems[SHARP][key] for key in ("tp", "fn")) if SHARP in systems else 0
+    note = (
+        f"What {escaped(found['detector'])} finds again of the {counted(objects, 'object')} that it finds in the sharp "
+        f"pictures; scores from {found['confidence']:g}, IoU from {found['iou']:g}."
+    )
     return section("Detection", _figures_table(heads, lines) + (classes if by_class else ""), note)
 
 
@@ -189,29 +207,42 @@ def _scenes(report: Report, judged: Sequence[Row], pictures_of: Callable[[Row], 
     """The pictures of the worst, the best and typical scenes."""
     ordered = _ordered(judged, report.metrics[0]) if judged else []
     count = min(MOST, math.ceil(len(ordered) / 3))
-    worst, rest = ordered[:count], ordered[count:]
-    best, rest = rest[::-1][:count], rest[: max(0, len(rest) - count)]
+    worst = _varied(ordered, count, report.samples_by)
+    rest = [row for row in ordered if not any(row is other for other in worst)]
+    best = _varied(rest[::-1], count, report.samples_by)
+    rest = [row for row in rest if not any(row is other for other in best)]
     middle = max(0, (len(rest) - TYPICAL) // 2)
     groups = [
-        ("Worst", worst, "Those that gain least."),
-        ("Best", best, "Those that gain most."),
+        ("Worst", worst, f"Those that gain least, each of another {escaped(report.samples_by)} while there is one."),
+        ("Best", best, "Those that gain most, chosen alike."),
         ("Typical", rest[middle : middle + TYPICAL], "Those in the middle of the order."),
     ]
+    groups = [group for group in groups if group[1]]
     room = ROOM // max(1, sum(len(rows) for _, rows, _ in groups))
     how = (
-        "In the pixels of the original, where blurred and sharp differ most: the frame in the whole picture. "
+        " In all systems the same square, that in which blurred and sharp differ most: the frame in the whole picture. "
         f"Beside the names: {' and '.join(_title(metric).replace(', ', ' in ') for metric in report.metrics[:2])}."
     )
     legend = LEGEND if report.rules is not None else ""
     return [
         section(
             f"{title} scenes",
-            legend + "".join(_article(report, row, pictures_of, room) for row in rows),
-            f"{note} {how}",
+            ("" if i else legend) + "".join(_article(report, row, pictures_of, room) for row in rows),
+            note + ("" if i else how),
         )
-        for title, rows, note in groups
-        if rows
+        for i, (title, rows, note) in enumerate(groups)
     ]
+
+
+def _varied(rows: Sequence[Row], count: int, samples_by: str) -> list[Row]:
+    """`count` of them in their order: the first of every sample before a second one, as a sample's are alike."""
+    seen: Counter[object] = Counter()
+    turns = []
+    for row in rows:
+        sample = row.picture if samples_by == "picture" else row.parts[samples_by]
+        turns.append(seen[sample])
+        seen[sample] += 1
+    return [rows[i] for i in sorted(sorted(range(len(rows)), key=turns.__getitem__)[:count])]
 
 
 def _article(report: Report, row: Row, pictures_of: Callable[[Row], dict[str, Tensor]], room: int) -> str:
@@ -250,7 +281,9 @@ def _failed(report: Report) -> str:
             f"<td>{escaped(failure.system or 'all')}</td><td>{escaped(failure.reason)}</td>"
         )
     note = f"{counted(len(report.failed), 'failure')}: these are in no mean of the systems that they name."
-    return section("Failures", table([_heads(heads), *lines], "words"), note)
+    is_open = " open" if len(lines) <= FEW else ""
+    listed = f"<details{is_open}><summary>all of them</summary>{table([_heads(heads), *lines], 'words')}</details>"
+    return section('<span id="failures">Failures</span>', listed, note)
 
 
 def _ordered(rows: Iterable[Row], metric: str) -> list[Row]:
@@ -273,43 +306,46 @@ def _is_loss(gain: float, metric: str) -> bool:
     return not (shown <= 0 if metric in LOWER_IS_BETTER else shown >= 0)
 
 
-def _ends(gain: Mean, metric: str) -> tuple[float, float]:
-    """The worst and the best."""
-    return (gain.highest, gain.lowest) if metric in LOWER_IS_BETTER else (gain.lowest, gain.highest)
-
-
 def _best(report: Report, metric: str) -> str | None:
-    """The system with the best mean, of those that have every scene."""
+    """The system with the best mean, of those that have every scene and know no kernel."""
     means = {
         name: report.mean(metric, name)
         for name in report.systems()
-        if len(report.values(metric, name)) == len(report.rows) and math.isfinite(report.mean(metric, name))
+        if name not in NEEDS_PSF
+        and len(report.values(metric, name)) == len(report.rows)
+        and math.isfinite(report.mean(metric, name))
     }
     choose = min if metric in LOWER_IS_BETTER else max
     return choose(means, key=means.__getitem__) if means else None
 
 
-def _count(report: Report, system: str, part: dict[str, Any] | None = None) -> str:
+def _count(report: Report, system: str) -> str:
     """How many scenes the system has figures of, and of how many where it lacks some."""
-    metric, part = report.metrics[0], part or {}
-    count, total = (len(report.values(metric, name, **part)) for name in (system, BLURRED))
+    count, total = len(report.values(report.metrics[0], system)), len(report.rows)
     return f"{count:,}" if count == total else f"{count:,} of {total:,}"
 
 
 def _mean_cell(of: Mean, metric: str, *, is_best: bool = False) -> str:
     mean = _number(of.mean, metric)
-    ends = "" if of.interval is None else f"<small>{' … '.join(_number(end, metric) for end in of.interval)}</small>"
+    ends = "" if of.interval is None else f"<small>{_ends(of.interval, metric)}</small>"
     return f"<td>{f'<b>{mean}</b>' if is_best else mean}{ends}</td>"
 
 
 def _gain_cells(gain: Mean, metric: str) -> list[str]:
     """The mean with its interval, the worst and the best."""
-    kind = "loss" if _is_loss(gain.mean, metric) else "gain"
-    ends = (
-        "" if gain.interval is None else f"<small>{' … '.join(_number(e, metric, '+') for e in gain.interval)}</small>"
-    )
-    mean = f'<td><span class="{kind}">{_number(gain.mean, metric, "+")}</span>{ends}</td>'
-    return [mean, *(f"<td>{_number(end, metric, '+')}</td>" for end in _ends(gain, metric))]
+    ends = "" if gain.interval is None else f"<small>{_ends(gain.interval, metric, '+')}</small>"
+    worst, best = sorted((gain.lowest, gain.highest), reverse=metric in LOWER_IS_BETTER)
+    cells = [_signed(gain.mean, metric) + ends, _number(worst, metric, "+"), _number(best, metric, "+")]
+    return [f"<td>{cell}</td>" for cell in cells]
+
+
+def _signed(gain: float, metric: str) -> str:
+    """A gain in the colour of gains or of losses."""
+    return f'<span class="{"loss" if _is_loss(gain, metric) else "gain"}">{_number(gain, metric, "+")}</span>'
+
+
+def _ends(interval: Sequence[float], metric: str, sign: str = "") -> str:
+    return " … ".join(_number(end, metric, sign) for end in interval)
 
 
 def _figures_table(heads: Sequence[str], lines: Sequence[str]) -> str:
@@ -319,6 +355,11 @@ def _figures_table(heads: Sequence[str], lines: Sequence[str]) -> str:
 def _heads(heads: Sequence[str]) -> str:
     """Of HTML, the first line of a table."""
     return "".join(f'<th scope="col">{head}</th>' for head in heads)
+
+
+def _settings(report: Report) -> str:
+    lines = table(pairs(_flat(report.settings)), "words")
+    return f"<details><summary>all settings</summary>{lines}</details>" if report.settings else ""
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, object]:

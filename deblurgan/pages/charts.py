@@ -76,7 +76,7 @@ def scatter(title: str, note: str, dots: Sequence[Dot], base: Sequence[tuple[flo
     path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in base)
     parts.append(f'<polyline class="base" points="{path}"/>')
     parts += [
-        f'<circle class="{dot.kind}" cx="{x(dot.x):.1f}" cy="{y(dot.y):.1f}" r="3">'
+        f'<circle class="{dot.kind}" cx="{x(dot.x):.1f}" cy="{y(dot.y):.1f}" r="{3 if len(dots) < 300 else 2}">'
         f"<title>{html.escape(dot.title)}</title></circle>"
         for dot in dots
     ]
