@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from deblurgan.detection.boxes import Detections, overlaps
+from deblurgan.evaluation.means import interval
 from deblurgan.evaluation.records import Row
 from deblurgan.evaluation.systems import BLURRED, SHARP
 
-RESAMPLES, SEED = 2000, 0  # of the confidence intervals
 Array = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -101,8 +101,8 @@ class SystemScores:
     """A system's.
 
     classes: of each class that occurs, in the detector's order.
-    f1_interval: of 95%, by resampling; None of fewer than two samples.
-    gain, gain_interval: F1 won over the blurred pictures of the same scenes, which are drawn together.
+    f1_interval: of 95 %; None of fewer than two samples.
+    gain, gain_interval: F1 won over the blurred pictures of the same scenes.
     """
 
     overall: Scores
@@ -155,8 +155,8 @@ class Summary:
 def summarise(rows: Sequence[Row], rules: Rules, samples_by: str = "picture") -> Summary:
     """The figures of every system over the rows that hold detections.
 
-    A system is judged on the scenes that it has. Intervals are by bootstrap over samples: pictures, or scenes that
-    share the part `samples_by`.
+    A system is judged on the scenes that it has. Intervals are over samples: pictures, or scenes that share the part
+    `samples_by`.
     """
     judged = [row for row in rows if SHARP in row.detections]
     names = dict.fromkeys(name for row in judged for name in row.detections)
@@ -236,9 +236,11 @@ def _scores_of(name: str, scenes: Sequence[Row], rules: Rules, samples_by: str) 
     precisions = [scores.ap for scores in classes.values() if scores.ap is not None]
     mean = sum(precisions) / len(precisions) if precisions else None
     overall, was = _total(judged.counts, mean), _total(before.counts, None)
-    gain = None if overall.f1 is None or was.f1 is None else overall.f1 - was.f1
-    drawn, drawn_before = (_resampled_f1(counts) for counts in (judged.counts, before.counts))
-    return SystemScores(overall, classes, _interval(drawn), gain, _interval(drawn - drawn_before))
+    if overall.f1 is None or was.f1 is None:
+        return SystemScores(overall, classes, None, None, None)
+    gain, moved, moved_before = overall.f1 - was.f1, _departures(judged.counts), _departures(before.counts)
+    won = _clipped(interval(gain, moved - moved_before), -1)
+    return SystemScores(overall, classes, _clipped(interval(overall.f1, moved), 0), gain, won)
 
 
 def _class_scores(judged: _Judged, label: int, confidence: float) -> Scores:
@@ -255,25 +257,17 @@ def _total(counts: Array, ap: float | None) -> Scores:
     return Scores(tp, fp, fn, ap)
 
 
-def _resampled_f1(counts: Array) -> Array:
-    """F1 of samples drawn again with replacement, the same draws for all counts; NaN where it is not defined.
-
-    Nothing of a single sample, which does not tell how others differ.
-    """
-    n = len(counts)
-    drawn = np.random.default_rng(SEED).integers(n, size=(RESAMPLES if n > 1 else 0, n))
-    tp, fp, fn = (column[drawn].sum(1) for column in counts.T)
-    with np.errstate(invalid="ignore"):
-        return 2 * tp / (2 * tp + fp + fn)
+def _departures(counts: Array) -> Array:
+    """How much each sample moves F1, to first order: it is a ratio of two sums."""
+    tp, fp, fn = counts.T
+    parts, wholes = 2 * tp, 2 * tp + fp + fn
+    whole = wholes.sum()
+    moved: Array = (parts - parts.sum() / whole * wholes) / whole
+    return moved
 
 
-def _interval(values: Array) -> Interval | None:
-    """Of the middle 95% of those that are defined."""
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return None
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
+def _clipped(ends: Interval | None, lowest: float) -> Interval | None:
+    return None if ends is None else (max(lowest, ends[0]), min(1.0, ends[1]))
 
 
 def _ratio(part: float, whole: float) -> float | None:

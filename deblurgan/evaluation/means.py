@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-RESAMPLES, SEED = 2000, 0
-ENDS = (2.5, 97.5)  # percent, of a 95 % interval
+LEVEL = 0.95  # of the intervals
 
 
 class Mean(NamedTuple):
@@ -32,19 +33,47 @@ class Mean(NamedTuple):
 
 
 def mean_of(values: Sequence[float], samples: Sequence[Hashable]) -> Mean:
-    """The mean of values, each of which belongs to one of the samples that are independent of one another.
-
-    The interval is by the bootstrap over samples: percentiles of the means of 2000 draws with replacement, the same
-    draws at every call.
-    """
+    """The mean of values, each of which belongs to one of the samples that are independent of one another."""
     if not values:
         return Mean(0, math.nan, None, math.nan, math.nan)
     numbers: dict[Hashable, int] = {}
-    of = np.array([numbers.setdefault(sample, len(numbers)) for sample in samples])
-    interval = None
-    if len(numbers) > 1:
-        sums, counts = np.bincount(of, weights=values), np.bincount(of)
-        drawn = np.random.default_rng(SEED).integers(len(numbers), size=(RESAMPLES, len(numbers)))
-        low, high = np.percentile(sums[drawn].sum(1) / counts[drawn].sum(1), ENDS)
-        interval = (float(low), float(high))
-    return Mean(len(values), sum(values) / len(values), interval, min(values), max(values))
+    of = [numbers.setdefault(sample, len(numbers)) for sample in samples]
+    mean = sum(values) / len(values)
+    departures = np.bincount(of, weights=np.asarray(values) - mean) / len(values)
+    return Mean(len(values), mean, interval(mean, departures), min(values), max(values))
+
+
+def interval(value: float, departures: npt.NDArray[np.float64]) -> tuple[float, float] | None:
+    """The 95 % interval around a value, by Student's t; None of fewer than two samples.
+
+    departures: how much each sample moves the value, to first order, with sum 0.
+
+    This is the cluster-robust error of a mean over samples of different sizes, and the linearised one of a ratio of
+    sums. With 3 samples a bootstrap's percentiles hold the truth in 75 % of cases, these ends in 95 %.
+    """
+    n = len(departures)
+    if n < 2:
+        return None
+    half = students_t(n - 1) * math.sqrt(n / (n - 1) * math.fsum(departures**2))
+    return value - half, value + half
+
+
+@functools.cache
+def students_t(degrees: int) -> float:
+    """The size that Student's t of so many degrees of freedom exceeds in 5 % of cases, to 9 digits."""
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        angle = (low + high) / 2
+        low, high = (angle, high) if _within(angle, degrees) < LEVEL else (low, angle)
+    return round(math.sqrt(degrees) * math.tan(low), 9)  # the rest may depend on the machine's mathematical library
+
+
+def _within(angle: float, degrees: int) -> float:
+    """How probable it is that |t| is at most sqrt(degrees) tan(angle) (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
+    odd, square = degrees % 2, math.cos(angle) ** 2
+    total, term = 0.0, math.cos(angle) if odd else 1.0
+    for power in range(odd, degrees - 1, 2):
+        total += term
+        term *= square * (power + 1) / (power + 2)
+    total *= math.sin(angle)
+    return 2 / math.pi * (angle + total) if odd else total

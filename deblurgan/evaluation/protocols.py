@@ -81,7 +81,7 @@ def open_protocol(
 
 
 def _chosen(metrics: Sequence[str], default: tuple[str, ...], available: tuple[str, ...]) -> tuple[str, ...]:
-    """The metrics that are given, or the default ones. Raises ValueError for others than the available ones."""
+    """The metrics that are given, each once, or the default ones. Raises ValueError for others than the available."""
     unknown = sorted(set(metrics).difference(available))
     if unknown:
         raise ValueError(f"metrics must be of {', '.join(available)}, got {', '.join(unknown)}")

@@ -15,7 +15,7 @@ from deblurgan import images
 from deblurgan.config import as_path
 from deblurgan.display import counted
 from deblurgan.evaluation.detected import Rules, summarise
-from deblurgan.evaluation.means import RESAMPLES, Mean, mean_of
+from deblurgan.evaluation.means import Mean, mean_of
 from deblurgan.evaluation.records import Failure, Record, Row
 from deblurgan.evaluation.systems import BLURRED, RESTORED
 from deblurgan.evaluation.table import paragraphs, table
@@ -161,7 +161,7 @@ class Report:
         words = {"measured": f"{of}{', ' if sizes else ''}{_sizes(sizes)}{but}"} | self.conventions
         if samples > 1:
             over = counted(samples, self.samples_by)
-            words["intervals"] = f"95 %, by the bootstrap over {over}: {RESAMPLES} draws, percentiles"
+            words["intervals"] = f"95 %, by Student's t over {over}, which count as independent"
         return paragraphs(words)
 
     def _figures(self) -> list[list[str]]:
