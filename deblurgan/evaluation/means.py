@@ -7,9 +7,13 @@ from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 RESAMPLES, SEED = 2000, 0
 ENDS = (2.5, 97.5)  # percent, of a 95 % interval
+DIGITS = 6  # of figures in files: those beyond may depend on the number of threads
+
+Interval = tuple[float, float]
 
 
 class Mean(NamedTuple):
@@ -18,7 +22,7 @@ class Mean(NamedTuple):
 
     number: int
     mean: float
-    interval: tuple[float, float] | None
+    interval: Interval | None
     lowest: float
     highest: float
 
@@ -26,25 +30,35 @@ class Mean(NamedTuple):
         """For JSON, which knows no NaN."""
         if not self.number:
             return {"number": 0, "mean": None, "interval": None, "lowest": None, "highest": None}
-        interval = None if self.interval is None else [round(end, 6) for end in self.interval]
-        ends = {"lowest": round(self.lowest, 6), "highest": round(self.highest, 6)}
-        return {"number": self.number, "mean": round(self.mean, 6), "interval": interval, **ends}
+        interval = None if self.interval is None else [round(end, DIGITS) for end in self.interval]
+        ends = {"lowest": round(self.lowest, DIGITS), "highest": round(self.highest, DIGITS)}
+        return {"number": self.number, "mean": round(self.mean, DIGITS), "interval": interval, **ends}
 
 
 def mean_of(values: Sequence[float], samples: Sequence[Hashable]) -> Mean:
     """The mean of values, each of which belongs to one of the samples that are independent of one another.
 
-    The interval is by the bootstrap over samples: percentiles of the means of 2000 draws with replacement, the same
-    draws at every call.
+    The interval is by the bootstrap: the middle of the means of `draws`.
     """
     if not values:
         return Mean(0, math.nan, None, math.nan, math.nan)
     numbers: dict[Hashable, int] = {}
     of = np.array([numbers.setdefault(sample, len(numbers)) for sample in samples])
-    interval = None
-    if len(numbers) > 1:
-        sums, counts = np.bincount(of, weights=values), np.bincount(of)
-        drawn = np.random.default_rng(SEED).integers(len(numbers), size=(RESAMPLES, len(numbers)))
-        low, high = np.percentile(sums[drawn].sum(1) / counts[drawn].sum(1), ENDS)
-        interval = (float(low), float(high))
+    sums, counts, drawn = np.bincount(of, weights=values), np.bincount(of), draws(len(numbers))
+    interval = middle(sums[drawn].sum(1) / counts[drawn].sum(1))
     return Mean(len(values), sum(values) / len(values), interval, min(values), max(values))
+
+
+def draws(samples: int) -> npt.NDArray[np.int64]:
+    """Samples drawn 2000 times with replacement, the same at every call: [2000, samples]. None of a single sample,
+    which does not tell how others differ."""
+    return np.random.default_rng(SEED).integers(samples, size=(RESAMPLES if samples > 1 else 0, samples))
+
+
+def middle(values: npt.NDArray[np.float64]) -> Interval | None:
+    """Between which the middle 95 % of those lie that are no NaN; None where there are none."""
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return None
+    low, high = np.percentile(values, ENDS)
+    return float(low), float(high)
