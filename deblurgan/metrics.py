@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,11 @@ Array = npt.NDArray[Any]
 
 IDENTICAL = 100.0  # dB
 SIGMA, RADIUS = 1.5, 5  # px, of SSIM's window
+_GAUSSIAN = [math.exp(-((offset / SIGMA) ** 2) / 2) for offset in range(RADIUS + 1)]
+WINDOW = [weight / math.fsum(_GAUSSIAN + _GAUSSIAN[1:]) for weight in _GAUSSIAN]  # its weights, from the centre on
 SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # exponents of MS-SSIM, finest first
+SSIM_SIDE = 2 * RADIUS + 1  # px, least
+MS_SSIM_SIDE = 2 * RADIUS * 2 ** (len(SCALES) - 1) + 1  # px, from which on the coarsest scale holds the window
 BLOCK = 2**15  # values: a block's buffers stay in a core's cache
 
 
@@ -34,7 +38,7 @@ def psnr(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
     values that are not finite or lie outside [0, data_range] by more than half of it.
     """
     a, b = _pair(a, b, data_range)
-    return _each(lambda p, q: _decibels(_mean_square(p, q), data_range), a, b)
+    return _each(lambda p, q: decibels(_mean_square(p, q), data_range), a, b)
 
 
 def capped_psnr(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
@@ -51,7 +55,7 @@ def ssim(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
     Raises what `psnr` does, and ValueError where a side is below 11.
     """
     a, b = _pair(a, b, data_range)
-    _require_side(a, 2 * RADIUS + 1, "SSIM")
+    _require_side(a, SSIM_SIDE, "SSIM")
     return _each(_over_channels(lambda p, q: _similarity(p, q, data_range)[0]), a, b)
 
 
@@ -64,7 +68,7 @@ def ms_ssim(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
     below 161.
     """
     a, b = _pair(a, b, data_range)
-    _require_side(a, 2 * RADIUS * 2 ** (len(SCALES) - 1) + 1, "MS-SSIM")
+    _require_side(a, MS_SSIM_SIDE, "MS-SSIM")
     return _each(_over_channels(lambda p, q: _multi_scale(p, q, data_range)), a, b)
 
 
@@ -221,7 +225,8 @@ def _mean_square(a: Array, b: Array) -> float:
     return math.fsum(sums) / a.size
 
 
-def _decibels(mean_square: float, data_range: float) -> float:
+def decibels(mean_square: float, data_range: float) -> float:
+    """PSNR of a mean squared error; inf of none."""
     return 10 * math.log10(data_range**2 / mean_square) if mean_square else math.inf
 
 
@@ -238,27 +243,37 @@ def _multi_scale(a: Array, b: Array, data_range: float) -> float:
 def _similarity(a: Array, b: Array, data_range: float) -> tuple[float, float]:
     """Means of SSIM and of its factor for contrast and structure, of planes [h, w].
 
-    With s = a + b and d = a - b, SSIM's factors are (E[s]^2 - E[d]^2 + 2 C1) / (E[s]^2 + E[d]^2 + 2 C1) and the same of
-    the variances of s and d: four filtered maps rather than five, and exactly 1 for equal pictures.
+    Of the rows that fit into a BLOCK at a time.
     """
-    c1, c2 = 2 * (0.01 * data_range) ** 2, 2 * (0.03 * data_range) ** 2
     height, width = a.shape
     rows = max(1, BLOCK // width)
     similarities, contrasts = list[float](), list[float]()
     for top in range(0, height - 2 * RADIUS, rows):
-        p, q = (plane[top : top + rows + 2 * RADIUS].astype(np.float64) for plane in (a, b))
-        s, d = p + q, p - q
-        means_s, means_d, squares_s, squares_d = _windowed(_windowed(np.stack([s, d, s * s, d * d]), 1), 2)
-        means_s *= means_s
-        means_d *= means_d
-        squares_s -= means_s
-        squares_d -= means_d
-        contrast = _ratio(squares_s, squares_d, c2)
-        contrasts.append(_total(contrast.copy()))
-        contrast *= _ratio(means_s, means_d, c1)
-        similarities.append(_total(contrast))
+        taken = slice(top, top + rows + 2 * RADIUS)
+        light, contrast = similarity_maps(a[taken], b[taken], data_range)
+        light *= contrast
+        similarities.append(_total(light))
+        contrasts.append(_total(contrast))
     count = (height - 2 * RADIUS) * (width - 2 * RADIUS)
     return math.fsum(similarities) / count, math.fsum(contrasts) / count
+
+
+def similarity_maps(a: Array, b: Array, data_range: float) -> tuple[Array, Array]:
+    """SSIM's factors for luminance and for contrast and structure at each pixel of planes [h, w]: fp64, 5 px smaller
+    on each side.
+
+    With s = a + b and d = a - b they are (E[s]^2 - E[d]^2 + 2 C1) / (E[s]^2 + E[d]^2 + 2 C1) and the same of the
+    variances of s and d: four filtered maps rather than five, and exactly 1 for equal pictures.
+    """
+    c1, c2 = 2 * (0.01 * data_range) ** 2, 2 * (0.03 * data_range) ** 2
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    s, d = a + b, a - b
+    means_s, means_d, squares_s, squares_d = _windowed(np.stack([s, d, s * s, d * d]))
+    means_s *= means_s
+    means_d *= means_d
+    squares_s -= means_s
+    squares_d -= means_d
+    return _ratio(means_s, means_d, c1), _ratio(squares_s, squares_d, c2)
 
 
 def _ratio(s: Array, d: Array, c: float) -> Array:
@@ -268,26 +283,20 @@ def _ratio(s: Array, d: Array, c: float) -> Array:
     return ratio
 
 
-def _windowed(x: Array, axis: int) -> Array:
-    """Means under SSIM's window along one axis, which gets shorter by twice the radius."""
-    size = x.shape[axis] - 2 * RADIUS
-    x = np.moveaxis(x, axis, 0)
-    centre, *others = _window()
-    out = x[RADIUS : RADIUS + size] * centre
-    pair = np.empty_like(out)
-    for offset, weight in enumerate(others, 1):
-        np.add(x[RADIUS - offset :][:size], x[RADIUS + offset :][:size], out=pair)
-        pair *= weight
-        out += pair
-    return np.moveaxis(out, 0, axis)
-
-
-@functools.cache
-def _window() -> Sequence[float]:
-    """The weights from the centre on."""
-    weights = [math.exp(-((offset / SIGMA) ** 2) / 2) for offset in range(RADIUS + 1)]
-    total = math.fsum(weights + weights[1:])
-    return [weight / total for weight in weights]
+def _windowed(x: Array) -> Array:
+    """Means of planes [n, h, w] under SSIM's window wherever it lies within."""
+    centre, *others = WINDOW
+    for axis in (1, 2):
+        x = np.moveaxis(x, axis, 0)
+        size = len(x) - 2 * RADIUS
+        out = x[RADIUS : RADIUS + size] * centre
+        pair = np.empty_like(out)
+        for offset, weight in enumerate(others, 1):
+            np.add(x[RADIUS - offset :][:size], x[RADIUS + offset :][:size], out=pair)
+            pair *= weight
+            out += pair
+        x = np.moveaxis(out, 0, axis)
+    return x
 
 
 def _halved(plane: Array) -> Array:

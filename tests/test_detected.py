@@ -134,11 +134,11 @@ def test_the_sharp_pictures_find_themselves() -> None:
 def test_each_object_is_found_once_and_the_most_overlapped_first() -> None:
     box = (0.0, 0.0, 10.0, 10.0)
     truth = Detections([(0.0, 0.0, 10.0, 9.0), box], [0, 0], [0.9, 0.8])
-    assert matched(Detections([box, box, box], [0, 0, 0], [0.9, 0.8, 0.7]), truth, 0.5) == [True, True, False]
-    assert matched(Detections([box, box], [0, 0], [0.9, 0.8]), truth, 1.0) == [True, False]
-    assert matched(Detections([box], [1], [0.9]), truth, 0.5) == [False]
-    assert matched(Detections([(0.0, 0.0, 10.0, 5.0)], [0], [0.9]), Detections([box], [0], [1.0]), 0.5) == [True]
-    assert matched(Detections([box], [0], [0.9]), Detections([], [], []), 0.5) == [False]
+    assert matched(Detections([box, box, box], [0, 0, 0], [0.9, 0.8, 0.7]), truth, 0.5) == [1, 0, None]
+    assert matched(Detections([box, box], [0, 0], [0.9, 0.8]), truth, 1.0) == [1, None]
+    assert matched(Detections([box], [1], [0.9]), truth, 0.5) == [None]
+    assert matched(Detections([(0.0, 0.0, 10.0, 5.0)], [0], [0.9]), Detections([box], [0], [1.0]), 0.5) == [0]
+    assert matched(Detections([box], [0], [0.9]), Detections([], [], []), 0.5) == [None]
     assert matched(Detections([], [], []), truth, 0.5) == []
 
 

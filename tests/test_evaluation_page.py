@@ -19,8 +19,8 @@ from torch import Tensor
 from conftest import texture
 from deblurgan import images
 from deblurgan.detection.boxes import Detections
-from deblurgan.evaluation.detected import Rules, matched, summarise
-from deblurgan.evaluation.looks import BOXED, LEAST, SCRIPT, looks, matches
+from deblurgan.evaluation.detected import Rules, summarise
+from deblurgan.evaluation.looks import BOXED, LEAST, SCRIPT, looks
 from deblurgan.evaluation.page import MOST, ROOM, TYPICAL, write_page
 from deblurgan.evaluation.records import Failure, Row
 from deblurgan.evaluation.report import Report
@@ -243,20 +243,6 @@ def test_boxes_are_drawn_and_counted(tmp_path: Path) -> None:
         for key in ("precision", "recall", "f1", "ap"):
             assert any(word.startswith(f"{found[system][key]:.3f}") for word in page.words)
     assert all(max(pixels.shape) <= BOXED for _, pixels in files(page))
-
-
-def test_boxes_are_matched_as_they_are_counted() -> None:
-    draw = np.random.default_rng(0)
-    for _ in range(100):
-        sets = []
-        for count in draw.integers(0, 7, 2):
-            corners = draw.uniform(0, 20, (count, 2))
-            boxes = np.concatenate([corners, corners + draw.uniform(8, 20, (count, 2))], 1)
-            sets.append(Detections([tuple(box) for box in boxes], draw.integers(0, 2, count).tolist(), [0.5] * count))
-        taken = matches(*sets, 0.4)
-        assert [i is not None for i in taken] == matched(*sets, 0.4)
-        assert len(numbers := [i for i in taken if i is not None]) == len(set(numbers))
-        assert all(sets[1].labels[i] == sets[0].labels[k] for k, i in enumerate(taken) if i is not None)
 
 
 def test_a_scatter_chart_puts_dots_where_its_scales_say() -> None:

@@ -11,14 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from deblurgan.detection.boxes import Detections, overlaps
-from deblurgan.evaluation.means import interval
+from deblurgan.evaluation.means import Interval, interval
 from deblurgan.evaluation.records import Row
 from deblurgan.evaluation.systems import BLURRED, SHARP
 
 Array = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -163,22 +162,22 @@ def summarise(rows: Sequence[Row], rules: Rules, samples_by: str = "picture") ->
     return Summary(rules, {name: _scores_of(name, judged, rules, samples_by) for name in names})
 
 
-def matched(found: Detections, objects: Detections, iou: float) -> list[bool]:
-    """Whether each detection, the surest first, finds an object that none before it found.
+def matched(found: Detections, objects: Detections, iou: float) -> list[int | None]:
+    """Which object each detection, the surest first, finds; None where it is false.
 
-    It takes the one that it overlaps most of those of its class that are left, if by at least `iou`.
+    It takes the one that it overlaps most of those of its class that none before it found, if by at least `iou`.
     """
     if not objects.labels:
-        return [False] * len(found.labels)
+        return [None] * len(found.labels)
     shares = overlaps(found.boxes, objects.boxes)
     shares[np.not_equal.outer(found.labels, objects.labels)] = 0
-    right = []
+    taken: list[int | None] = []
     for row in shares:
-        best = row.argmax()
-        right.append(bool(row[best] >= iou))
-        if right[-1]:
+        best = int(row.argmax())
+        taken.append(best if row[best] >= iou else None)
+        if taken[-1] is not None:
             shares[:, best] = 0
-    return right
+    return taken
 
 
 def average_precision(right: Flags, objects: int) -> float | None:
@@ -211,9 +210,9 @@ def _judged(name: str, scenes: Sequence[Row], rules: Rules, samples_by: str) -> 
     counts: dict[str | float, Array] = {}
     for row in scenes:
         found, truth = row.detections[name], row.detections[SHARP].above(rules.confidence)
-        hits, counted = matched(found, truth, rules.iou), len(found.above(rules.confidence).labels)
-        tp = sum(hits[:counted])
-        sample = row.picture if samples_by == "picture" else row.parts[samples_by]
+        hits = [taken is not None for taken in matched(found, truth, rules.iou)]
+        counted = len(found.above(rules.confidence).labels)
+        tp, sample = sum(hits[:counted]), row.sample(samples_by)
         counts[sample] = counts.get(sample, 0) + np.array([tp, counted - tp, len(truth.labels) - tp], np.float64)
         labels += found.labels
         scores += found.scores

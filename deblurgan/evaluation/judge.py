@@ -13,13 +13,13 @@ from torch import Tensor
 from deblurgan import images
 from deblurgan.detection.boxes import Detections, Detector, detect
 from deblurgan.evaluation.baselines import BASELINES
+from deblurgan.evaluation.means import DIGITS
 from deblurgan.evaluation.records import Failure, Record, Row
 from deblurgan.evaluation.scenes import Protocol, Scene
 from deblurgan.evaluation.store import StoreError, telling_of
 from deblurgan.evaluation.systems import BLURRED, RESTORED, SHARP, System, save_picture
 from deblurgan.metrics import capped_psnr
 
-DIGITS = 6  # of figures and scores: those beyond may depend on the number of threads
 BOX_DIGITS = 3  # of px
 
 

@@ -7,7 +7,6 @@ and averages contrast and structure apart from each other. All is computed in fp
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
 from deblurgan import images
@@ -27,8 +27,7 @@ from deblurgan.data.crops import to_tensor
 from deblurgan.data.folders import find_pictures
 from deblurgan.evaluation.alignment import Array, matching_gain, shifted, whole_pixel_shift
 from deblurgan.evaluation.scenes import Protocol, Scene, naming_file
-from deblurgan.evaluation.windows import correlated
-from deblurgan.metrics import IDENTICAL
+from deblurgan.metrics import IDENTICAL, MS_SSIM_SIDE, SCALES, WINDOW, decibels
 
 Key = tuple[int, int]  # motif and trajectory
 
@@ -43,13 +42,11 @@ LEFT_OUT = {(1, 3): (30, 199)}  # frames that the official code passes over
 PEAK = 255.0
 C1, C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
 LUMINANCE = np.array([0.299, 0.587, 0.114])
-EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of contrast and of structure, from the finest level on
-COARSEST_EXPONENT = 0.1333  # of luminance, which counts at the coarsest level alone
+GAUSSIAN = np.array([*reversed(WINDOW[1:]), *WINDOW])
 # The analysis low-pass of the biorthogonal 9/7 wavelet
 HALF_97 = [0.037828455507260, -0.023849465019560, -0.110624404418440, 0.377402855612830]
 LOW_PASS = np.array([*HALF_97, 0.852698679008890, *reversed(HALF_97)])
 LOW_PASS /= LOW_PASS.sum()
-SMALLEST = 161  # px, from which on the coarsest level holds the window
 
 
 class Kohler(Protocol):
@@ -118,8 +115,8 @@ class Kohler(Protocol):
         """The largest value of each metric over the scene's frames, which threads share."""
         if scene.frames is None or picture.shape != scene.blurred.shape:
             raise ValueError(f"picture must be {tuple(scene.blurred.shape)}, got {tuple(picture.shape)}")
-        if "ms-ssim" in self.metrics and min(picture.shape[1:]) < SMALLEST:
-            raise ValueError(f"picture sides must be at least {SMALLEST} for MS-SSIM, got {tuple(picture.shape[1:])}")
+        if "ms-ssim" in self.metrics and min(sides := tuple(picture.shape[1:])) < MS_SSIM_SIDE:
+            raise ValueError(f"picture sides must be at least {MS_SSIM_SIDE} for MS-SSIM, got {sides}")
         compare = _comparison(picture.numpy(), self.metrics)
         with ThreadPoolExecutor(torch.get_num_threads()) as threads:
             found = list(threads.map(compare, (frame.numpy() for frame in scene.frames())))
@@ -184,41 +181,47 @@ class _Level(NamedTuple):
 
 def _levels(picture: Array) -> Iterator[_Level]:
     """From the finest on."""
-    for level in range(len(EXPONENTS)):
+    for level in range(len(SCALES)):
         if level:
             picture = _halved(picture)
-        mean = correlated(picture)
-        variance = correlated(picture * picture) - mean * mean
+        mean = _correlated(picture)
+        variance = _correlated(picture * picture) - mean * mean
         yield _Level(picture, mean, np.sqrt(variance.clip(min=0)))
 
 
 def _ms_ssim(estimate: Sequence[_Level], gain: float, truth: Sequence[_Level]) -> float:
     """MeTriX MuX's MSSIM of the estimate times `gain`."""
     value = 1.0
-    for exponent, z, x in zip(EXPONENTS, estimate, truth, strict=True):
+    for exponent, z, x in zip(SCALES, estimate, truth, strict=True):
         deviations = gain * z.deviation * x.deviation
-        covariance = gain * (correlated(z.picture * x.picture) - z.mean * x.mean)
+        covariance = gain * (_correlated(z.picture * x.picture) - z.mean * x.mean)
         contrast = (2 * deviations + C2) / ((gain * z.deviation) ** 2 + x.deviation**2 + C2)
         structure = (covariance + C2 / 2) / (deviations + C2 / 2)
         # A negative base makes MATLAB's power complex, of which the official code takes the absolute value
         value *= (contrast.mean() * abs(structure.mean())) ** exponent
     z, x = estimate[-1], truth[-1]
     luminance = (2 * gain * z.mean * x.mean + C1) / ((gain * z.mean) ** 2 + x.mean**2 + C1)
-    return float(value * luminance.mean() ** COARSEST_EXPONENT)
+    return float(value * luminance.mean() ** SCALES[-1])
 
 
 def _psnr(picture: Array, truth: Array) -> float:
-    error = float(((picture - truth) ** 2).mean())
-    return min(IDENTICAL, 10 * math.log10(PEAK**2 / error)) if error else IDENTICAL
+    return min(IDENTICAL, decibels(float(((picture - truth) ** 2).mean()), PEAK))
 
 
 def _luminance(picture: Array) -> Array:
     return np.tensordot(LUMINANCE, picture, 1)
 
 
+def _correlated(picture: Array, taps: Array = GAUSSIAN, *, step: int = 1) -> Array:
+    """`picture` [h, w] under the taps along both sides, where they lie within it; every `step`-th pixel."""
+    for _ in range(2):
+        picture = (sliding_window_view(picture, len(taps), 0)[::step] @ taps).T
+    return picture
+
+
 def _halved(picture: Array) -> Array:
     """Every other pixel of the picture under the low-pass, borders mirrored with the pixel at the border."""
-    return correlated(np.pad(picture, len(LOW_PASS) // 2, mode="symmetric"), LOW_PASS, step=2)
+    return _correlated(np.pad(picture, len(LOW_PASS) // 2, mode="symmetric"), LOW_PASS, step=2)
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from deblurgan.detection.boxes import Detections, overlaps
+from deblurgan.detection.boxes import Detections
 from deblurgan.display import counted
-from deblurgan.evaluation.detected import Rules
+from deblurgan.evaluation.detected import Rules, matched
 from deblurgan.evaluation.records import Row
 from deblurgan.evaluation.systems import BLURRED, SHARP
 from deblurgan.images.compare import most_changed
@@ -84,7 +84,7 @@ def _wholes(row: Row, pixels: Mapping[str, Pixels], rules: Rules) -> str:
         if name not in row.detections:
             continue
         found = row.detections[name].above(rules.confidence)
-        objects = matches(found, truth, rules.iou)
+        objects = matched(found, truth, rules.iou)
         missed = [i for i in range(len(truth.labels)) if i not in objects]
         counts = {
             "found": sum(i is not None for i in objects),
@@ -104,21 +104,6 @@ def _wholes(row: Row, pixels: Mapping[str, Pixels], rules: Rules) -> str:
             f"{_whole(one, BOXED, f'{row.picture}, {name}: {words}', ''.join(boxes))}</figure>"
         )
     return f'<div class="wholes">{"".join(figures)}</div>'
-
-
-def matches(found: Detections, objects: Detections, iou: float) -> list[int | None]:
-    """Which object each detection, the surest first, finds; as `detected.matched` counts them."""
-    if not objects.labels:
-        return [None] * len(found.labels)
-    shares = overlaps(found.boxes, objects.boxes)
-    shares[np.not_equal.outer(found.labels, objects.labels)] = 0
-    taken: list[int | None] = []
-    for row in shares:
-        best = int(row.argmax())
-        taken.append(best if row[best] >= iou else None)
-        if taken[-1] is not None:
-            shares[:, best] = 0
-    return taken
 
 
 def _box(kind: str, detections: Detections, index: int, rules: Rules, width: int) -> str:

@@ -11,6 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 LEVEL = 0.95  # of the intervals
+DIGITS = 6  # of figures in files: those beyond may depend on the number of threads
+
+Interval = tuple[float, float]
 
 
 class Mean(NamedTuple):
@@ -19,7 +22,7 @@ class Mean(NamedTuple):
 
     number: int
     mean: float
-    interval: tuple[float, float] | None
+    interval: Interval | None
     lowest: float
     highest: float
 
@@ -27,9 +30,9 @@ class Mean(NamedTuple):
         """For JSON, which knows no NaN."""
         if not self.number:
             return {"number": 0, "mean": None, "interval": None, "lowest": None, "highest": None}
-        interval = None if self.interval is None else [round(end, 6) for end in self.interval]
-        ends = {"lowest": round(self.lowest, 6), "highest": round(self.highest, 6)}
-        return {"number": self.number, "mean": round(self.mean, 6), "interval": interval, **ends}
+        interval = None if self.interval is None else [round(end, DIGITS) for end in self.interval]
+        ends = {"lowest": round(self.lowest, DIGITS), "highest": round(self.highest, DIGITS)}
+        return {"number": self.number, "mean": round(self.mean, DIGITS), "interval": interval, **ends}
 
 
 def mean_of(values: Sequence[float], samples: Sequence[Hashable]) -> Mean:
@@ -43,7 +46,7 @@ def mean_of(values: Sequence[float], samples: Sequence[Hashable]) -> Mean:
     return Mean(len(values), mean, interval(mean, departures), min(values), max(values))
 
 
-def interval(value: float, departures: npt.NDArray[np.float64]) -> tuple[float, float] | None:
+def interval(value: float, departures: npt.NDArray[np.float64]) -> Interval | None:
     """The 95 % interval around a value, by Student's t; None of fewer than two samples.
 
     departures: how much each sample moves the value, to first order, with sum 0.

@@ -13,11 +13,9 @@ from deblurgan.data import PairDataset, PairedFolder, open_dataset
 from deblurgan.data.layouts import Lone
 from deblurgan.evaluation.alignment import ITERATIONS, Array, matching_gain, opencv, warped_onto
 from deblurgan.evaluation.scenes import Pairs, Parts, Scene
-from deblurgan.evaluation.windows import correlated
-from deblurgan.metrics import IDENTICAL
+from deblurgan.metrics import IDENTICAL, RADIUS, SSIM_SIDE, decibels, similarity_maps
 
 LISTS = "RealBlur_*_test_list.txt"
-C1, C2 = 0.01**2, 0.03**2
 
 
 class RealBlur(Pairs):
@@ -43,8 +41,8 @@ class RealBlur(Pairs):
         return {"scene": _scene(self.dataset.path(index))} if self.samples_by == "scene" else {}
 
     def measure(self, picture: Tensor, scene: Scene) -> dict[str, float]:
-        if picture.shape != scene.sharp.shape or min(picture.shape[1:]) < 11:
-            wanted = f"{tuple(scene.sharp.shape)} with sides of at least 11"
+        if picture.shape != scene.sharp.shape or min(picture.shape[1:]) < SSIM_SIDE:
+            wanted = f"{tuple(scene.sharp.shape)} with sides of at least {SSIM_SIDE}"
             raise ValueError(f"picture must be {wanted}, got {tuple(picture.shape)}")
         restored, sharp = (part.permute(1, 2, 0).numpy() / 255.0 for part in (picture, scene.sharp))
         scaled = restored * matching_gain(restored, sharp)
@@ -110,19 +108,10 @@ def _scene(path: Path) -> str:
 
 
 def _psnr(picture: Array, truth: Array, within: Array) -> float:
-    error = float(((picture - truth) ** 2).sum() / (3 * within.sum()))
-    return min(IDENTICAL, -10 * float(np.log10(error))) if error else IDENTICAL
+    return min(IDENTICAL, decibels(float(((picture - truth) ** 2).sum() / (3 * within.sum())), 1.0))
 
 
 def _ssim(picture: Array, truth: Array, within: Array) -> float:
-    weights = within[5:-5, 5:-5, 0]
-    values = [_ssim_map(picture[..., c], truth[..., c]) for c in range(3)]
-    return float(np.mean([(value * weights).sum() / weights.sum() for value in values]))
-
-
-def _ssim_map(a: Array, b: Array) -> Array:
-    mean_a, mean_b = correlated(a), correlated(b)
-    variances = correlated(a * a) - mean_a**2 + correlated(b * b) - mean_b**2
-    covariance = correlated(a * b) - mean_a * mean_b
-    similarity = (2 * mean_a * mean_b + C1) * (2 * covariance + C2)
-    return similarity / ((mean_a**2 + mean_b**2 + C1) * (variances + C2))
+    weights = within[RADIUS:-RADIUS, RADIUS:-RADIUS, 0]
+    maps = [np.multiply(*similarity_maps(picture[..., c], truth[..., c], 1.0)) for c in range(3)]
+    return float(np.mean([(similarity * weights).sum() / weights.sum() for similarity in maps]))

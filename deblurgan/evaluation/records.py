@@ -39,6 +39,10 @@ class Row:
     detections: dict[str, Detections] = field(default_factory=dict)
     size: tuple[int, int] | None = None
 
+    def sample(self, by: str) -> str | float:
+        """Which of the independent samples it is of: its picture, or the value of a part."""
+        return self.picture if by == "picture" else self.parts[by]
+
     def to_mapping(self) -> dict[str, Any]:
         found = {system: detections._asdict() for system, detections in self.detections.items()}
         return {**asdict(self), "parts": dict(self.parts), "detections": found}

@@ -15,7 +15,7 @@ from deblurgan import images
 from deblurgan.config import as_path
 from deblurgan.display import counted
 from deblurgan.evaluation.detected import Rules, summarise
-from deblurgan.evaluation.means import Mean, mean_of
+from deblurgan.evaluation.means import DIGITS, Mean, mean_of
 from deblurgan.evaluation.records import Failure, Record, Row
 from deblurgan.evaluation.systems import BLURRED, RESTORED
 from deblurgan.evaluation.table import paragraphs, table
@@ -80,7 +80,8 @@ class Report:
 
     def gain(self, system: str = RESTORED, *, below: float = math.inf, **parts: str | float) -> Mean:
         """Mean of `gains` with its 95 % interval, lowest and highest: of the same scenes before and after."""
-        return self._gain(system, below, parts)
+        rows = self._having(parts, system, below)
+        return mean_of(self.gains(system, below=below, **parts), self._samples(rows))
 
     def to_csv(self, path: Path | str) -> None:
         """Writes every row. An older file is replaced whole or, after an error, not at all."""
@@ -135,7 +136,7 @@ class Report:
             "systems": self._systems_mapping(),
             "by": [{self.lines_by: value, "systems": self._systems_mapping(**part)} for value, part in self._lines()],
             "detected": detected,
-            "sharp_mean": round(_mean(list(self.sharp.values())), 6) if self.sharp else None,
+            "sharp_mean": round(_mean(list(self.sharp.values())), DIGITS) if self.sharp else None,
             "sharp": self.sharp,
             "rules": None if self.rules is None else asdict(self.rules),
             "failed": [failure._asdict() for failure in self.failed],
@@ -221,18 +222,13 @@ class Report:
             lines.append(f"failed: {len(self.failed) - SHOWN} more, which report.json names")
         return lines
 
-    def _gain(self, system: str, below: float, parts: dict[str, str | float]) -> Mean:
-        metric, rows = self.metrics[0], list(self._having(parts, system, below))
-        gains = [row.figures[system][metric] - row.figures[BLURRED][metric] for row in rows]
-        return mean_of(gains, self._samples(rows))
-
     def _systems_mapping(self, **parts: str | float) -> dict[str, Any]:
         total = len(list(self._having(parts)))
         found = {}
         for system in self.systems():
             count = len(list(self._having(parts, system)))
             means = {metric: self.summary(metric, system, **parts).to_mapping() for metric in self.metrics}
-            gain = None if system == BLURRED else self._gain(system, math.inf, parts).to_mapping()
+            gain = None if system == BLURRED else self.gain(system, below=math.inf, **parts).to_mapping()
             found[system] = {"scenes": count, "lacks": total - count, "means": means, "gain": gain}
         return found
 
@@ -242,8 +238,7 @@ class Report:
         return [] if name is None else [(v, {name: v}) for v in dict.fromkeys(row.parts[name] for row in self.rows)]
 
     def _samples(self, rows: Iterable[Row]) -> list[Hashable]:
-        by = self.samples_by
-        return [row.picture if by == "picture" else row.parts[by] for row in rows]
+        return [row.sample(self.samples_by) for row in rows]
 
     def _having(self, parts: dict[str, str | float], system: str = BLURRED, below: float = math.inf) -> Iterable[Row]:
         """The rows with these parts that the system restored and whose blurred picture lies below in the first
@@ -282,7 +277,7 @@ def _cell(of: Mean, metric: str, sign: str = "") -> str:
 
 
 def _figure(row: Row, system: str, metric: str) -> str:
-    return f"{row.figures[system][metric]:.6f}" if system in row.figures else ""
+    return f"{row.figures[system][metric]:.{DIGITS}f}" if system in row.figures else ""
 
 
 def _lack(system: str, lack: int, total: int) -> str:
