@@ -446,6 +446,8 @@ def _evaluate_pictures(options: EvaluateConfig, remedy: str) -> int:
             _say(str(report))
             if options.csv is not None:
                 report.to_csv(options.csv)
+            if options.out is not None:
+                _say(f"\n{options.out} holds report.html to look at, report.json and figures.csv")
         together.wait()
     return 1 if report.failed else 0
 

@@ -157,12 +157,14 @@ def test_what_is_not_defined_is_said() -> None:
     assert (restored.precision, restored.recall, restored.f1, restored.ap) == (0, None, 0, None)
     assert empty.systems["restored"].gain is None
     assert empty.systems["restored"].f1_interval is None
-    assert empty.lines()[2].split() == ["blurred", "0", "0", "-", "-", "-", "-", "-"]
+    assert empty.lines()[2].split() == ["blurred", "0", "0", "-", "-", "-", "-"]
     assert empty.lines()[-1].startswith("- is not defined")
     assert json.loads(json.dumps(empty.to_mapping()))["systems"]["blurred"]["f1"] is None
     blind = summarise([Row("a", {}, {}, {"sharp": cup, "blurred": nothing})], RULES).systems["blurred"].overall
     assert (blind.precision, blind.recall, blind.f1, blind.ap) == (None, 0, 0, 0)
     assert summarise([Row("a", {}, {})], RULES).systems == {}
+    (line,) = summarise([Row("a", {}, {}, {"sharp": nothing, "blurred": nothing})], RULES).lines()
+    assert line == f"{RULES.detector} finds nothing with a score of at least {RULES.confidence:g} in any picture"
 
 
 def test_intervals_are_those_of_leaving_out_each_picture() -> None:

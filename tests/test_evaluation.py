@@ -168,7 +168,7 @@ def test_a_bad_or_too_small_picture_is_listed_and_counted_nowhere(deblurrer: Deb
     assert "at least 11" in report.failed[1].reason
     assert {row.picture for row in report.rows} == set(report.sharp) == {"0.png", "1.png", "2.png", "3.png"}
     assert f"failed: bad.png: {report.failed[0].reason}" in str(report)
-    assert "4 pictures, 8 scenes, 96x72 px; 2 pictures failed" in str(report)
+    assert "4 pictures, 8 scenes (a picture under one blur is a scene), 96x72 px; 2 pictures failed" in str(report)
     assert len(lines) == 6
     assert lines[4] == f"[5/6] bad.png failed: {report.failed[0].reason}"
 

@@ -155,7 +155,7 @@ def test_a_report_says_how_was_measured(small_generator: Generator, photos: Path
         "the squared error averaged over all pixels and channels of a picture",
         "outputs are rounded to the nearest of 0 ... 255",
         "95 %, by Student's t over 4 pictures",
-        "kernels 0 ... 0 of seed 0",
+        "kernel 0 of seed 0",
         f"torch {torch.__version__}",
     ):
         assert said in words

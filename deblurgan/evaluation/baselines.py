@@ -59,7 +59,7 @@ def require_baseline(name: str, *, knows_psf: bool) -> None:
         raise ValueError(f"baselines must be of {', '.join(BASELINES)}, got {name}")
     if name in NEEDS_PSF:
         if not knows_psf:
-            raise ValueError(f"baselines must need no kernel where it is not known, as in pairs and videos, got {name}")
+            raise ValueError(f"{name} needs the kernels, which are not known here: leave it out of baselines")
         _deconvolution()
 
 

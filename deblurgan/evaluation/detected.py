@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from deblurgan.detection.boxes import Detections, overlaps
 from deblurgan.evaluation.means import Interval, interval
 from deblurgan.evaluation.records import Row
 from deblurgan.evaluation.systems import BLURRED, SHARP
+from deblurgan.evaluation.table import table
 
 Array = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
@@ -125,22 +125,27 @@ class Summary:
 
     def lines(self) -> list[str]:
         """A table of the systems and one of the classes; "-" where a value is not defined."""
-        heads = ["objects", "found", "precision", "recall", "F1", "95% of F1", "mAP", "F1 gain", "95% of gain"]
-        table = [["detections", *heads]]
+        if not any(of.overall.objects or of.overall.found for of in self.systems.values()):
+            rules = self.rules
+            return [f"{rules.detector} finds nothing with a score of at least {rules.confidence:g} in any picture"]
+        heads = ["detections", "objects", "found", "precision", "recall", "F1", "mAP", "gain in F1"]
+        rows = []
         for name, of in self.systems.items():
             all_ = of.overall
-            counts = [f"{all_.objects}", f"{all_.found}", _said(all_.precision), _said(all_.recall), _said(all_.f1)]
-            gain = [] if name in (SHARP, BLURRED) else [_said(of.gain, "+"), _range(of.gain_interval, "+")]
-            table.append([name, *counts, _range(of.f1_interval), _said(all_.ap), *gain])
+            counts = [f"{all_.objects}", f"{all_.found}", _said(all_.precision), _said(all_.recall)]
+            gain = "" if name in (SHARP, BLURRED) else _said(of.gain, "+") + _range(of.gain_interval, "+")
+            rows.append([name, *counts, _said(all_.f1) + _range(of.f1_interval), _said(all_.ap), gain])
         judged = [name for name in self.systems if name != SHARP]
-        by_class = [["class", "objects", *(word for name in judged for word in (f"F1 {name}", "AP"))]]
+        class_heads = ["class", "objects", *(f"{word} {name}" for name in judged for word in ("F1", "AP"))]
+        by_class = []
         for label in self.rules.classes:
             scores = [self.systems[name].classes.get(label, NOTHING) for name in judged]
             if any(of_class != NOTHING for of_class in scores):
                 cells = [cell for of_class in scores for cell in (_said(of_class.f1), _said(of_class.ap))]
                 by_class.append([label, f"{max(of_class.objects for of_class in scores)}", *cells])
-        lines = [*_aligned(table), *_aligned(by_class)]
-        if any("-" in row for row in table + by_class):
+        lines = [*table(heads, rows, numbers=[1, 2, 3, 4, 6]), ""]
+        lines += table(class_heads, by_class, numbers=range(1, len(class_heads)))
+        if any("-" in row for row in rows + by_class):
             lines.append("- is not defined: no object is there, or nothing is found")
         return lines
 
@@ -278,13 +283,4 @@ def _said(value: float | None, sign: str = "") -> str:
 
 
 def _range(interval: Interval | None, sign: str = "") -> str:
-    return "-" if interval is None else " ... ".join(_said(end, sign) for end in interval)
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table: the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) + 2 for column in zip_longest(*rows, fillvalue="")]
-    return [
-        f"{title:24}" + "".join(f"{cell:>{w}}" for cell, w in zip(cells, widths[1:], strict=False))
-        for title, *cells in rows
-    ]
+    return "" if interval is None else f" [{', '.join(_said(end, sign) for end in interval)}]"

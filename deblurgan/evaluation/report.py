@@ -156,7 +156,8 @@ class Report:
             return []
         pictures, samples = len({row.picture for row in self.rows}), len(set(self._samples(self.rows)))
         sizes = {row.size for row in self.rows if row.size is not None}
-        of = f"{counted(pictures, 'picture')}, {counted(len(self.rows), 'scene')}"
+        scenes = f", {counted(len(self.rows), 'scene')} (a picture under one blur is a scene)"
+        of = counted(pictures, "picture") + (scenes if len(self.rows) > pictures else "")
         failed = len({failure.picture for failure in self.failed if not failure.system})
         but = f"; {counted(failed, 'picture')} failed" if failed else ""
         words = {"measured": f"{of}{', ' if sizes else ''}{_sizes(sizes)}{but}"} | self.conventions
@@ -168,7 +169,7 @@ class Report:
     def _figures(self) -> list[list[str]]:
         """The tables: of each system, of what it won, and of each part."""
         systems, metric, total = self.systems(), self.metrics[0], len(self.rows)
-        head = [self.protocol, "scenes", *map(_title, self.metrics)]
+        head = [self.protocol, self._unit(), *map(_title, self.metrics)]
         rows = [
             [system, f"{len(self.values(metric, system))}"]
             + [_cell(self.summary(name, system), name) for name in self.metrics]
@@ -177,16 +178,20 @@ class Report:
         blocks = [table(head, rows, numbers=[1])]
         gains = [line for system in systems if system != BLURRED for line in self._gain_lines(system)]
         if gains:
-            head = [f"gain in {_title(metric)}", "scenes", "mean", "worst", "best"]
+            head = [f"gain in {_title(metric)}", self._unit(), "mean", "worst", "best"]
             blocks.append(table(head, gains, numbers=[1, 3, 4]))
         lines = self._lines()
         if lines:
-            head = [f"{_title(metric)} by {self.lines_by}", "scenes", *systems]
+            head = [f"{_title(metric)} by {self.lines_by}", self._unit(), *systems]
             rows = [self._part_line(value, part, systems) for value, part in lines]
             blocks.append(table(head, rows, numbers=range(1, len(head))))
         lacking = {system: total - len(self.values(metric, system)) for system in systems}
         blocks.append([_lack(system, lack, total) for system, lack in lacking.items() if lack])
         return blocks
+
+    def _unit(self) -> str:
+        """What the figures are of, in words."""
+        return "scenes" if len(self.rows) > len({row.picture for row in self.rows}) else "pictures"
 
     def _gain_lines(self, system: str) -> list[list[str]]:
         metric = self.metrics[0]

@@ -52,8 +52,9 @@ class Synthetic(Protocol):
 
     def conventions(self) -> dict[str, str]:
         shares = ", ".join(f"{share:g}" for share in self.psfs)
+        kernels = "kernel 0" if self.kernels == 1 else f"kernels 0 ... {self.kernels - 1}"
         return {
             "data": f"{len(self.photos)} sharp photos",
-            "blur": f"kernels 0 ... {self.kernels - 1} of seed {self.seed} (version {VERSION}) at exposures {shares}, "
+            "blur": f"{kernels} of seed {self.seed} (version {VERSION}) at exposures {shares}, "
             "centred, values averaged as they are, borders reflected",
         }
