@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from deblurgan import images
-from deblurgan.display import counted
+from deblurgan.display import counted, plural
 from deblurgan.evaluation.detected import summarise
 from deblurgan.evaluation.looks import DIALOG, LEGEND, SCRIPT, STYLE, looks
 from deblurgan.evaluation.means import Mean
@@ -97,9 +97,9 @@ def _systems(report: Report) -> str:
         ]
         cells += _gain_cells(report.gain(system), metric) if system != BLURRED else ["<td></td>"] * 3
         lines.append(f'<th scope="row">{escaped(system)}</th>{"".join(cells)}')
-    samples = "picture" if report.samples_by == "picture" else report.samples_by
+    samples = escaped(plural(report.samples_by))
     note = (
-        f"Means of the single scenes' figures; below them the 95 % interval over {escaped(samples)}s where there are "
+        f"Means of the single scenes' figures; below them the 95 % interval over {samples} where there are "
         "several. The best mean of the systems that have every scene is bold."
     )
     return section("Systems", _figures_table(heads, lines), note)
