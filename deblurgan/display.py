@@ -118,7 +118,12 @@ def can_draw(stream: TextIO) -> bool:
 
 def counted(number: int, noun: str) -> str:
     """The number with its noun: "1 step", "2,000 steps"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun if number == 1 else plural(noun)}"
+
+
+def plural(noun: str) -> str:
+    """ "steps", "trajectories"."""
+    return f"{noun[:-1]}ies" if noun.endswith("ry") else f"{noun}s"
 
 
 def duration(seconds: float) -> str:

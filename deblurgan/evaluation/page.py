@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from deblurgan import images
-from deblurgan.display import counted
+from deblurgan.display import counted, plural
 from deblurgan.evaluation.baselines import NEEDS_PSF
 from deblurgan.evaluation.detected import summarise
 from deblurgan.evaluation.looks import DIALOG, LEGEND, SCRIPT, STYLE, looks
@@ -113,7 +113,7 @@ def _systems(report: Report) -> str:
         cells = [first, gain, *rest, *ends, f"<td>{_count(report, system)}</td>"]
         lines.append(f'<th scope="row">{escaped(system)}{note}</th>{"".join(cells)}')
     note = (
-        f"Means of the single scenes' figures; below them the 95 % interval over {escaped(report.samples_by)}s where "
+        f"Means of the single scenes' figures; below them the 95 % interval over {escaped(plural(report.samples_by))} where "
         "there are several. Bold: the best that knows no kernel, of those that have every scene."
     )
     return section("Systems", _figures_table(heads, lines), note)
