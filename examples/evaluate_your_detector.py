@@ -33,5 +33,5 @@ parser.add_argument("out", help="a folder for report.html, report.json and figur
 args = parser.parse_args()
 
 deblur = deblurgan.Deblurrer.from_pretrained()
-report = deblurgan.evaluate(deblur, args.data, detector=Lamps(), kernels=1, confidence=0.8, iou=0.5, out=args.out)
+report = deblurgan.evaluate(deblur, args.data, detector=Lamps(), kernels=1, exposure=0.5, confidence=0.8, out=args.out)
 print(report)

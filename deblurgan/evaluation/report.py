@@ -186,7 +186,7 @@ class Report:
             rows = [self._part_line(value, part, systems) for value, part in lines]
             blocks.append(table(head, rows, numbers=range(1, len(head))))
         lacking = {system: total - len(self.values(metric, system)) for system in systems}
-        blocks.append([_lack(system, lack, total) for system, lack in lacking.items() if lack])
+        blocks.append([_lack(system, lack, total, self._unit()) for system, lack in lacking.items() if lack])
         return blocks
 
     def _unit(self) -> str:
@@ -285,9 +285,9 @@ def _figure(row: Row, system: str, metric: str) -> str:
     return f"{row.figures[system][metric]:.{DIGITS}f}" if system in row.figures else ""
 
 
-def _lack(system: str, lack: int, total: int) -> str:
+def _lack(system: str, lack: int, total: int, unit: str) -> str:
     rest = f"its means are of the other {total - lack}, its gains over the blurred ones of those"
-    return f"{system} lacks {lack} of {counted(total, 'scene')}: {rest}"
+    return f"{system} lacks {lack} of {total} {unit}: {rest}"
 
 
 def _sizes(sizes: set[tuple[int, int]]) -> str:
