@@ -113,8 +113,8 @@ def _systems(report: Report) -> str:
         cells = [first, gain, *rest, *ends, f"<td>{_count(report, system)}</td>"]
         lines.append(f'<th scope="row">{escaped(system)}{note}</th>{"".join(cells)}')
     note = (
-        f"Means of the single scenes' figures; below them the 95 % interval over {escaped(plural(report.samples_by))} where "
-        "there are several. Bold: the best that knows no kernel, of those that have every scene."
+        f"Means of the single scenes' figures; below them the 95 % interval over {escaped(plural(report.samples_by))} "
+        "where there are several. Bold: the best that knows no kernel, of those that have every scene."
     )
     return section("Systems", _figures_table(heads, lines), note)
 
