@@ -98,7 +98,10 @@ class Report:
 
     def to_json(self, path: Path | str) -> None:
         """Writes all that the report holds, and its means. The same evaluation gives the same bytes."""
-        _write(path, json.dumps(self.to_mapping(), indent=1, allow_nan=False) + "\n")
+        values = self.to_mapping()
+        rows = ",\n".join(json.dumps(row, allow_nan=False) for row in values.pop("rows"))  # a line a scene
+        head = json.dumps(values, indent=1, allow_nan=False).removesuffix("\n}")
+        _write(path, f'{head},\n "rows": [\n{rows}\n]\n}}\n')
 
     @classmethod
     def from_json(cls, path: Path | str) -> Report:
