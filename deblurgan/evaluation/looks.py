@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,6 @@ CROP = 320  # px, at most: the side of what is shown in original pixels
 LEAST = 64  # px of it, however little may be stored
 SMALL = 240  # px, the longer side of a whole picture
 BOXED = 640  # px of one with boxes
-ACROSS = 5  # pictures side by side, at most
 
 
 def looks(
@@ -51,9 +50,12 @@ def looks(
         f"{embedded(file, 'webp', (width, height), f'{row.picture}, {name}, pixels from {where}')}</figure>"
         for name, file in files.items()
     ]
-    across = len(crops) if len(crops) <= ACROSS else math.ceil(len(crops) / 2)
-    style = f"--side: {width}px; --across: {across}"
-    return small, f'<div class="crops" style="{style}">{"".join(crops)}</div>{wholes}'
+    return small, f'<div class="crops" style="--side: {width}px; {_across(crops, 5)}">{"".join(crops)}</div>{wholes}'
+
+
+def _across(figures: Sequence[str], most: int) -> str:
+    """How many stand side by side: all, or half of them where they are more than `most`."""
+    return f"--across: {len(figures) if len(figures) <= most else math.ceil(len(figures) / 2)}"
 
 
 def _crops(pixels: Mapping[str, Pixels], room: int) -> tuple[int, tuple[int, int], dict[str, bytes]]:
@@ -103,7 +105,7 @@ def _wholes(row: Row, pixels: Mapping[str, Pixels], rules: Rules) -> str:
             f"<figure><figcaption><b>{escaped(name)}</b><span>{words}</span></figcaption>"
             f"{_whole(one, BOXED, f'{row.picture}, {name}: {words}', ''.join(boxes))}</figure>"
         )
-    return f'<div class="wholes">{"".join(figures)}</div>'
+    return f'<div class="wholes" style="{_across(figures, 4)}">{"".join(figures)}</div>'
 
 
 def _box(kind: str, detections: Detections, index: int, rules: Rules, width: int) -> str:
@@ -112,10 +114,10 @@ def _box(kind: str, detections: Detections, index: int, rules: Rules, width: int
     place = f'x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}"'
     size = width / 30
     words = f"{rules.classes[detections.labels[index]]} {detections.scores[index]:.2f}"
-    at = f'x="{max(left, 0) + size / 5:.1f}" y="{max(top, 0) + size:.1f}" font-size="{size:.1f}"'
+    at = f'x="{max(left, 0) + size / 5:.1f}" y="{max(top, 0) + size:.1f}"'
     return (
         f'<g class="{kind}"><title>{kind}: {escaped(words)}</title><rect class="halo" {place}/><rect {place}/>'
-        f'<text {at} style="font-size: {size:.1f}px">{escaped(words)}</text></g>'
+        f'<text {at} style="font-size: calc({size:.1f}px / var(--zoom, 1))">{escaped(words)}</text></g>'
     )
 
 
@@ -162,7 +164,8 @@ article > div { min-width: 0; }
 .crops { grid-template-columns: repeat(var(--across), minmax(0, var(--side))); }
 .nothing { margin-top: .5rem; }
 .crops img { max-width: 100%; height: auto; } .live .crops img, .live .wholes .whole { cursor: zoom-in; }
-.wholes { grid-template-columns: repeat(auto-fill, minmax(min(17rem, 100%), 1fr)); margin-top: .9rem; }
+.wholes { grid-template-columns: repeat(var(--across), minmax(0, 1fr)); margin-top: .9rem; }
+.wholes span, .panes span { white-space: normal; } .about button { margin-bottom: .4rem; }
 .whole { position: relative; max-width: var(--wide); } .whole img { width: 100%; height: auto; }
 .over { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; overflow: hidden; }
 .over rect { fill: none; stroke-width: 2; vector-effect: non-scaling-stroke; }
@@ -184,13 +187,15 @@ dialog { width: min(100vw - 1rem, 90rem); max-width: none; max-height: calc(100v
 dialog::backdrop { background: #000b; } dialog p { margin: .6rem 0 0; font-size: .82rem; }
 .bar { display: flex; flex-wrap: wrap; gap: .5rem 1rem; align-items: center; margin-bottom: .7rem; }
 .bar b { flex: 1 1 12rem; overflow-wrap: anywhere; } .zooms { display: flex; gap: .35rem; }
-.panes { display: grid; gap: .7rem; grid-template-columns: repeat(auto-fit, minmax(min(17rem, 46%), 1fr)); }
+.panes { display: grid; align-items: end; gap: .7rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(17rem, 46%), 1fr)); }
 .panes > div { min-width: 0; } .panes figcaption { flex-wrap: wrap; gap: 0 .6em; }
 .pane { position: relative; overflow: hidden; aspect-ratio: 1; max-height: 74vh; width: 100%; background: var(--card);
   cursor: crosshair; touch-action: none; }
 .pane img, .pane svg { position: absolute; max-width: none; image-rendering: pixelated; user-select: none; }
 .pane i { position: absolute; width: 16px; height: 16px; margin: -8px; border: 2px solid #fff; border-radius: 50%;
   outline: 1px solid #000; pointer-events: none; }
+@media print { button { display: none; } figure { break-inside: avoid; } }
 @media (max-width: 46rem) { .tiles { grid-template-columns: 1fr 1fr; }
   article { grid-template-columns: minmax(0, 1fr); }
   .crops, .wholes { grid-template-columns: repeat(2, minmax(0, 1fr)); }
@@ -211,6 +216,7 @@ function draw() {
     const left = start(pane.clientWidth, w, x), top = start(pane.clientHeight, h, y);
     for (const shown of pane.querySelectorAll("img, svg"))
       Object.assign(shown.style, {width: w + "px", height: h + "px", left: left + "px", top: top + "px"});
+    pane.style.setProperty("--zoom", zoom);
     Object.assign(pane.lastChild.style, {left: left + x * w + "px", top: top + y * h + "px"});
   }
   for (const button of dialog.querySelectorAll("[aria-pressed]"))

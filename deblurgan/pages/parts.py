@@ -121,6 +121,7 @@ th { text-align: left; font-weight: 500; color: var(--soft); } th, td { padding:
 .film img { border-radius: 4px; }
 img { display: block; } .about { padding-left: .6rem !important; min-width: 11rem; }
 .gain { color: var(--main); } .loss { color: var(--loss); } .about b { font-size: 1.1rem; }
-a { color: inherit; } @media (max-width: 46rem) { .charts svg text { font-size: 15px; } }
+a { color: inherit; } @media (max-width: 46rem) { .charts svg { overflow: visible; }
+  .charts svg text { font-size: 13px; } }
 summary { cursor: pointer; margin-top: .6rem; color: var(--main); }
 """

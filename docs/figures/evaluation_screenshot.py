@@ -1,7 +1,8 @@
 """python docs/figures/evaluation_screenshot.py OUT: makes docs/figures/evaluation.webp, of OUT/report.html.
 
-OUT is the folder of `deblurgan evaluate PHOTOS --protocol detection -o OUT`. The picture holds the page's head with the
-table of systems, then the scene that gained most. It needs playwright and a Chromium.
+OUT is the folder of `deblurgan evaluate PHOTOS --protocol detection --kernels 1 --baselines unsharp -o OUT`; the docs'
+is of three photos, 001, 006 and 010 of the standing benchmark. The picture holds the page's head with the table of
+systems, then the scene that gained most. It needs playwright and a Chromium.
 """
 
 from __future__ import annotations
