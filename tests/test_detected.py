@@ -189,6 +189,15 @@ def test_intervals_are_those_of_leaving_out_each_picture() -> None:
     assert wide != narrow
 
 
+def test_pictures_without_objects_make_no_interval_narrower() -> None:
+    nothing, cup = Detections([], [], []), Detections([(0.0, 0.0, 4.0, 4.0)], [2], [0.9])
+    rows = [Row(name, {}, {}, {"sharp": cup, "blurred": seen}) for name, seen in (("a", cup), ("b", nothing))]
+    bare = [Row(f"bare {i}", {}, {}, {"sharp": nothing, "blurred": nothing}) for i in range(5)]
+    intervals = [summarise(found, RULES).systems["blurred"].f1_interval for found in (rows, rows + bare)]
+    assert intervals[0] == intervals[1]
+    assert summarise(rows[:1] + bare, RULES).systems["blurred"].f1_interval is None
+
+
 def test_an_interval_ends_where_f1_does() -> None:
     cup, dog = (Detections([(0.0, 0.0, 4.0, 4.0)], [label], [0.9]) for label in (2, 1))
     rows = [Row(name, {}, {}, {"sharp": cup, "blurred": seen}) for name, seen in (("a", dog), ("b", cup))]

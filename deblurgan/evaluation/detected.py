@@ -100,7 +100,7 @@ class SystemScores:
     """A system's.
 
     classes: of each class that occurs, in the detector's order.
-    f1_interval: of 95 %; None of fewer than two samples.
+    f1_interval: of 95 %, over the samples that hold objects or detections; None of fewer than two.
     gain, gain_interval: F1 won over the blurred pictures of the same scenes.
     """
 
@@ -243,6 +243,8 @@ def _scores_of(name: str, scenes: Sequence[Row], rules: Rules, samples_by: str) 
     if overall.f1 is None or was.f1 is None:
         return SystemScores(overall, classes, None, None, None)
     gain, moved, moved_before = overall.f1 - was.f1, _departures(judged.counts), _departures(before.counts)
+    told = (judged.counts + before.counts).any(1)  # samples without an object or a detection say nothing of F1
+    moved, moved_before = moved[told], moved_before[told]
     won = _clipped(interval(gain, moved - moved_before), -1)
     return SystemScores(overall, classes, _clipped(interval(overall.f1, moved), 0), gain, won)
 
