@@ -32,11 +32,12 @@ class Synthetic(Protocol):
         self, photos: SharpFolder, metrics: Sequence[str], *, kernels: int, exposures: Sequence[float], seed: int
     ) -> None:
         self.photos, self.metrics, self.seed, self.kernels = photos, tuple(metrics), seed, kernels
+        self.names = photos.names()
         paths = random_trajectories(kernels, seed=seed)
         self.psfs = {share: rasterize_psf(paths, exposure=share) for share in exposures}
 
     def pictures(self) -> Sequence[str]:
-        return self.photos.names()
+        return self.names
 
     def files(self, index: int) -> list[Path]:
         return self.photos.files(index)
