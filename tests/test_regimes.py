@@ -65,7 +65,11 @@ def test_combined_is_two_photos_for_each_pair_at_half_its_size(photos: Path, gop
 def test_synthetic_is_sharp_photos_at_full_size(photos: Path, tmp_path: Path) -> None:
     run = trainer(photos, tmp_path / "run", regime="synthetic")
     assert isinstance(run.train_set, SharpFolder)
-    assert (run.train_set.crops.scale, run.train_set.blur.p, run.train_set.blur.exposure) == ((1, 1), 1, (0.1, 0.5, 1))
+    assert (run.train_set.crops.scale, run.train_set.blurs[0].p, run.train_set.blurs[0].exposure) == (
+        (1, 1),
+        1,
+        (0.1, 0.5, 1),
+    )
 
 
 def test_one_factor_reduces_whole_pictures_too(tmp_path: Path) -> None:

@@ -129,13 +129,26 @@ def test_realism_is_for_training_and_validation(photos: Path, tmp_path: Path) ->
     run = trainer(photos, tmp_path / "run", blur_realism="camera")
     for data in (run.train_set, run.val_set):
         assert isinstance(data, SharpFolder)
-        assert data.blur.camera == CAMERA
+        assert [blur.camera for blur in data.blurs] == [CAMERA]
     mine = trainer(photos, tmp_path / "mine", blur_realism="camera", blur_gamma=1.0)
     assert isinstance(mine.train_set, SharpFolder)
-    assert mine.train_set.blur.camera == CAMERA._replace(gamma=1.0)
+    assert mine.train_set.blurs[0].camera == CAMERA._replace(gamma=1.0)
     plain = trainer(photos, tmp_path / "plain")
     assert isinstance(plain.train_set, SharpFolder)
-    assert plain.train_set.blur.camera == OFF
+    assert [blur.camera for blur in plain.train_set.blurs] == [OFF]
+
+
+def test_mixed_realism_blurs_half_as_a_camera(photos: Path, tmp_path: Path) -> None:
+    run = trainer(photos, tmp_path / "run", blur_realism="mixed")
+    for data in (run.train_set, run.val_set):
+        assert isinstance(data, SharpFolder)
+        assert [blur.camera for blur in data.blurs] == [OFF, CAMERA]
+    assert isinstance(run.train_set, SharpFolder)
+    drawn = [run.train_set.plan(0, epoch=epoch).blur for epoch in range(200)]
+    assert 70 <= sum(blur is run.train_set.blurs[1] for blur in drawn) <= 130
+    plain, camera = (trainer(photos, tmp_path / kind, blur_realism=kind).train_set for kind in ("none", "camera"))
+    for index, same in ((0, plain), (1, camera)):
+        assert torch.equal(run.train_set.whole(index).blurred, same.whole(index).blurred)
 
 
 # What the first lines say, and where the validation pictures come from

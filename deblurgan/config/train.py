@@ -138,14 +138,14 @@ class TrainConfig(Options):
     """Shares of the path, in (0, 1], for which the shutter is open: each crop draws one; validation uses 0.5 and 1."""
     blur_gamma: float | None = None
     """Average light, value^gamma, rather than values: 2.2 is a camera's; 1 averages the values, as released. If not
-    given 1, or the camera's with blur_realism camera."""
+    given 1, and the camera's where blur_realism is a camera's."""
     blur_noise: tuple[float, float] = (0.0, 0.0)
     """Lowest and highest standard deviation of sensor noise on blurred pictures, as a share of white."""
     blur_p: float = 1.0
     """Share of the sharp photos' crops that are blurred, in [0, 1]; the rest stay sharp."""
-    blur_realism: Literal["none", "camera"] = "none"
+    blur_realism: Literal["none", "camera", "mixed"] = "none"
     """camera: blur sharp photos as a camera would, with averaged light, highlights beyond white, sensor noise and
-    JPEG."""
+    JPEG. mixed: half of them so, the others as none does."""
     flip: bool = True
     """Mirror half of the crops left to right."""
     scale: tuple[float, float] = (1.0, 1.0)
@@ -304,7 +304,7 @@ class TrainOptions(TypedDict, total=False):
     blur_gamma: float | None
     blur_noise: tuple[float, float]
     blur_p: float
-    blur_realism: Literal["none", "camera"]
+    blur_realism: Literal["none", "camera", "mixed"]
     flip: bool
     scale: tuple[float, float]
     texture: int

@@ -164,7 +164,8 @@ class SharpFolder(PairDataset):
     """Sharp photos, blurred as they are drawn: each crop with a kernel of its own, `whole` pictures with one an index.
 
     A crop is blurred together with a margin of the photo around it, so that the padding of `blur` shows only at the
-    photo's own border. `pictures` gives the files instead of all in the folder.
+    photo's own border. Of several blurs each crop draws one, and whole pictures take them in turn. `pictures` gives the
+    files instead of all in the folder.
     """
 
     def __init__(
@@ -172,18 +173,19 @@ class SharpFolder(PairDataset):
         root: Path | str,
         *,
         pictures: Sequence[Path] | None = None,
-        blur: MotionBlur | None = None,
+        blur: MotionBlur | Sequence[MotionBlur] | None = None,
         crops: Crops | None = None,
         seed: int = 0,
         cache: PictureCache | None = None,
     ) -> None:
         entries = find_pictures(root) if pictures is None else pictures
         super().__init__(entries, Path(root), crops=crops, seed=seed, cache=cache)
-        self.blur = blur or MotionBlur()
+        blurs = blur or MotionBlur()
+        self.blurs = (blurs,) if isinstance(blurs, MotionBlur) else tuple(blurs)
 
     def to(self, device: torch.device) -> SharpFolder:
         part = cast(SharpFolder, super().to(device))
-        part.blur = deepcopy(self.blur).to(device)
+        part.blurs = tuple(deepcopy(blur).to(device) for blur in self.blurs)
         return part
 
     def path(self, index: int, *, epoch: int = 0) -> Path:
@@ -200,18 +202,20 @@ class SharpFolder(PairDataset):
 
     def whole(self, index: int) -> Pair:
         sharp = to_tensor(reduced_whole(self.cache.read(self.entries[index]), self.crops))
-        return Pair(self.blur(sharp, index=derived_seed(RngStream.WHOLE, self.seed, index)), sharp)
+        blur = self.blurs[index % len(self.blurs)]
+        return Pair(blur(sharp, index=derived_seed(RngStream.WHOLE, self.seed, index)), sharp)
 
     def plan(self, index: int, *, epoch: int, attempt: int = 0) -> Plan:
         photo = self.cache.read(self.entries[index])
-        size, reach = self.crops.size, self.blur.size // 2 + 1
+        kernel = derived_seed(RngStream.KERNEL, self.seed, epoch, index, attempt)
+        blur = self.blurs[kernel % len(self.blurs)]
+        size, reach = self.crops.size, blur.size // 2 + 1
         crop = self._draw_position((epoch, index, attempt), photo, self.entries[index])
         up, before = min(reach, crop.top), min(reach, crop.left)
         down, after = min(reach, crop.height - size - crop.top), min(reach, crop.width - size - crop.left)
         region = (crop.left - before, crop.top - up, crop.left + size + after, crop.top + size + down)
         sharp = reduced_region(photo, region, crop.height, crop.width)
-        kernel = derived_seed(RngStream.KERNEL, self.seed, epoch, index, attempt)
-        return Plan((sharp,), (up, before, int(crop.flip)), size, self.blur, kernel)
+        return Plan((sharp,), (up, before, int(crop.flip)), size, blur, kernel)
 
 
 class PairedFolder(PairDataset):

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from deblurgan.blur import MotionBlur
+from deblurgan.blur.camera import Realism
 from deblurgan.config import TrainConfig
 from deblurgan.data import Batch, Crops, GoPro, Mixed, PairDataset, SharpFolder, open_dataset
 from deblurgan.data.cache import PictureCache
@@ -43,7 +44,7 @@ def open_picture_sets(
             raise FileNotFoundError(f"{name} must be a folder, got {folder}")
     options: dict[str, Any] = {"layout": config.layout, "gamma": config.gamma, "crops": _crops(config)}
     options |= {"cache": cache, "log": log}
-    blur = MotionBlur(**_camera(config), exposure=config.blur_exposure, p=config.blur_p)
+    blur = _blurs(config, exposure=config.blur_exposure, p=config.blur_p)
     used_otherwise = [folder for folder in (config.val, config.mix) if folder is not None]
     given = {name: from_own(name, dataset, options["crops"], config.seed) for name, dataset in own.items()}
     pictures = given.get("data") or open_dataset(
@@ -57,7 +58,7 @@ def open_picture_sets(
     if config.mix is None:
         _require_gamma(pictures, config)
     if isinstance(sets.validation, SharpFolder) and not given:
-        sets.validation.blur = MotionBlur(**_camera(config), exposure=VALIDATION_EXPOSURE)
+        sets.validation.blurs = _blurs(config, exposure=VALIDATION_EXPOSURE)
     if config.mix is None:
         return sets
     options |= {"layout": "auto", "crops": _crops(config, config.mix_scale)}
@@ -108,14 +109,11 @@ def _crops(config: TrainConfig, scale: tuple[float, float] | None = None) -> Cro
     return Crops(config.crop, config.flip, scale or config.scale, config.texture)
 
 
-def _camera(config: TrainConfig) -> dict[str, Any]:
-    """The options of the blur that training and validation share."""
-    return {
-        "length": config.blur_length,
-        "gamma": config.blur_gamma,
-        "noise": config.blur_noise,
-        "realism": config.blur_realism,
-    }
+def _blurs(config: TrainConfig, **options: Any) -> tuple[MotionBlur, ...]:
+    """The camera shakes that the pictures' blur is drawn from; training and validation differ in their `options`."""
+    options |= {"length": config.blur_length, "gamma": config.blur_gamma, "noise": config.blur_noise}
+    realism: tuple[Realism, ...] = ("none", "camera") if config.blur_realism == "mixed" else (config.blur_realism,)
+    return tuple(MotionBlur(realism=one, **options) for one in realism)
 
 
 def _divide(
