@@ -178,9 +178,9 @@ def test_a_full_disk_costs_time_then_is_named(small_generator: Generator, monkey
 
 
 def test_a_plan_says_in_lines_what_will_be_done(small_generator: Generator) -> None:
-    small = deblurrer_of(small_generator, max_memory=10**9).plan(100, 120)
+    small = deblurrer_of(small_generator, max_memory=10**9).plan(60, 80)
     assert str(small).splitlines()[:2] == [
-        "picture  120x100, 0.0 megapixels, at scale 1.0",
+        "picture  80x60, 0.0 megapixels, at scale 1.0",
         "way      whole: it fits",
     ]
     looked_at = str(Deblurrer(small_generator, device="cpu").plan(2000, 3000)).splitlines()[0]

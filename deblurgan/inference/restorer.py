@@ -28,8 +28,8 @@ RETAINED_FACTOR = 2
 OVERHEAD = 2**26
 # Of host memory that is free, what "auto" lets a picture in strips take: more speeds it up by little
 SHARE = 0.5
-# Up to here a CPU is faster with the whole picture; above, strips stay in its caches
-WHOLE_PIXELS = 2**18
+# Up to here a CPU is faster with the whole picture; above, what follows a convolution in strips is one pass in C++
+WHOLE_PIXELS = 2**13
 # Pixels that keep a GPU busy: more at a time only take more memory
 BUSY_PIXELS = 2**22
 # Elements that a layer's output may have on a GPU: cuDNN counts in 32 bits
@@ -92,7 +92,7 @@ class Restorer:
         plan = self.plan_within(batch.shape[2], batch.shape[3], limits)
         restored = torch.empty_like(batch, memory_format=layout)
         at_once = self.at_once(plan, limits)
-        plenty = plan.strips is None and RETAINED_FACTOR * plan.peak_bytes <= limits.device
+        plenty = RETAINED_FACTOR * plan.peak_bytes <= limits.device
         with memory.retain_freed() if plenty and self.device.type == "cpu" else nullcontext():
             for i in range(0, len(batch), at_once):
                 some = batch[i : i + at_once]
@@ -251,7 +251,7 @@ class Restorer:
         if because is not None and why_whole is not None:
             raise MemoryError(f"picture of {w}x{h}: {because}, and {why_whole}")
         if because is None and why_whole is None and self.device.type == "cpu" and pixels > WHOLE_PIXELS:
-            because = "a CPU is as fast so, in less memory"
+            because = "a CPU is faster so, in less memory"
         if because is None:
             return StreamPlan(h, w, why_whole or "it fits", max(need, 0))
         strips = self.strips_plan(h, w, limits)
