@@ -69,7 +69,7 @@ class Case:
 
 
 SIZES = [(1, 256, 256), (16, 256, 256), (1, 720, 1280), (8, 720, 1280)]
-CPU_CASES = [Case(preset, 1, 256, 256) for preset in PRESETS]
+CPU_CASES = [*(Case(preset, 1, 256, 256) for preset in PRESETS), Case("tiny", 1, 720, 1280)]
 CUDA_CASES = [Case("paper", *size, dtype, "cuda") for dtype in (torch.float16, BF16) for size in SIZES]
 CUDA_CASES += [Case(preset, *size, torch.float16, "cuda") for preset in ("article", "tiny") for size in SIZES]
 

@@ -12,8 +12,8 @@ from deblurgan.generator.strips import Shape
 from deblurgan.inference.planes import Place, spill_folder
 from deblurgan.spec import GeneratorSpec
 
-# Bytes, about, of a strip of the first layer's output: on a CPU each convolution of a strip packs its weights anew, on a
-# GPU a strip should keep it busy
+# Bytes, about, of a strip of the first layer's output: on a CPU a convolution packs its weights anew for each strip,
+# and a GPU is to be kept busy
 STRIP_BYTES = {"cpu": 2**25}
 GPU_STRIP_BYTES = 2**27
 # What the heap takes for the largest strips, which come and go in many sizes, over their sum
