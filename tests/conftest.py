@@ -15,6 +15,12 @@ from typing import Any
 # The interpreter's products of tiles are too small for threads, which take 100 times the CPU time
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+# The processes of `pytest -n` share the cores: a thread that spins while it waits would keep one from another process.
+# Two threads at least, or no test would find what goes wrong between threads.
+if processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(2, (os.cpu_count() or 1) // processes)))
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import numpy as np
 import pytest
 import torch
