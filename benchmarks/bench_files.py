@@ -99,9 +99,7 @@ def bench_file_to_file(benchmark: BenchmarkFixture, photo: Path, tmp_path: Path,
     facts = {"pictures": 1, "megapixels": HEIGHT * WIDTH / 1e6}
     call = eager if path == "eager fp32 NCHW" else ours
     wanted = torch.from_numpy(exact(decoded(photo).numpy()))
-    measure(
-        benchmark, call, wanted, group=f"files deblur {JOB}", path=path, compared=decoded, tolerance=5e-2, **facts
-    )
+    measure(benchmark, call, wanted, group=f"files deblur {JOB}", path=path, compared=decoded, tolerance=5e-2, **facts)
 
 
 PROCESSES = {

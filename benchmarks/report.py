@@ -22,7 +22,7 @@ from pytest_benchmark.utils import get_commit_info
 
 from benchmarks.harness import machine
 
-TABLES = ["blur", "kernels", "application", "scaling", "generator", "layer", "training", "anatomy", "penalty", "data", "files"]
+TABLES = "blur kernels application scaling generator layer training anatomy penalty data files".split()
 # What a generator is run as by those who do nothing about it, and DeblurGAN's own blur
 BASELINES = ("eager fp32 NCHW", "released")
 Figure = dict[str, Any]
