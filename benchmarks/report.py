@@ -22,7 +22,19 @@ from pytest_benchmark.utils import get_commit_info
 
 from benchmarks.harness import machine
 
-TABLES = "blur kernels application scaling generator layer training anatomy penalty data files".split()
+TABLES = [
+    "blur",
+    "kernels",
+    "application",
+    "scaling",
+    "generator",
+    "layer",
+    "training",
+    "anatomy",
+    "penalty",
+    "data",
+    "files",
+]
 # What a generator is run as by those who do nothing about it, and DeblurGAN's own blur
 BASELINES = ("eager fp32 NCHW", "released")
 Figure = dict[str, Any]
