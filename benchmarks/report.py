@@ -1,4 +1,4 @@
-"""python -m benchmarks.report --out DIR: runs the benchmarks; writes report.json, report.md and report.svg.
+"""python -m benchmarks.report --out DIR: runs the benchmarks; writes report.json, report.md and plots.
 
 Each figure is a line of report.jsonl as it comes; the other files are made of those lines at the end.
 """
@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Generator
 from datetime import datetime, timezone
-from html import escape
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ import pytest
 from pytest_benchmark.utils import get_commit_info
 
 from benchmarks.harness import machine
+from benchmarks.plots import medians, ratios, roofline, three_digits
 
 TABLES = [
     "blur",
@@ -38,6 +37,7 @@ TABLES = [
 # What a generator is run as by those who do nothing about it, and DeblurGAN's own blur
 BASELINES = ("eager fp32 NCHW", "released")
 Figure = dict[str, Any]
+PLOTS = {"medians": medians, "ratios": ratios, "roofline": roofline}
 
 
 class Lines:
@@ -158,43 +158,35 @@ def commit() -> dict[str, Any] | None:
     return {"id": info["id"], "dirty": info["dirty"]} if known else None
 
 
-def number(value: float | None, scale: float = 1) -> str:
-    """Three significant digits, without an exponent; nothing for None or 0."""
-    if not value:
-        return ""
-    value *= scale
-    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
-
-
 def rate(f: Figure, amount: str, scale: float) -> str:
-    return number(f[amount] / f["median_s"], scale) if amount in f else ""
+    return three_digits(f[amount] / f["median_s"], scale) if amount in f else ""
 
 
 def expected(f: Figure) -> str:
-    return " ... ".join(number(t, 1e3) for t in f["expected_s"].values()) if "expected_s" in f else ""
+    return " ... ".join(three_digits(t, 1e3) for t in f["expected_s"].values()) if "expected_s" in f else ""
 
 
 COLUMNS: dict[str, Callable[[Figure], str]] = {
     "job": lambda f: f["group"].split(maxsplit=1)[1],
     "path": lambda f: f["path"],
-    "median ms": lambda f: number(f["median_s"], 1e3),
-    "min ms": lambda f: number(f["min_s"], 1e3),
-    "times ours": lambda f: number(f.get("over_ours")),
+    "median ms": lambda f: three_digits(f["median_s"], 1e3),
+    "min ms": lambda f: three_digits(f["min_s"], 1e3),
+    "times ours": lambda f: three_digits(f.get("over_ours")),
     **{
-        f"{name} / this": lambda f, name=name: number(f["baseline_over"]) if f.get("baseline") == name else ""
+        f"{name} / this": lambda f, name=name: three_digits(f["baseline_over"]) if f.get("baseline") == name else ""
         for name in BASELINES
     },
     "pictures/s": lambda f: rate(f, "pictures", 1),
-    "batches in a step of 2.5 ms": lambda f: number(f.get("batches_per_step")),
+    "batches in a step of 2.5 ms": lambda f: three_digits(f.get("batches_per_step")),
     "taps": lambda f: f"{f['taps']:.0f}" if "taps" in f else "",
     "TFLOP/s": lambda f: rate(f, "flops", 1e-12),
     "GB/s": lambda f: rate(f, "moved_bytes", 1e-9),
-    "floor ms": lambda f: number(f.get("floor_s"), 1e3),
-    "share of floor %": lambda f: number(f.get("share_of_floor"), 100),
-    "arithmetic alone ms": lambda f: number(f.get("math_floor_s"), 1e3),
+    "floor ms": lambda f: three_digits(f.get("floor_s"), 1e3),
+    "share of floor %": lambda f: three_digits(f.get("share_of_floor"), 100),
+    "arithmetic alone ms": lambda f: three_digits(f.get("math_floor_s"), 1e3),
     "expected of ours ms": expected,
-    "bytes/pixel": lambda f: number(f.get("bytes_per_pixel")),
-    "of it workspace": lambda f: number(f.get("workspace_bytes_per_pixel")),
+    "bytes/pixel": lambda f: three_digits(f.get("bytes_per_pixel")),
+    "of it workspace": lambda f: three_digits(f.get("workspace_bytes_per_pixel")),
 }
 
 
@@ -211,8 +203,8 @@ def rate_lines(figures: list[Figure]) -> list[str]:
     keys = ("device", "precision", "threads", "multiply_adds_per_s", "bytes_per_s")
     rates = sorted({tuple(f[key] for key in keys) for f in figures if "bytes_per_s" in f})
     return [
-        f"- {device}, {precision}, threads {threads}: {number(multiply_adds, 1e-9)} G multiply-adds/s, "
-        f"{number(copied, 1e-9)} GB/s"
+        f"- {device}, {precision}, threads {threads}: {three_digits(multiply_adds, 1e-9)} G multiply-adds/s, "
+        f"{three_digits(copied, 1e-9)} GB/s"
         for device, precision, threads, multiply_adds, copied in rates
     ]
 
@@ -225,7 +217,7 @@ def markdown(report: dict[str, Any]) -> str:
     lines += [f"- {key}: {value}" for key, value in report["machine"].items()]
     lines += ["", "Rates under the floors:", "", *(rate_lines(figures) or ["- none"])]
     if figures:
-        lines += ["", "![medians](report.svg)"]
+        lines += ["", *(f"![{name}]({name}.svg)" for name, plot in PLOTS.items() if plot(figures))]
     for name, rows in groupby(figures, table_of):
         lines += ["", f"## {name.capitalize()}", "", *table(list(rows))]
     if report["skipped"]:
@@ -236,45 +228,12 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def svg(figures: list[Figure]) -> str:
-    """A bar of each median on a logarithmic scale, a tick on it where its floor stands."""
-    left, width, line = 330, 560, 16
-    times = [1e3 * t for f in figures for t in (f["median_s"], f.get("floor_s") or f["median_s"])]
-    low, high = math.floor(math.log10(min(times))), math.ceil(math.log10(max(times)))
-
-    def x(ms: float) -> float:
-        return left + width * (math.log10(ms) - low) / max(high - low, 1)
-
-    parts, y = [], 40
-    for group, members in groupby(figures, lambda f: f["group"]):
-        y += line
-        parts.append(f'<text x="8" y="{y}" font-weight="bold">{escape(group)}</text>')
-        for f in members:
-            y += line
-            peer = "over_ours" in f and not f["path"].startswith("ours")
-            ms, colour = 1e3 * f["median_s"], "#b8b8b8" if peer else "#1f6f8b"
-            parts.append(f'<text x="{left - 8}" y="{y}" text-anchor="end">{escape(f["path"])}</text>')
-            parts.append(f'<rect x="{left}" y="{y - 10}" width="{x(ms) - left:.1f}" height="12" fill="{colour}"/>')
-            parts.append(f'<text x="{x(ms) + 4:.1f}" y="{y}">{number(ms)}</text>')
-            if f.get("floor_s"):
-                at = x(1e3 * f["floor_s"])
-                parts.append(f'<path d="M{at:.1f} {y - 11}v14" stroke="#c0392b" stroke-width="2"/>')
-    grid = []
-    for power in range(low, high + 1):
-        at = x(10.0**power)
-        grid.append(f'<path d="M{at:.1f} 40V{y + 6}" stroke="#e4e4e4"/>')
-        grid.append(f'<text x="{at:.1f}" y="34" text-anchor="middle">{10.0**power:g}</text>')
-    size = f'width="{left + width + 70}" height="{y + 20}"'
-    title = '<text x="8" y="16">median in ms, logarithmic; grey: the peers; red: the floor</text>'
-    body = "\n".join(['<rect width="100%" height="100%" fill="white"/>', title, *grid, *parts])
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11">\n{body}\n</svg>\n'
-
-
 def write(report: dict[str, Any], out: Path) -> None:
     (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     (out / "report.md").write_text(markdown(report))
-    if report["figures"]:
-        (out / "report.svg").write_text(svg(report["figures"]))
+    for name, plot in PLOTS.items():
+        if drawn := plot(report["figures"]) if report["figures"] else "":
+            (out / f"{name}.svg").write_text(drawn)
 
 
 def main(arguments: list[str] | None = None) -> int:
