@@ -167,9 +167,10 @@ void norm_act(const NormActArgs& args, int64_t threads) {
     for (int64_t k = c; k < 2 * c; ++k) stats[k] = 1.0f / std::sqrt(stats[k] / static_cast<float>(pixels) + kEps);
   }
   for_blocks(args.planes, threads, [&](int64_t picture, int64_t, int64_t element, int64_t count) {
+    const float* stats = args.stats + picture * 2 * args.planes.c;
     forward_block(Block<T>{at<T>(args.y, element), at<T>(args.residual, element), nullptr, nullptr,
-                           static_cast<T*>(args.out) + element, args.stats + picture * 2 * args.planes.c, nullptr, count,
-                           args.planes.c, args.slope, 1.0f});
+                           static_cast<T*>(args.out) + element, stats, nullptr, count, args.planes.c, args.slope,
+                           1.0f});
   });
 }
 

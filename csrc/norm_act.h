@@ -63,8 +63,8 @@ struct ReflectPadArgs {
   int64_t border;      // less than h and w
 };
 
-// out [n, h + 2 border, w + 2 border, c] is x with its border; or out [n, h, w, c] is the gradient by x, where x is that
-// by the padded picture.
+// out [n, h + 2 border, w + 2 border, c] is x with its border; of the gradient, out [n, h, w, c] is that by the picture
+// where x is that by the padded one.
 void reflect_pad_cpu(const ReflectPadArgs& args, int64_t threads);
 void reflect_pad_grad_cpu(const ReflectPadArgs& args, int64_t threads);
 

@@ -61,19 +61,38 @@ class NativeNormAct(NamedTuple):
 
     def adjoint(self, v: Tensor, signal: Tensor, signal_sums: Tensor, tangent: Tensor, tangent_sums: Tensor) -> Tensor:
         out = torch.empty_like(self.y)
-        rows = [_rows(v), self.y, _rows(signal), _rows(tangent)]
-        sums = [self.stats, signal_sums, tangent_sums]
-        addresses = map(address, (*rows, *sums, out))
-        _C.norm_act_second(*addresses, *self._type_and_sizes(), self.slope, THREADS)
+        v, signal, tangent = _rows(v), _rows(signal), _rows(tangent)
+        _C.norm_act_second(
+            address(v),
+            address(self.y),
+            address(signal),
+            address(tangent),
+            address(self.stats),
+            address(signal_sums),
+            address(tangent_sums),
+            address(out),
+            *self._type_and_sizes(),
+            self.slope,
+            THREADS,
+        )
         return _planes(out)
 
     def first(self, n: int) -> NativeNormAct:
         return NativeNormAct(self.y[:n], self.stats[:n], self.slope)
 
     def _gradient(self, v: Tensor, slope_in: float, slope_out: float) -> tuple[Tensor, Tensor]:
-        out, sums, rows = torch.empty_like(self.y), torch.empty_like(self.stats), _rows(v)
-        addresses = map(address, (rows, self.y, self.stats, out, sums))
-        _C.norm_act_grad(*addresses, *self._type_and_sizes(), slope_in, slope_out, THREADS)
+        v, out, sums = _rows(v), torch.empty_like(self.y), torch.empty_like(self.stats)
+        _C.norm_act_grad(
+            address(v),
+            address(self.y),
+            address(self.stats),
+            address(out),
+            address(sums),
+            *self._type_and_sizes(),
+            slope_in,
+            slope_out,
+            THREADS,
+        )
         return _planes(out), sums
 
     def _type_and_sizes(self) -> tuple[int, tuple[int, int, int]]:
@@ -83,7 +102,7 @@ class NativeNormAct(NamedTuple):
 
 class _NormAct(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, residual: Tensor | None, slope: float) -> Tensor:  # type: ignore[no-untyped-def, override]
+    def forward(ctx, x: Tensor, residual: Tensor | None, slope: float) -> Tensor:  # type: ignore[no-untyped-def]
         y, norm = NativeNormAct.make(x, slope, residual)
         ctx.save_for_backward(norm.y, norm.stats)
         ctx.slope = slope
@@ -91,15 +110,16 @@ class _NormAct(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def, override]
-        norm = NativeNormAct(*ctx.saved_tensors, ctx.slope)
+    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
+        y, stats = ctx.saved_tensors
+        norm = NativeNormAct(y, stats, ctx.slope)
         by_x = norm.signal(grad)[0] if ctx.needs_input_grad[0] else None
         return by_x, grad if ctx.needs_input_grad[1] else None, None
 
 
 class _ReflectPad(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, border: int) -> Tensor:  # type: ignore[no-untyped-def, override]
+    def forward(ctx, x: Tensor, border: int) -> Tensor:  # type: ignore[no-untyped-def]
         rows = _rows(x)
         n, h, w, c = ctx.shape = rows.shape
         ctx.border = border
@@ -109,11 +129,10 @@ class _ReflectPad(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def, override]
-        rows = _rows(grad)
-        out = rows.new_empty(ctx.shape)
-        addresses = address(rows), address(out)
-        _C.reflect_pad(*addresses, TYPES[grad.dtype], *ctx.shape, ctx.border, True, THREADS)
+    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
+        rows, (n, h, w, c) = _rows(grad), ctx.shape
+        out = rows.new_empty(n, h, w, c)
+        _C.reflect_pad(address(rows), address(out), TYPES[grad.dtype], n, h, w, c, ctx.border, True, THREADS)
         return _planes(out), None
 
 
