@@ -8,6 +8,7 @@
 
 #include "blur.h"
 #include "convolve.h"
+#include "norm_act.h"
 #include "strips.h"
 
 namespace py = pybind11;
@@ -52,6 +53,10 @@ void run(const Args& args, LaunchTarget target, typename EntryPoint<Args>::Cpu c
 
 Draws draws_of(uint64_t seed, uint64_t first, Address counter) {
   return {seed, first, pointer<const int64_t>(counter)};
+}
+
+Planes planes_of(int type, const std::array<int64_t, 3>& sizes) {
+  return {static_cast<DType>(type), sizes[0], sizes[1], sizes[2]};
 }
 
 }  // namespace
@@ -175,6 +180,43 @@ PYBIND11_MODULE(_C, m) {
                             relu};
     const py::gil_scoped_release release;
     strip_activate_cpu(args, threads);
+  });
+
+  using Sizes = std::array<int64_t, 3>;  // n, pixels, c
+  m.def("norm_act", [](Address y, Address residual, Address out, Address stats, int type, const Sizes& sizes,
+                       float slope, int64_t threads) {
+    const NormActArgs args{planes_of(type, sizes), pointer<const void>(y), pointer<const void>(residual),
+                           pointer<void>(out),     pointer<float>(stats),  slope};
+    const py::gil_scoped_release release;
+    norm_act_cpu(args, threads);
+  });
+
+  m.def("norm_act_grad", [](Address v, Address y, Address stats, Address out, Address sums, int type,
+                            const Sizes& sizes, float slope_in, float slope_out, int64_t threads) {
+    const NormActGradArgs args{planes_of(type, sizes), pointer<const void>(v), pointer<const void>(y),
+                               pointer<const float>(stats), pointer<void>(out), pointer<float>(sums),
+                               slope_in, slope_out};
+    const py::gil_scoped_release release;
+    norm_act_grad_cpu(args, threads);
+  });
+
+  m.def("norm_act_second", [](Address v, Address y, Address signal, Address tangent, Address stats,
+                              Address signal_sums, Address tangent_sums, Address out, int type, const Sizes& sizes,
+                              float slope, int64_t threads) {
+    const NormActSecondArgs args{planes_of(type, sizes), pointer<const void>(v), pointer<const void>(y),
+                                 pointer<const void>(signal), pointer<const void>(tangent),
+                                 pointer<const float>(stats), pointer<const float>(signal_sums),
+                                 pointer<const float>(tangent_sums), pointer<void>(out), slope};
+    const py::gil_scoped_release release;
+    norm_act_second_cpu(args, threads);
+  });
+
+  m.def("reflect_pad", [](Address x, Address out, int type, int64_t n, int64_t h, int64_t w, int64_t c, int64_t border,
+                          bool gradient, int64_t threads) {
+    const ReflectPadArgs args{
+        pointer<const void>(x), pointer<void>(out), static_cast<DType>(type), n, h, w, c, border};
+    const py::gil_scoped_release release;
+    gradient ? reflect_pad_grad_cpu(args, threads) : reflect_pad_cpu(args, threads);
   });
 
   m.def("instruction_sets", &instruction_sets);

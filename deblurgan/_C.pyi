@@ -100,6 +100,42 @@ def strip_activate(
     threads: int,
 ) -> None: ...
 
+# Pictures [n, h, w, c], contiguous, fp32 or bf16; sizes are n, pixels, c. Statistics and sums are fp32 [n, 2, c].
+_Sizes = tuple[int, int, int]
+
+def norm_act(
+    y: int, residual: int, out: int, stats: int, type: int, sizes: _Sizes, slope: float, threads: int
+) -> None: ...
+def norm_act_grad(
+    v: int,
+    y: int,
+    stats: int,
+    out: int,
+    sums: int,
+    type: int,
+    sizes: _Sizes,
+    slope_in: float,
+    slope_out: float,
+    threads: int,
+) -> None: ...
+def norm_act_second(
+    v: int,
+    y: int,
+    signal: int,
+    tangent: int,
+    stats: int,
+    signal_sums: int,
+    tangent_sums: int,
+    out: int,
+    type: int,
+    sizes: _Sizes,
+    slope: float,
+    threads: int,
+) -> None: ...
+def reflect_pad(
+    x: int, out: int, type: int, n: int, h: int, w: int, c: int, border: int, gradient: bool, threads: int
+) -> None: ...
+
 # Of the CPU's blur: those that this CPU has, the fastest first; the one in use; another from now on, in all threads.
 # The first call takes the one that the environment's DEBLURGAN_CPU_ISA names. ValueError for one that is not there.
 def instruction_sets() -> list[str]: ...

@@ -17,8 +17,9 @@ from deblurgan import ops, reference
 from deblurgan.arguments import require_tensor
 from deblurgan.config import Preset
 from deblurgan.device import kernels_available, why_no_kernels
-from deblurgan.generator import engine, tape
+from deblurgan.generator import engine, native, tape
 from deblurgan.ops.layers import Quantize
+from deblurgan.ops.native_norm import takes
 from deblurgan.spec import PRESETS, Stage
 
 Backend = Literal["auto", "reference"]
@@ -74,11 +75,13 @@ class Generator(nn.Module):
     them (the paper's stochastic inference).
 
     On CUDA our kernels take over: the engine (generator/engine.py) in inference, the tape (generator/tape.py) where a
-    gradient is needed; that gradient cannot be differentiated again. They compute in autocast's type where that is
-    active. `generator.backend = "reference"` switches back to plain torch, and `why_reference(x)` tells why that is
-    used. `generator.quantize = "int8"` or "fp8" runs the engine's residual blocks in 8 bits, on compute capability 8.0
-    or 8.9 and newer. `source` says in words where loaded weights come from, and `card` is what their file tells of
-    their training, until they are trained on; both are None for weights that were drawn.
+    gradient is needed. On a CPU, where a gradient is needed, csrc/ does what is between convolutions
+    (generator/native.py). These gradients cannot be differentiated again, and no layer's hooks are called. They compute
+    in autocast's type where that is active. `generator.backend = "reference"` switches back to plain torch, and
+    `why_reference(x)` tells why our kernels are not used. `generator.quantize = "int8"` or "fp8" runs the engine's
+    residual blocks in 8 bits, on compute capability 8.0 or 8.9 and newer. `source` says in words where loaded weights
+    come from, and `card` is what their file tells of their training, until they are trained on; both are None for
+    weights that were drawn.
 
     Args:
         preset: "paper", the network of the published numbers and the released weights (two convolutions a block,
@@ -145,11 +148,12 @@ class Generator(nn.Module):
         _check_picture(x)
         self._check_sides(x)
         counter = self._counter(x, seed, counter)
-        if self.why_reference(x) is not None:
+        kernels, trains_natively = self.why_reference(x) is None, self._trains_natively(x)
+        if not (kernels or trains_natively):
             return self._reference(x, counter)
         if self._wants_gradient(x):
-            parameters = dict(self.named_parameters())
-            return tape.restore(self.spec, parameters, x, dtype=self._compute_type(), counter=counter)
+            restore, parameters = tape.restore if kernels else native.restore, dict(self.named_parameters())
+            return restore(self.spec, parameters, x, dtype=self._compute_type(), counter=counter)
         return self.packed_engine()(x, counter)
 
     if TYPE_CHECKING:
@@ -210,7 +214,7 @@ class Generator(nn.Module):
         return counter
 
     def why_reference(self, x: Tensor) -> str | None:
-        """Why x would go through plain torch; None where our kernels take it."""
+        """Why x would go through torch's convolutions; None where our kernels take it."""
         if self.backend == "reference":
             return "the backend is 'reference'"
         if torch.compiler.is_compiling():
@@ -232,6 +236,11 @@ class Generator(nn.Module):
         kind = weight.device.type
         active = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         return torch.get_autocast_dtype(kind) if active else weight.dtype
+
+    def _trains_natively(self, x: Tensor) -> bool:
+        """Whether a gradient is wanted that csrc/ helps to compute."""
+        here = self._first_weight().device == x.device and takes(x.device, self._compute_type())
+        return here and self.backend == "auto" and x.shape[0] > 0 and self._wants_gradient(x)
 
     def train(self, mode: bool = True) -> Generator:
         self._engine = None  # fused optimisers change weights without a trace

@@ -161,6 +161,7 @@ def test_dropout_is_training_s_or_the_seed_s() -> None:
     assert Generator("paper").spec.dropout == 0.5
 
 
+@torch.no_grad()
 def test_dropout_keeps_the_mean() -> None:
     net = Generator("paper", width=16, blocks=1, dropout=0.5)
     seen: list[Tensor] = []

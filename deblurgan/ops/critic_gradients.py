@@ -17,9 +17,9 @@ A weight's gradient is then one convolution gradient over both pairs, (lambda, t
 are part of the critic's loss go through passes 1 and 2 in the same batch, with pairs (lambda, x).
 
 Activations are kept in the dtype of the convolutions; statistics and norms are fp32, or fp64 for fp64 pictures.
-InstanceNorm and LeakyReLU with all their derivatives are kernels on CUDA (`KernelNormAct`), elsewhere plain torch
-(`PlainNormAct`). Nothing waits for a GPU or branches on a value: CUDA graphs take these functions whole, and so does
-torch.compile, which sees plain torch.
+InstanceNorm and LeakyReLU with all their derivatives are kernels on CUDA (`KernelNormAct`), csrc/ on a CPU
+(`NativeNormAct`), elsewhere plain torch (`PlainNormAct`). Nothing waits for a GPU or branches on a value: CUDA graphs
+take these functions whole, and so does torch.compile, which sees plain torch.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from torch import Tensor
 from deblurgan.config import Norm
 from deblurgan.device import kernels_available
 from deblurgan.kernels.config import NormActInputs, PaddedGradient, Reduced
+from deblurgan.ops.native_norm import NativeNormAct, takes
 from deblurgan.reference import EPS, SLOPE
 
 
@@ -148,7 +149,7 @@ def _forward(layers: list[_Layer], bias: Tensor, x: Tensor) -> tuple[list[Tensor
     dtype = layers[0].weight.dtype
     wanted = (torch.float16, torch.bfloat16, torch.float32)
     kernels = dtype in wanted and not torch.compiler.is_compiling() and kernels_available(x.device) and x.numel() > 0
-    make = KernelNormAct.make if kernels else PlainNormAct.make
+    make = KernelNormAct.make if kernels else NativeNormAct.make if takes(x.device, dtype) else PlainNormAct.make
     inputs = [x.to(dtype, memory_format=torch.channels_last)]
     norms: dict[int, NormAct] = {}
     for i, layer in enumerate(layers[:-1]):
