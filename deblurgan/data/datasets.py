@@ -394,7 +394,7 @@ def open_dataset(
     *,
     layout: str = "auto",
     gamma: bool = False,
-    blur: MotionBlur | None = None,
+    blur: MotionBlur | Sequence[MotionBlur] | None = None,
     crops: Crops | None = None,
     seed: int = 0,
     split: str | None = "train",
