@@ -39,7 +39,7 @@ class Change(NamedTuple):
         are called sharp, of the same under a shake of 7 px 2, under one of 20 px none.
         """
         if self.mean < SHARP * self.contrast or self.mean == 0:
-            return "it was sharp already, or its detail is noise"
+            return "it was sharp already, its detail is noise, or its blur is none that the network knows"
         return "hardly changed: it has no blur that the network knows" if self.mean < HARDLY else ""
 
     def __str__(self) -> str:

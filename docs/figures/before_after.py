@@ -1,6 +1,6 @@
 """python docs/figures/before_after.py: makes docs/before-after.jpg, what the shipped weights do to the demo picture.
 
-A camera shake of a typical gain was chosen, not of the best: on photos that were never trained on the mean is +1.16 dB.
+Of several camera shakes the one of median gain is shown.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from deblurgan import Deblurrer, MotionBlur, images, metrics
 
 ROOT = Path(__file__).parents[2]
-SEED, EXPOSURE = 2, 0.5
+SEEDS, EXPOSURE = range(15), 0.5
 LEFT, TOP, SIDE, ZOOM = 290, 150, 170, 2  # the part of the picture that is shown
 GAP, LABEL = 6, 30
 
@@ -32,12 +32,17 @@ def panel(picture: Tensor, words: str) -> Image.Image:
 def main() -> None:
     pixels = images.read(ROOT / "deblurgan" / "assets" / "demo.png").pixels
     sharp = torch.from_numpy(pixels).permute(2, 0, 1)
-    blurred = MotionBlur(exposure=EXPOSURE)(sharp, seed=SEED, index=0)
-    restored = Deblurrer.from_pretrained(device="cpu", dtype="fp32")(blurred)
-    before, after = (float(metrics.psnr(picture, sharp, 255.0)) for picture in (blurred, restored))
+    deblurrer = Deblurrer.from_pretrained(device="cpu", dtype="fp32")
+    found = []
+    for seed in SEEDS:
+        blurred = MotionBlur(exposure=EXPOSURE)(sharp, seed=seed, index=0)
+        restored = deblurrer(blurred)
+        before, after = (float(metrics.psnr(picture, sharp, 255.0)) for picture in (blurred, restored))
+        found.append((after - before, before, after, blurred, restored))
+    gain, before, after, blurred, restored = sorted(found, key=lambda one: one[0])[len(found) // 2]
     panels = [
         panel(blurred, f"blurred, {before:.2f} dB"),
-        panel(restored, f"restored, {after:.2f} dB ({after - before:+.2f})"),
+        panel(restored, f"restored, {after:.2f} dB ({gain:+.2f})"),
         panel(sharp, "sharp original"),
     ]
     width, height = panels[0].size
