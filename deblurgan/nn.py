@@ -453,8 +453,9 @@ def trained_parameters(net: Generator | Critic) -> list[nn.Parameter]:
 
 
 def _init_weights(module: nn.Module) -> None:
-    """N(0, 0.02) weights and zero biases, as released."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+    """N(0, 0.02) weights and zero biases, as released. Not on the meta device, which has no values: its normal_ would
+    import torch's compiler, a second's work."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and not module.weight.is_meta:
         nn.init.normal_(module.weight, 0.0, 0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -218,6 +218,17 @@ def test_networks_load_nothing_that_stands_above_them() -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+def test_a_photo_is_restored_without_torchs_compiler() -> None:
+    """Its import takes longer than that of the rest of torch."""
+    program = (
+        "import sys, numpy, deblurgan\n"
+        "deblurgan.Deblurrer.from_pretrained(device='cpu')(numpy.zeros((16, 16, 3), numpy.uint8))\n"
+        "found = {'torch._dynamo', 'torch._inductor', 'sympy', 'triton', 'onnx'} & set(sys.modules)\n"
+        "assert not found, found"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_import_needs_no_triton_and_registers_the_operators() -> None:
     program = (
         "import sys; sys.modules['triton'] = None\n"
