@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import claims, defaults, roofline
-from benchmarks.results_files import CPU, HARD, RESULTS, ROOT, Pictures, digits, load, report_path
+from benchmarks.results_files import CPU, HARD, RESULTS, ROOT, Pictures, digits, has_table, load, report_path
 from deblurgan.spec import PRESETS
 
 PAGE = ROOT / "docs" / "numbers.md"
@@ -72,6 +72,12 @@ TRAINING = """## A training step on a CPU
 
 The networks of `paper`, crops of 256x256, batch 1: five updates of the critic with their penalties, and one of the
 generator. `x` is a path's time over ours.
+"""
+
+FILES = """## From file to file on a CPU
+
+A JPEG of {size} and the weights that ship, in bf16: decoding, the network, encoding, all of it, a folder, and how long
+a process takes to begin. `x` is a path's time over ours.
 """
 
 FLOORS = """## Floors and expectations on an H200
@@ -258,6 +264,17 @@ def training() -> list[str]:
     ]
 
 
+def files() -> list[str]:
+    """Nothing where no report has the table yet."""
+    if not has_table("files"):
+        return []
+    path = report_path("files")
+    figures = load(path)["figures"]
+    size = next(f["group"].split()[2] for f in figures if f["group"].startswith("files network "))
+    rows = group_rows(figures, "files ")
+    return [FILES.format(size=size), provenance(path), table(["job", "path", "median ms", "x"], rows)]
+
+
 def floors() -> list[str]:
     spec = PRESETS["paper"]
     half = roofline.generator_kernels(spec, 720, 1280)
@@ -297,7 +314,7 @@ def compiled() -> list[str]:
 
 def markdown() -> str:
     """The page."""
-    sections = (quality, standing, blur, generator, training, floors, by_default, exactness, compiled)
+    sections = (quality, standing, blur, generator, training, files, floors, by_default, exactness, compiled)
     return "\n".join([INTRO, *(part for section in sections for part in section())])
 
 

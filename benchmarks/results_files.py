@@ -18,10 +18,19 @@ def load(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def report_path(table: str, machine: Path = CPU) -> Path:
-    """The report.json of a machine that has figures of `table`. Raises ValueError unless there is one of them."""
+def reports_of(table: str, machine: Path) -> list[Path]:
+    """The report.json files of a machine that have figures of `table`."""
     reports = sorted(machine.glob("**/report.json"))
-    found = [p for p in reports if any(f["group"].split()[0] == table for f in load(p)["figures"])]
+    return [path for path in reports if any(f["group"].split()[0] == table for f in load(path)["figures"])]
+
+
+def has_table(table: str, machine: Path = CPU) -> bool:
+    return bool(reports_of(table, machine))
+
+
+def report_path(table: str, machine: Path = CPU) -> Path:
+    """The one report.json of a machine that has figures of `table`. Raises ValueError for none and for several."""
+    found = reports_of(table, machine)
     if len(found) != 1:
         raise ValueError(f"one report.json in {machine.name} must have the table {table!r}, {len(found)} have it")
     return found[0]
