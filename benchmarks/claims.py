@@ -99,6 +99,24 @@ def time_claims() -> list[Claim]:
     ]
 
 
+def gap_claims() -> list[Claim]:
+    """The machine's report, in the notes' table of gaps."""
+    jobs = {
+        "a training step of `paper`, 256x256, batch 1, bf16": "training step of 1, paper 256x256",
+        "the forward pass of `tiny`, 256x256, bf16": "generator tiny 256x256",
+        "a first epoch's batch of 16 crops, decoded in one thread": "data first epoch, batch 16, cpu",
+    }
+    return [
+        Claim(
+            "benchmarks/NOTES.md",
+            f"| {words} | {{}} | {{}} | {{}} % |",
+            [ms(figure), digits(1e3 * figure["floor_s"]), digits(100 * figure["share_of_floor"])],
+        )
+        for words, group in jobs.items()
+        for figure in [timing(group)]
+    ]
+
+
 def memory_claims() -> list[Claim]:
     """streaming.json."""
     whole, strips = load(CPU / "streaming.json")["rows"]
@@ -136,7 +154,7 @@ def loss_claims() -> list[Claim]:
 
 
 def claims() -> list[Claim]:
-    return [*gain_claims(), *time_claims(), *memory_claims(), *loss_claims()]
+    return [*gain_claims(), *time_claims(), *gap_claims(), *memory_claims(), *loss_claims()]
 
 
 # What is no figure of a result file, by page: other people's figures, arithmetic, options
