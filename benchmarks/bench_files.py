@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bench_generator import forward_work
 from harness import measure
 from PIL import Image
 from pytest_benchmark.fixture import BenchmarkFixture
+from runners import eager
 from torch import Tensor
 
 from deblurgan import Deblurrer, images
@@ -100,6 +102,57 @@ def bench_file_to_file(benchmark: BenchmarkFixture, photo: Path, tmp_path: Path,
     call = eager if path == "eager fp32 NCHW" else ours
     wanted = torch.from_numpy(exact(decoded(photo).numpy()))
     measure(benchmark, call, wanted, group=f"files deblur {JOB}", path=path, compared=decoded, tolerance=5e-2, **facts)
+
+
+@pytest.mark.parametrize("path", ["ours", "eager fp32 NCHW", "eager fp32 channels_last"])
+@torch.no_grad()
+def bench_network(benchmark: BenchmarkFixture, photo: Path, path: str) -> None:
+    """What is left of the way from file to file without decoding and encoding."""
+    pixels, deblurrer = decoded(photo), Deblurrer.from_pretrained(device="cpu", scale=1)
+    exact = Deblurrer.from_pretrained(device="cpu", dtype="fp32").generator
+    x = pixels.permute(2, 0, 1)[None] / 127.5 - 1
+    run = eager(exact, x, dtype=torch.float32, channels_last=path.endswith("channels_last"))
+
+    def plainly() -> Tensor:
+        return ((run() + 1) * 127.5)[0].permute(1, 2, 0)
+
+    def ours() -> Tensor:
+        return torch.from_numpy(deblurrer(pixels.numpy()))
+
+    call, wanted = plainly if path.startswith("eager") else ours, plainly()
+    work = forward_work(exact, x, torch.bfloat16 if path == "ours" else torch.float32)
+    facts = {"pictures": 1, "megapixels": HEIGHT * WIDTH / 1e6}
+    measure(benchmark, call, wanted, group=f"files network {JOB}", path=path, tolerance=5e-2, work=work, **facts)
+
+
+@pytest.mark.parametrize("path", ["ours", "ours, one by one"])
+def bench_folder(benchmark: BenchmarkFixture, photo: Path, tmp_path: Path, path: str) -> None:
+    """Reading and writing beside the network, and one after another."""
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    out.mkdir()
+    names = [f"{i}.jpg" for i in range(4)]
+    quarter = Image.open(photo).resize((WIDTH // 2, HEIGHT // 2))
+    for name in names:
+        quarter.save(folder / name, quality=QUALITY)
+    deblurrer = Deblurrer.from_pretrained(device="cpu", scale=1)
+
+    def restore() -> Path:
+        if path == "ours":
+            deblurrer.files([folder], out, overwrite=True)
+        else:
+            for name in names:
+                deblurrer.file(folder / name, out / name, overwrite=True)
+        return out
+
+    def restored(out: Path) -> Tensor:
+        return torch.cat([decoded(file) for file in sorted(out.rglob("*.jpg"))])
+
+    exact = Deblurrer.from_pretrained(device="cpu", dtype="fp32", scale=1)
+    wanted = torch.cat([torch.from_numpy(exact(decoded(folder / name).numpy())) for name in names])
+    group = f"files folder of {len(names)} JPEG {HEIGHT // 2}x{WIDTH // 2}"
+    facts = {"pictures": len(names), "megapixels": len(names) * HEIGHT * WIDTH / 4e6}
+    measure(benchmark, restore, wanted, group=group, path=path, compared=restored, tolerance=5e-2, **facts)
 
 
 PROCESSES = {

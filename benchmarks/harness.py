@@ -33,6 +33,10 @@ class Work:
     precision: torch.dtype = torch.float32
 
 
+# Of a CPU: those that decide which loops and matrix products run
+CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "asimd", "bf16")
+
+
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
@@ -44,9 +48,12 @@ def machine() -> dict[str, str]:
     """Where a figure was taken."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = said.get("flags", said.get("Features", "")).split()  # as x86 and as ARM call them
     return {
-        "cpu": names[0] if names else platform.processor(),
+        "cpu": said.get("model name", platform.processor()),
+        "cpu kind": ", ".join(f"{key} {said[key]}" for key in ("cpu family", "model", "stepping") if key in said),
+        "cpu flags": " ".join(flag for flag in CPU_FLAGS if flag in flags),
         "threads": str(torch.get_num_threads()),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "python": platform.python_version(),

@@ -1,26 +1,22 @@
-"""python -m benchmarks.numbers: writes docs/numbers.md, every published figure, from the files in benchmarks/results.
+"""python -m benchmarks.numbers: writes docs/numbers.md, every published figure, from the files in benchmarks/results,
+and what other pages quote of them (benchmarks/claims.py).
 
 Nothing is measured or rounded by hand: a figure stands on the page because a committed file holds it.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import defaults, roofline
+from benchmarks import claims, defaults, roofline
+from benchmarks.results_files import CPU, HARD, RESULTS, ROOT, Pictures, digits, has_table, load, report_path
 from deblurgan.spec import PRESETS
 
-ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "numbers.md"
-RESULTS = ROOT / "benchmarks" / "results"
-CPU = RESULTS / "epyc-2-cores"
 STANDING_COMMAND = "deblurgan evaluate PHOTOS --protocol detection --baselines unsharp richardson-lucy -o OUT"
-HARD = 30.0  # dB: pictures that start below count as visibly blurred
 
 Figure = dict[str, Any]
 Row = list[str]
@@ -78,6 +74,12 @@ The networks of `paper`, crops of 256x256, batch 1: five updates of the critic w
 generator. `x` is a path's time over ours.
 """
 
+FILES = """## From file to file on a CPU
+
+A JPEG of {size} and the weights that ship, in bf16: decoding, the network, encoding, all of it, a folder, and how long
+a process takes to begin. `x` is a path's time over ours.
+"""
+
 FLOORS = """## Floors and expectations on an H200
 
 Arithmetic, not measurement. A kernel's floor is its FLOPs at 790 TFLOP/s (8-bit operands 1580) or its bytes at
@@ -106,21 +108,12 @@ compiled without a GPU. Registers, shared memory and instructions of each are in
 """
 
 
-def digits(value: float) -> str:
-    """Three significant digits without an exponent."""
-    return f"{value:#.3g}".rstrip(".") if value < 1000 else f"{value:.0f}"
-
-
 def table(headings: Row, rows: Iterable[Row]) -> str:
     """A table in Markdown; columns of numbers stand to the right."""
     rows = list(rows)
     right = [all(re.match(r"[+-]?[\d.]+x?$|$", cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = [headings, ["---:" if numbers else "---" for numbers in right], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
-def load(path: Path) -> Any:
-    return json.loads(path.read_text())
 
 
 def name_of(path: Path) -> str:
@@ -139,23 +132,6 @@ def provenance(path: Path) -> str:
     )
 
 
-class Pictures:
-    """The rows of an evaluation's CSV file."""
-
-    def __init__(self, path: Path) -> None:
-        with path.open(newline="") as file:
-            self.rows = [{key: row[key] for key in row} for row in csv.DictReader(file)]
-
-    def line(self, title: str, wanted: Callable[[dict[str, str]], bool] = lambda row: True) -> Row:
-        """PSNR before and after, and the gains, of the rows that are wanted."""
-        pairs = [(float(row["blurred_psnr"]), float(row["restored_psnr"])) for row in self.rows if wanted(row)]
-        before, after = (sum(side) / len(pairs) for side in zip(*pairs, strict=True))
-        gains = [restored - blurred for blurred, restored in pairs]
-        mean = sum(gains) / len(gains)
-        signed = [f"{value:+.2f}" for value in (mean, min(gains), max(gains))]
-        return [title, str(len(pairs)), f"{before:.2f}", f"{after:.2f}", *signed]
-
-
 def quality() -> list[str]:
     known, new = Pictures(CPU / "held-out.csv"), Pictures(CPU / "held-out-seed-2026.csv")
     rows = [
@@ -169,17 +145,15 @@ def quality() -> list[str]:
         new.line("below 30 dB, unseen kernels", lambda row: float(row["blurred_psnr"]) < HARD),
     ]
     headings = ["pictures", "number", "blurred", "restored", "mean gain", "worst", "best"]
-    card = (ROOT / "deblurgan" / "assets" / "tiny.md").read_text()
-    sharp = re.search(r"come back at ([\d.]+) dB on average, ([\d.]+) dB at worst", card)
-    assert sharp is not None
+    sharp = load(CPU / "standing.json")
     return [
         QUALITY,
         table(headings, rows + others),
         f"Source: {name_of(CPU / 'held-out.csv')}, every picture of `deblurgan evaluate PHOTOS --dtype fp32 --kernels "
         f"16 --metrics psnr`. Kernels of that seed may have been drawn in training too, on other "
         f"photos; the unseen ones are of `--kernels 8 --seed 2026`, {name_of(CPU / 'held-out-seed-2026.csv')}.\n",
-        f"The twelve photographs themselves, sharp as they are, come back at {sharp[1]} dB, the worst at {sharp[2]} "
-        "dB. Source: `deblurgan/assets/tiny.md`; no file holds the pictures' own figures.\n",
+        f"The twelve photographs themselves, sharp as they are, come back at {sharp['sharp_mean']:.2f} dB, the worst "
+        f"at {min(sharp['sharp'].values()):.2f} dB. Source: {name_of(CPU / 'standing.json')}.\n",
         LIMITS,
     ]
 
@@ -241,7 +215,7 @@ def group_rows(figures: list[Figure], prefix: str) -> list[Row]:
 
 
 def blur() -> list[str]:
-    path = CPU / "blur" / "report.json"
+    path = report_path("blur")
     figures = load(path)["figures"]
     headings = ["job", "path", "median ms", "x"]
     return [
@@ -259,7 +233,7 @@ def blur() -> list[str]:
 
 
 def generator() -> list[str]:
-    path = CPU / "training" / "report.json"
+    path = report_path("generator")
     found = [figure for figure in load(path)["figures"] if figure["group"].startswith("generator ")]
     rows = [
         [
@@ -274,7 +248,7 @@ def generator() -> list[str]:
 
 
 def training() -> list[str]:
-    path = CPU / "training" / "report.json"
+    path = report_path("training")
     figures = load(path)["figures"]
     headings = ["job", "path", "median ms", "x"]
     return [
@@ -288,6 +262,17 @@ def training() -> list[str]:
         "Batches of crops with their blur: in the first epoch decoded from JPEG files, then (warm) from the cache:\n",
         table(headings, group_rows(figures, "data ")),
     ]
+
+
+def files() -> list[str]:
+    """Nothing where no report has the table yet."""
+    if not has_table("files"):
+        return []
+    path = report_path("files")
+    figures = load(path)["figures"]
+    size = next(f["group"].split()[2] for f in figures if f["group"].startswith("files network "))
+    rows = group_rows(figures, "files ")
+    return [FILES.format(size=size), provenance(path), table(["job", "path", "median ms", "x"], rows)]
 
 
 def floors() -> list[str]:
@@ -329,9 +314,24 @@ def compiled() -> list[str]:
 
 def markdown() -> str:
     """The page."""
-    sections = (quality, standing, blur, generator, training, floors, by_default, exactness, compiled)
+    sections = (quality, standing, blur, generator, training, files, floors, by_default, exactness, compiled)
     return "\n".join([INTRO, *(part for section in sections for part in section())])
 
 
-if __name__ == "__main__":
+def quoted_table(text: str) -> str:
+    """README.md with the page's table of systems."""
+    start = text.index("| system |")
+    page = markdown()
+    begin = page.index("| system |")
+    return text[:start] + page[begin : page.index("\n\n", begin)] + text[text.index("\n\n", start) :]
+
+
+def write() -> None:
     PAGE.write_text(markdown())
+    readme = ROOT / "README.md"
+    readme.write_text(quoted_table(readme.read_text()))
+    claims.write()
+
+
+if __name__ == "__main__":
+    write()

@@ -209,6 +209,17 @@ def rate_lines(figures: list[Figure]) -> list[str]:
     ]
 
 
+def furthest(figures: list[Figure], count: int = 10) -> list[str]:
+    """Lines of Markdown: those of ours that reach the least of their floors, and the time that each has above it."""
+    ours = [f for f in figures if f["path"] == "ours" and f.get("share_of_floor")]
+    rows = [
+        [f["group"], three_digits(f["share_of_floor"], 100), three_digits(f["median_s"] - f["floor_s"], 1e3)]
+        for f in sorted(ours, key=lambda f: float(f["share_of_floor"]))[:count]
+    ]
+    headings = [["job", "share of floor %", "above it ms"], ["---"] * 3]
+    return [f"| {' | '.join(row)} |" for row in headings + rows] if rows else []
+
+
 def markdown(report: dict[str, Any]) -> str:
     figures = report["figures"]
     at = report["commit"]
@@ -218,6 +229,8 @@ def markdown(report: dict[str, Any]) -> str:
     lines += ["", "Rates under the floors:", "", *(rate_lines(figures) or ["- none"])]
     if figures:
         lines += ["", *(f"![{name}]({name}.svg)" for name, plot in PLOTS.items() if plot(figures))]
+    if rows_furthest := furthest(figures):
+        lines += ["", "## Furthest from the floor", "", *rows_furthest]
     for name, rows in groupby(figures, table_of):
         lines += ["", f"## {name.capitalize()}", "", *table(list(rows))]
     if report["skipped"]:
