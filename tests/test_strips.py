@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from conftest import lively
+from conftest import assert_matches, lively
 from deblurgan import Generator
 from deblurgan.generator.strip_memory import strip_bytes
 from deblurgan.generator.strips import Shape, Strips
-from deblurgan.generator.torch_strips import TorchOps
+from deblurgan.generator.torch_strips import TorchOps, head_conv
 
 
 class Rows:
@@ -137,3 +138,13 @@ def test_strips_take_the_memory_that_is_foretold(rows: int, keep: int) -> None:
         most = max(most, held)
     foretold = max(strip_bytes(shape, number, torch.float32) for number in range(len(shape.passes)))
     assert 0.9 * foretold <= most - x.nbytes <= 1.1 * foretold
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("w, bias", [(8, True), (12, False), (9, True)])
+def test_head_conv_is_torch_s(w: int, bias: bool, layout: torch.memory_format, dtype: torch.dtype) -> None:
+    x = torch.randn(1, 5, 11, w + 6).to(dtype).contiguous(memory_format=layout)
+    weight, added = (torch.randn(3, 5, 7, 7) * 0.1).to(dtype), torch.randn(3).to(dtype) if bias else None
+    wanted = F.conv2d(x.double(), weight.double(), None if added is None else added.double())
+    assert_matches(head_conv(x, weight, added), wanted)
