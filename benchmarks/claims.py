@@ -138,7 +138,7 @@ def loss_claims() -> list[Claim]:
     rows = load(CPU / "content-against-gan.json")["rows"]
     names = {
         "blurred": "the blurred pictures",
-        "the shipped weights": "nothing more: the shipped weights",
+        "the shipped weights": "nothing more: the weights they began from",
         "pixel": "squared error",
         "content": "content",
         "content and GAN": "content and a critic",

@@ -15,7 +15,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "epyc-2-cores"
 FIGURE = Path(__file__).parent / "learning-curve.svg"
 STAGES = {
     "learning-curve-1.csv": "values averaged",
-    "learning-curve-2.csv": "half of the pictures as a camera blurs",
+    "learning-curve-2.csv": "half as a camera blurs",
 }
 LEFT, TOP, WIDTH, HEIGHT = 46, 30, 620, 240
 HIGHEST, TICK = 2.0, 0.5  # dB
