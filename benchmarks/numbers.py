@@ -50,8 +50,8 @@ photographs. That is few, and the intervals say how little it tells.
 """
 
 LIMITS = """These are figures of `tiny`, a network of 1.1 million parameters that was trained on two CPU cores for about
-six hours by squared error alone, on its own kind of blur. They say nothing of the paper's network, and cannot be compared
-with its GoPro figures, which are of other pictures and another blur.
+six hours by squared error alone, on its own kind of blur. They say nothing of the paper's network, and cannot be
+compared with its GoPro figures, which are of other pictures and another blur.
 """
 
 ROBUSTNESS = """## Other conditions
@@ -60,8 +60,8 @@ The middle 512 px of the same photographs, each under two shakes, restored by th
 condition after the other. Blur averages light (gamma 2.2) where it says so or speaks of a sensor, else values.
 """
 
-CURVE = """The learning curve of the shipped weights, in two stages that were validated on other blur. What ships is their mean,
-three tenths of the first's and seven of the second's.
+CURVE = """The learning curve of the shipped weights, in two stages that were validated on other blur. What ships is their
+mean, three tenths of the first's and seven of the second's.
 
 ![dB won over the updates](figures/learning-curve.svg)
 """
@@ -346,7 +346,8 @@ def compiled() -> list[str]:
 
 def markdown() -> str:
     """The page."""
-    sections = (quality, standing, robustness, blur, generator, training, files, floors, by_default, exactness, compiled)
+    sections = (quality, standing, robustness, blur, generator, training, files)
+    sections += (floors, by_default, exactness, compiled)
     return "\n".join([INTRO, *(part for section in sections for part in section())])
 
 

@@ -76,12 +76,12 @@ class Generator(nn.Module):
 
     On CUDA our kernels take over: the engine (generator/engine.py) in inference, the tape (generator/tape.py) where a
     gradient is needed. On a CPU, where a gradient is needed, csrc/ does what is between convolutions
-    (generator/native.py). These gradients cannot be differentiated again, and no layer's hooks are called. They compute
-    in autocast's type where that is active. `generator.backend = "reference"` switches back to plain torch, and
-    `why_reference(x)` tells why our kernels are not used. `generator.quantize = "int8"` or "fp8" runs the engine's
-    residual blocks in 8 bits, on compute capability 8.0 or 8.9 and newer. `source` says in words where loaded weights
-    come from, and `card` is what their file tells of their training, until they are trained on; both are None for
-    weights that were drawn.
+    (generator/native.py), unless a layer has hooks. These gradients cannot be differentiated again, and on CUDA no
+    layer's hooks are called. They compute in autocast's type where that is active. `generator.backend = "reference"`
+    switches back to plain torch, and `why_reference(x)` tells why our kernels are not used. `generator.quantize =
+    "int8"` or "fp8" runs the engine's residual blocks in 8 bits, on compute capability 8.0 or 8.9 and newer. `source`
+    says in words where loaded weights come from, and `card` is what their file tells of their training, until they are
+    trained on; both are None for weights that were drawn.
 
     Args:
         preset: "paper", the network of the published numbers and the released weights (two convolutions a block,
@@ -240,7 +240,8 @@ class Generator(nn.Module):
     def _trains_natively(self, x: Tensor) -> bool:
         """Whether a gradient is wanted that csrc/ helps to compute."""
         here = self._first_weight().device == x.device and takes(x.device, self._compute_type())
-        return here and self.backend == "auto" and x.shape[0] > 0 and self._wants_gradient(x)
+        hooked = any(layer._forward_hooks or layer._forward_pre_hooks for layer in self.modules() if layer is not self)
+        return here and self.backend == "auto" and x.shape[0] > 0 and self._wants_gradient(x) and not hooked
 
     def train(self, mode: bool = True) -> Generator:
         self._engine = None  # fused optimisers change weights without a trace

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 import yaml
 
@@ -33,8 +34,9 @@ def test_weights_carry_a_card_and_no_path() -> None:
         assert f"## {heading}" in text
 
 
-def test_the_recipe_is_a_config_without_paths() -> None:
-    recipe = yaml.safe_load((ASSETS / "tiny.yaml").read_text())
+@pytest.mark.parametrize("name", ["tiny.yaml", "tiny-mixed.yaml"])
+def test_the_recipe_is_a_config_without_paths(name: str) -> None:
+    recipe = yaml.safe_load((ASSETS / name).read_text())
     config = train_config("photos", **recipe)
     assert (config.preset, config.init, config.val) == ("tiny", None, None)
     assert not any("/" in str(value) for value in recipe.values())
@@ -54,6 +56,7 @@ def test_every_asset_is_accounted_for() -> None:
         "demo.png",
         "tiny.md",
         "tiny.safetensors",
+        "tiny-mixed.yaml",
         "tiny.yaml",
         "vgg16_conv3_3.safetensors",
         "yolov3-tiny.cfg",

@@ -104,3 +104,10 @@ def test_its_gradient_is_differentiable_once() -> None:
     (gradient,) = torch.autograd.grad(net(drawn(1, 3, 8, 8)).sum(), net.blocks[0].conv1.weight, create_graph=True)  # type: ignore[union-attr]
     with pytest.raises(RuntimeError, match="once"):
         gradient.sum().backward()
+
+
+def test_layers_with_hooks_are_called() -> None:
+    net, seen = Generator("tiny", width=4, blocks=1), []
+    net.head.register_forward_hook(lambda layer, given, result: seen.append(result.shape))
+    net(torch.zeros(1, 3, 16, 16))
+    assert len(seen) == 1
