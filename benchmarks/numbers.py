@@ -60,8 +60,8 @@ The middle 512 px of the same photographs, each under two shakes, restored by th
 condition after the other. Blur averages light (gamma 2.2) where it says so or speaks of a sensor, else values.
 """
 
-CURVE = """The learning curve of the shipped weights, in two stages that were validated on other blur. What ships is their
-mean, three tenths of the first's and seven of the second's.
+CURVE = """The learning curve of the shipped weights, in two stages that were validated on other blur. What ships is
+their mean, three tenths of the first's and seven of the second's.
 
 ![dB won over the updates](figures/learning-curve.svg)
 """

@@ -108,6 +108,6 @@ def test_its_gradient_is_differentiable_once() -> None:
 
 def test_layers_with_hooks_are_called() -> None:
     net, seen = Generator("tiny", width=4, blocks=1), []
-    net.head.register_forward_hook(lambda layer, given, result: seen.append(result.shape))
+    net.get_submodule("blocks.0.conv1").register_forward_hook(lambda layer, given, result: seen.append(result.shape))
     net(torch.zeros(1, 3, 16, 16))
     assert len(seen) == 1
