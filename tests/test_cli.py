@@ -705,7 +705,8 @@ def test_blur_train_deblur_and_evaluate_in_a_row(
     assert "step 3/3" in said
     assert load_generator(out / "best.safetensors").spec.width == 4
 
-    assert run("deblur", pairs / "blur", "-o", tmp_path / "restored", "-m", out, "--device", "cpu") == 0
+    restoring = ["deblur", pairs / "blur", "-o", tmp_path / "restored", "-m", out, "--device", "cpu"]
+    assert run(*restoring, "--dtype", "fp32") == 0, "evaluate computes in it too"
     assert names(tmp_path / "restored") == names(photos)
 
     figures = tmp_path / "new" / "figures.csv"

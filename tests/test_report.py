@@ -46,6 +46,7 @@ def benchmarks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "bench_some.py").write_text(BENCHMARKS)
     (folder / "pytest.ini").write_text("[pytest]\npython_files = bench_*.py\npython_functions = bench_*\n")
     monkeypatch.chdir(folder)
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # pytest-benchmark times nothing in such a process
     return folder
 
 
