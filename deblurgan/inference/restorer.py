@@ -28,8 +28,9 @@ RETAINED_FACTOR = 2
 OVERHEAD = 2**26
 # Of host memory that is free, what "auto" lets a picture in strips take: more speeds it up by little
 SHARE = 0.5
-# Up to here a CPU is faster with the whole picture; above, what follows a convolution in strips is one pass in C++
-WHOLE_PIXELS = 2**13
+# Up to here a CPU is faster with the whole picture: torch's threads spin after a convolution and hold up the pass in C++
+# that follows it in strips
+WHOLE_PIXELS = 2**16
 # Pixels that keep a GPU busy: more at a time only take more memory
 BUSY_PIXELS = 2**22
 # Elements that a layer's output may have on a GPU: cuDNN counts in 32 bits
