@@ -76,7 +76,7 @@ faster than ours.
 
 GENERATOR = """## The generator on a CPU
 
-256x256, batch 1. `ours` is the whole call of a `Deblurrer` in bf16, `channels_last`. Here `x` is the time of eager fp32
+One picture. `ours` is the whole call of a `Deblurrer` in bf16, `channels_last`. Here `x` is the time of eager fp32
 over the path's: above 1 the path is faster than eager fp32.
 """
 
@@ -269,7 +269,7 @@ def generator() -> list[str]:
     found = [figure for figure in load(path)["figures"] if figure["group"].startswith("generator ")]
     rows = [
         [
-            figure["group"].split()[1],
+            figure["group"].removeprefix("generator "),
             figure["path"],
             digits(1e3 * figure["median_s"]),
             digits(figure["baseline_over"]) + "x" if figure.get("baseline_over") else "",

@@ -14,9 +14,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from conftest import assert_matches, lively
 from deblurgan import Generator
+from deblurgan.generator.head import head_conv
 from deblurgan.generator.strip_memory import strip_bytes
 from deblurgan.generator.strips import Shape, Strips
-from deblurgan.generator.torch_strips import TorchOps, head_conv
+from deblurgan.generator.torch_strips import TorchOps
 
 
 class Rows:
@@ -142,9 +143,18 @@ def test_strips_take_the_memory_that_is_foretold(rows: int, keep: int) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-@pytest.mark.parametrize("w, bias", [(8, True), (12, False), (9, True)])
-def test_head_conv_is_torch_s(w: int, bias: bool, layout: torch.memory_format, dtype: torch.dtype) -> None:
-    x = torch.randn(1, 5, 11, w + 6).to(dtype).contiguous(memory_format=layout)
-    weight, added = (torch.randn(3, 5, 7, 7) * 0.1).to(dtype), torch.randn(3).to(dtype) if bias else None
-    wanted = F.conv2d(x.double(), weight.double(), None if added is None else added.double())
-    assert_matches(head_conv(x, weight, added), wanted)
+@pytest.mark.parametrize("w", [8, 12, 9])
+def test_head_conv_is_torch_s(w: int, layout: torch.memory_format, dtype: torch.dtype) -> None:
+    x = torch.randn(2, 5, 11, w + 6).to(dtype).contiguous(memory_format=layout)
+    weight, bias = (torch.randn(3, 5, 7, 7) * 0.1).to(dtype), torch.randn(3).to(dtype)
+    wanted = F.conv2d(x.double(), weight.double(), bias.double())
+    assert_matches(head_conv(x, weight, bias), wanted)
+
+
+def test_head_conv_has_gradients() -> None:
+    x, weight, bias = (torch.randn(*size).requires_grad_() for size in ((2, 5, 9, 14), (3, 5, 7, 7), (3,)))
+    wide = [one.detach().double().requires_grad_() for one in (x, weight, bias)]
+    found = torch.autograd.grad(head_conv(x, weight, bias).square().sum(), (x, weight, bias))
+    wanted = torch.autograd.grad(F.conv2d(*wide).square().sum(), wide)
+    for got, true in zip(found, wanted, strict=True):
+        assert_matches(got, true)

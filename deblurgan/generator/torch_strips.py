@@ -8,12 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deblurgan.generator.head import head_conv
 from deblurgan.generator.strips import Moments
 from deblurgan.kernels.config import Border
 from deblurgan.ops.strips import strip_moments, strip_norm_act, takes_rows
 from deblurgan.spec import Stage
-
-HEAD_PIXELS = 4  # that `head_conv` computes as one
 
 
 class TorchOps:
@@ -58,24 +57,6 @@ class TorchOps:
     def head(self, x: Tensor, pixels: Tensor) -> Tensor:
         y = head_conv(x.permute(2, 0, 1)[None], self.state["head.weight"], self.state["head.bias"])
         return torch.tanh(y)[0].permute(1, 2, 0).float().add_(pixels).clamp_(-1, 1)
-
-
-def head_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """F.conv2d(x, weight, bias) for the few channels of a picture: x [1, k, h, w], weight [c, k, s, s].
-
-    A CPU computes 16 output channels at once, most of them for nothing where a picture has 3. There one output pixel of
-    HEAD_PIXELS c channels stands for HEAD_PIXELS pixels of a row: the same sums, with zeros added.
-    """
-    c, k, rows, columns = weight.shape
-    width = x.shape[3] - columns + 1
-    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.bfloat16) or width % HEAD_PIXELS:
-        return F.conv2d(x, weight, bias)
-    wide = weight.new_zeros(HEAD_PIXELS, c, k, rows, columns + HEAD_PIXELS - 1)
-    for pixel, shifted in enumerate(wide):
-        shifted[..., pixel : pixel + columns] = weight
-    kernel = wide.flatten(0, 1).contiguous(memory_format=torch.channels_last)  # else torch copies such an x twice
-    y = F.conv2d(x, kernel, None if bias is None else bias.repeat(HEAD_PIXELS), stride=(1, HEAD_PIXELS))
-    return y.permute(0, 2, 3, 1).reshape(1, -1, width, c).permute(0, 3, 1, 2)
 
 
 def moments(y: Tensor) -> Moments:

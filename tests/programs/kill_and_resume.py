@@ -3,32 +3,18 @@ that is there is whole at any time, and in the end all are what one undisturbed 
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import random
-import tempfile
 import time
 from pathlib import Path
 
+import kill_rounds
 import numpy as np
-import torch
 
-from deblurgan import Deblurrer, Generator, images
+from deblurgan import Deblurrer, images
 
 PICTURES = 12
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kills", type=int, default=20)
-    options = parser.parse_args()
-    torch.set_num_threads(1)  # so that forks can work
-    torch.manual_seed(0)
-    deblurrer = Deblurrer(Generator("tiny", width=4, blocks=1), device="cpu", dtype="fp32")
-    with tempfile.TemporaryDirectory() as folder:
-        run(deblurrer, Path(folder), random.Random(options.seed), options.kills)
 
 
 def run(deblurrer: Deblurrer, folder: Path, draws: random.Random, kills: int) -> None:
@@ -75,4 +61,4 @@ def has_nameless_files(folder: Path) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    kill_rounds.main(run, __doc__, 20)

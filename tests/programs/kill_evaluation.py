@@ -3,36 +3,22 @@ are those of an undisturbed one, to the byte."""
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import random
 import signal
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
+import kill_rounds
 from noise_photos import write_noise_photos
 
-from deblurgan import Deblurrer, Generator, evaluate
+from deblurgan import Deblurrer, evaluate
 from deblurgan.evaluation.store import REPORTS
 
 PICTURES = 6
 OPTIONS: dict[str, Any] = {"kernels": 1, "baselines": ("unsharp",), "save_pictures": True}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kills", type=int, default=30)
-    options = parser.parse_args()
-    torch.set_num_threads(1)  # so that forks can work
-    torch.manual_seed(0)
-    deblurrer = Deblurrer(Generator("tiny", width=4, blocks=1), device="cpu", dtype="fp32")
-    with tempfile.TemporaryDirectory() as folder:
-        run(deblurrer, Path(folder), random.Random(options.seed), options.kills)
 
 
 def run(deblurrer: Deblurrer, folder: Path, draws: random.Random, kills: int) -> None:
@@ -77,4 +63,4 @@ def written(out: Path) -> dict[str, bytes]:
 
 
 if __name__ == "__main__":
-    main()
+    kill_rounds.main(run, __doc__, 30)
