@@ -32,11 +32,13 @@ def panel(picture: Tensor, words: str, found: Detections, truth: Detections, cla
     scale = HEIGHT / full.height
     image = full.resize((round(full.width * scale), HEIGHT), Image.Resampling.LANCZOS)
     pen = ImageDraw.Draw(image)
-    for box, label, again in zip(truth.boxes, truth.labels, matched(truth, found, IOU), strict=True):
-        if not again:
+    objects = matched(found, truth, IOU)
+    for number, (box, label) in enumerate(zip(truth.boxes, truth.labels, strict=True)):
+        if number not in objects:
             mark(pen, [scale * side for side in box], f"missed: {classes[label]}", MISSED)
-    for box, label, score, right in zip(*found, matched(found, truth, IOU), strict=True):
-        mark(pen, [scale * side for side in box], f"{classes[label]} {score:.2f}", RIGHT if right else WRONG)
+    for box, label, score, taken in zip(*found, objects, strict=True):
+        colour = WRONG if taken is None else RIGHT
+        mark(pen, [scale * side for side in box], f"{classes[label]} {score:.2f}", colour)
     labelled = Image.new("RGB", (image.width, HEIGHT + LABEL), "white")
     labelled.paste(image, (0, LABEL))
     ImageDraw.Draw(labelled).text((4, 3), words, "black", ImageFont.load_default(14))
