@@ -280,7 +280,7 @@ def test_blocks_come_first_and_what_is_known_last(table: Path) -> None:
         ({"dtype": "bf16"}, {(torch.bfloat16, False), (torch.bfloat16, True)}),
         ({"dtype": "fp8"}, {(torch.float8_e4m3fn, False)}),
     ],
-    ids=str,
+    ids=["forward", "gradients", "bf16", "fp8"],
 )
 def test_options_say_what_is_measured(options: dict[str, Any], wanted: set[tuple[Any, bool]], table: Path) -> None:
     found = deblurgan.tune(replace(SMALL, preset=("paper",), **options))
