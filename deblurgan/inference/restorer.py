@@ -28,8 +28,7 @@ RETAINED_FACTOR = 2
 OVERHEAD = 2**26
 # Of host memory that is free, what "auto" lets a picture in strips take: more speeds it up by little
 SHARE = 0.5
-# Up to here a CPU is faster with the whole picture: torch's threads spin after a convolution and hold up the pass in
-# C++ that follows it in strips
+# Up to here strips gain a CPU nothing; above, what follows a convolution in them is one pass in C++
 WHOLE_PIXELS = 2**16
 # Pixels that keep a GPU busy: more at a time only take more memory
 BUSY_PIXELS = 2**22
